@@ -1,0 +1,1 @@
+"""Dataset folders: references, data sources, checks, derived facts."""

@@ -1,0 +1,1 @@
+"""The training engine: mask2former <action> -e spec.yaml."""

@@ -1,0 +1,1 @@
+"""The Mask2Former network in plain PyTorch, with TAO's state-dict names."""

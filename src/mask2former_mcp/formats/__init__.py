@@ -1,0 +1,1 @@
+"""Dataset formats on disk: readers and writers, pure (numpy, PIL)."""

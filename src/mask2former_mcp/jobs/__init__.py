@@ -1,0 +1,1 @@
+"""Durable jobs: store, supervisor, status reader, device leases."""

@@ -1,0 +1,1 @@
+"""A typed request becomes a frozen Plan; no side effects."""

@@ -1,0 +1,141 @@
+"""What a caller may ask: one typed request per action. The MCP tools' arguments are made from these models.
+
+`None` means "not said": the value then comes from the parent job, the data, a preset or the bundle's template.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DatasetFormat = Literal["coco_panoptic", "coco", "ade"]
+Mode = Literal["panoptic", "instance", "semantic"]
+Positive = Annotated[int, Field(ge=1)]
+Backbone = Literal[
+    "swin_tiny",
+    "swin_small",
+    "swin_base",
+    "swin_large",
+    "efficientvit_b0",
+    "efficientvit_b1",
+    "efficientvit_b2",
+    "efficientvit_b3",
+    "efficientvit_l0",
+    "efficientvit_l1",
+    "efficientvit_l2",
+    "efficientvit_l3",
+]
+
+
+class AutomlSettings(BaseModel):
+    """The search's budget and space. What is left out gets a default that the Plan states."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    algorithm: str | None = None
+    max_trials: Positive | None = None
+    max_concurrent: Positive | None = None
+    max_epochs: Positive | None = None
+    reduction_factor: Annotated[int, Field(ge=2)] | None = None
+    seed: int | None = None
+    time_budget_minutes: Annotated[float, Field(gt=0)] | None = None
+    search_space: dict[str, Any] | None = None
+    metric: Literal["mIoU", "PQ", "AP"] | None = None
+
+
+class ActionRequest(BaseModel):
+    """Arguments that all six actions share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overrides: dict[str, Any] | None = Field(None, description="Spec keys to set, dotted or nested.")
+    dataset_format: DatasetFormat | None = Field(None, description="Annotation format; left out, detected.")
+    platform: str | None = Field(None, description="Where the job runs.")
+    runtime: Literal["engine", "tao"] | None = Field(None, description="Our engine, or NVIDIA's TAO image.")
+    image: str | None = None
+    num_gpus: Positive | None = None
+    num_nodes: Positive | None = None
+    results_dir: str | None = Field(None, description="A new or empty folder; left out, the job's own.")
+    run_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] | None = Field(
+        None, description="Idempotency key: same name and same plan is the same job."
+    )
+    expect_digest: str | None = Field(None, description="Start only if the Plan's digest is this one.")
+    dry_run: bool = Field(False, description="Return the Plan; start nothing.")
+
+
+class TrainRequest(ActionRequest):
+    train_dataset: str | None = Field(None, description="Folder (or s3:// prefix) with images and annotations.")
+    eval_dataset: str | None = Field(None, description="Validation folder; left out: val/ beside train/, or a 10 % hold-out.")
+    preset: str | None = Field(None, description="Named overrides of the bundle; `mini` trains on a CPU in minutes.")
+    mode: Mode | None = None
+    backbone: Backbone | None = None
+    num_classes: Positive | None = Field(None, description="Derived from the data when left out.")
+    contiguous_id: bool | None = None
+    num_epochs: Positive | None = None
+    batch_size: Positive | None = Field(None, description="Images per GPU and step.")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    pretrained_weights: str | None = Field(None, description="Backbone weights; '' trains from scratch.")
+    parent_job_id: str | None = Field(None, description="Fine-tune this job's best checkpoint.")
+    checkpoint: str | None = Field(None, description="A file, or best, latest, epoch=N[,step=M] of the parent.")
+    automl_policy: Literal["auto", "on", "off"] | None = None
+    request: str | None = Field(None, description="The user's own words; read for the AutoML policy only.")
+    automl: AutomlSettings | None = None
+
+
+class EvaluateRequest(ActionRequest):
+    eval_dataset: str | None = None
+    train_dataset: str | None = None
+    parent_job_id: str | None = None
+    checkpoint: str | None = None
+    trt_engine: str | None = None
+
+
+class ExportRequest(ActionRequest):
+    parent_job_id: str | None = None
+    checkpoint: str | None = None
+    format: Literal["onnx", "transformers"] | None = None
+    mode: Mode | None = None
+    input_width: Positive | None = None
+    input_height: Positive | None = None
+    batch_size: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1: dynamic.")
+    opset_version: Positive | None = None
+
+
+class QuantizeRequest(ActionRequest):
+    parent_job_id: str | None = None
+    model_path: str | None = None
+    backend: Literal["torchao", "modelopt.pytorch", "modelopt.onnx"] | None = None
+    quantize_mode: Literal["weight_only_ptq", "static_ptq"] | None = None
+    algorithm: str | None = None
+    train_dataset: str | None = None
+    eval_dataset: str | None = None
+
+
+class InferenceRequest(ActionRequest):
+    inference_dataset: str | None = Field(None, description="A folder of images; left out: the evaluation images.")
+    eval_dataset: str | None = None
+    train_dataset: str | None = None
+    parent_job_id: str | None = None
+    checkpoint: str | None = None
+    trt_engine: str | None = None
+    mode: Mode | None = None
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Lowest score that is kept.")
+
+
+class GenTrtEngineRequest(ActionRequest):
+    parent_job_id: str | None = None
+    onnx_file: str | None = None
+    data_type: Literal["FP32", "FP16"] | None = None
+    min_batch_size: Positive | None = None
+    opt_batch_size: Positive | None = None
+    max_batch_size: Positive | None = None
+    workspace_size: Positive | None = Field(None, description="MB.")
+
+
+REQUESTS: dict[str, type[ActionRequest]] = {
+    "train": TrainRequest,
+    "evaluate": EvaluateRequest,
+    "export": ExportRequest,
+    "quantize": QuantizeRequest,
+    "inference": InferenceRequest,
+    "gen_trt_engine": GenTrtEngineRequest,
+}

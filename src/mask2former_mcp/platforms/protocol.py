@@ -1,0 +1,47 @@
+"""What every platform does, and the values it speaks in. `local` is the reference implementation.
+
+`render` is pure (tests compare it whole); the others touch the world.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One prepared attempt of a job: its files are in place, its devices are leased."""
+
+    job_id: str
+    attempt: int
+    command: tuple[str, ...]  # `mask2former <action> -e {job_dir}/spec.yaml`, placeholders filled in
+    job_dir: Path
+    results_dir: Path
+    log_file: Path
+    devices: tuple[str, ...]  # GPU UUIDs; empty: the CPU
+    cpu_slots: int = 1
+    image: str | None = None
+    environment: Mapping[str, str] = ()  # type: ignore[assignment]
+
+
+Handle = dict[str, Any]  # JSON-able: stored with the job, enough to find the work again from another process
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the platform sees now. `exit_code` is None while running and when nobody can know it."""
+
+    state: Literal["waiting", "running", "exited", "missing"]
+    exit_code: int | None = None
+    detail: str = ""
+
+
+class Platform(Protocol):
+    """At most five methods; every implementation runs tests/platform_conformance."""
+
+    def render(self, task: Task) -> Mapping[str, Any]: ...
+    def submit(self, task: Task) -> Handle: ...
+    def poll(self, handle: Handle) -> Observation: ...
+    def cancel(self, handle: Handle, *, grace_s: float) -> None: ...
+    def logs(self, handle: Handle) -> Iterator[str]: ...

@@ -1,0 +1,1 @@
+"""Bringing data to where a job can read it: archives and caches."""
