@@ -51,6 +51,7 @@ class Job:
     state: JobState
     plan: Plan
     created_at: float
+    results_dir: str = ""  # where the results land; fixed when the job is submitted
     attempt: int = 1
     run_name: str | None = None
     parent_job_id: str | None = None  # lineage: whose artifacts this job uses
@@ -65,3 +66,7 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     handle: dict[str, Any] | None = None  # what the platform needs to find the running job again
+    changes: dict[str, Any] = field(default_factory=dict)  # dotted spec keys that resume_job changed (num_epochs)
+    restarts: int = 0  # automatic attempts since the last submission or resume
+    queued_at: float | None = None  # its place in the queue
+    supervisor: dict[str, Any] | None = None  # the process that follows this job: pid and birth

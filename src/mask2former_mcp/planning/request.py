@@ -5,10 +5,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 DatasetFormat = Literal["coco_panoptic", "coco", "ade"]
 Mode = Literal["panoptic", "instance", "semantic"]
+Platform = Literal["local"]  # lists only what exists
 Positive = Annotated[int, Field(ge=1)]
 Backbone = Literal[
     "swin_tiny",
@@ -35,9 +36,9 @@ class AutomlSettings(BaseModel):
     max_trials: Positive | None = None
     max_concurrent: Positive | None = None
     max_epochs: Positive | None = None
-    reduction_factor: Annotated[int, Field(ge=2)] | None = None
-    seed: int | None = None
-    time_budget_minutes: Annotated[float, Field(gt=0)] | None = None
+    reduction_factor: Annotated[int, Field(ge=2, strict=True)] | None = None
+    seed: Annotated[int, Field(strict=True)] | None = None
+    time_budget_minutes: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
     search_space: dict[str, Any] | None = None
     metric: Literal["mIoU", "PQ", "AP"] | None = None
 
@@ -49,7 +50,7 @@ class ActionRequest(BaseModel):
 
     overrides: dict[str, Any] | None = Field(None, description="Spec keys to set, dotted or nested.")
     dataset_format: DatasetFormat | None = Field(None, description="Annotation format; left out, detected.")
-    platform: str | None = Field(None, description="Where the job runs.")
+    platform: Platform | None = Field(None, description="Where the job runs.")
     runtime: Literal["engine", "tao"] | None = Field(None, description="Our engine, or NVIDIA's TAO image.")
     image: str | None = None
     num_gpus: Positive | None = None
@@ -59,20 +60,22 @@ class ActionRequest(BaseModel):
         None, description="Idempotency key: same name and same plan is the same job."
     )
     expect_digest: str | None = Field(None, description="Start only if the Plan's digest is this one.")
-    dry_run: bool = Field(False, description="Return the Plan; start nothing.")
+    dry_run: StrictBool = Field(False, description="Return the Plan; start nothing.")
 
 
 class TrainRequest(ActionRequest):
     train_dataset: str | None = Field(None, description="Folder (or s3:// prefix) with images and annotations.")
-    eval_dataset: str | None = Field(None, description="Validation folder; left out: val/ beside train/, or a 10 % hold-out.")
+    eval_dataset: str | None = Field(
+        None, description="Validation folder; left out: val/ beside train/, or a 10 % hold-out."
+    )
     preset: str | None = Field(None, description="Named overrides of the bundle; `mini` trains on a CPU in minutes.")
     mode: Mode | None = None
     backbone: Backbone | None = None
     num_classes: Positive | None = Field(None, description="Derived from the data when left out.")
-    contiguous_id: bool | None = None
+    contiguous_id: StrictBool | None = None
     num_epochs: Positive | None = None
     batch_size: Positive | None = Field(None, description="Images per GPU and step.")
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)] | None = None
     pretrained_weights: str | None = Field(None, description="Backbone weights; '' trains from scratch.")
     parent_job_id: str | None = Field(None, description="Fine-tune this job's best checkpoint.")
     checkpoint: str | None = Field(None, description="A file, or best, latest, epoch=N[,step=M] of the parent.")
@@ -96,7 +99,7 @@ class ExportRequest(ActionRequest):
     mode: Mode | None = None
     input_width: Positive | None = None
     input_height: Positive | None = None
-    batch_size: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1: dynamic.")
+    batch_size: Annotated[int, Field(ge=-1, strict=True)] | None = Field(None, description="-1: dynamic.")
     opset_version: Positive | None = None
 
 
@@ -118,7 +121,9 @@ class InferenceRequest(ActionRequest):
     checkpoint: str | None = None
     trt_engine: str | None = None
     mode: Mode | None = None
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="Lowest score that is kept.")
+    threshold: Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)] | None = Field(
+        None, description="Lowest score that is kept."
+    )
 
 
 class GenTrtEngineRequest(ActionRequest):

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,8 @@ class Task:
     devices: tuple[str, ...]  # GPU UUIDs; empty: the CPU
     cpu_slots: int = 1
     image: str | None = None
-    environment: Mapping[str, str] = ()  # type: ignore[assignment]
+    environment: Mapping[str, str] = field(default_factory=dict)  # all that the process sees
+    secrets: tuple[str, ...] = ()  # values to mask in the log
 
 
 Handle = dict[str, Any]  # JSON-able: stored with the job, enough to find the work again from another process
@@ -38,10 +39,23 @@ class Observation:
 
 
 class Platform(Protocol):
-    """At most five methods; every implementation runs tests/platform_conformance."""
+    """At most five methods; every implementation runs tests/unit/platforms/test_platform_conformance.py."""
 
-    def render(self, task: Task) -> Mapping[str, Any]: ...
-    def submit(self, task: Task) -> Handle: ...
+    def render(self, task: Task) -> Mapping[str, Any]:
+        """All that `submit` will do, plus `handle`: known before the start, and the same for one job and attempt."""
+        ...
+
+    def submit(self, task: Task) -> Handle:
+        """Start the task. Fenced: one job and attempt starts once; called again, it answers the handle of that start.
+
+        NotAvailable when it cannot be started here.
+        """
+        ...
+
     def poll(self, handle: Handle) -> Observation: ...
-    def cancel(self, handle: Handle, *, grace_s: float) -> None: ...
+
+    def cancel(self, handle: Handle, *, grace_s: float) -> None:
+        """End all that belongs to it and return when it is gone: asked first, killed after `grace_s` seconds."""
+        ...
+
     def logs(self, handle: Handle) -> Iterator[str]: ...

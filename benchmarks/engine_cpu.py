@@ -1,0 +1,123 @@
+"""One training step of our network and criterion beside transformers' Mask2Former with its own loss, same sizes, same weights.
+
+    python benchmarks/engine_cpu.py [mini|swin-t ...] [--steps 10] [--threads 2]
+
+A step is forward, matching, loss, backward and AdamW, in float32 on the CPU, on random images with 8 targets each. The two
+networks take turns step by step, so that a machine that slows down slows both; the median is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+from mask2former_mcp.engine import criterion
+from mask2former_mcp.engine.criterion import Targets
+from mask2former_mcp.engine.model import weights
+from mask2former_mcp.engine.model.network import build
+from mask2former_mcp.spec.experiment import Experiment, load
+
+TARGETS = 8
+
+CASES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "mini": (
+        {
+            "backbone": {"swin": {"embed_dim": 48, "depths": [1, 1, 2, 1]}},
+            "sem_seg_head": {"num_classes": 7, "convs_dim": 64, "mask_dim": 64, "transformer_enc_layers": 1},
+            "mask_former": {"hidden_dim": 64, "num_object_queries": 20, "dec_layers": 4, "dim_feedforward": 256},
+        },
+        128,
+        8,
+    ),
+    "swin-t": ({"sem_seg_head": {"num_classes": 133}}, 256, 2),
+}
+
+
+def ours(experiment: Experiment, images: Tensor, targets: Targets) -> tuple[torch.nn.Module, Callable[[], Tensor]]:
+    network = build(experiment).train()
+    loss = criterion.build(experiment)
+    return network, lambda: loss(network(images), targets).total
+
+
+def theirs(
+    experiment: Experiment, images: Tensor, targets: Targets, state: dict[str, Tensor]
+) -> tuple[torch.nn.Module, Callable[[], Tensor]]:
+    model = experiment.model
+    swin = SwinConfig(
+        embed_dim=model.backbone.swin.embed_dim,
+        depths=list(model.backbone.swin.depths),
+        num_heads=list(model.backbone.swin.num_heads),
+        window_size=model.backbone.swin.window_size,
+        drop_path_rate=model.backbone.swin.drop_path_rate,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        feature_size=model.sem_seg_head.convs_dim,
+        mask_feature_size=model.sem_seg_head.mask_dim,
+        hidden_dim=model.mask_former.hidden_dim,
+        encoder_layers=model.sem_seg_head.transformer_enc_layers,
+        decoder_layers=model.mask_former.dec_layers,
+        num_attention_heads=model.mask_former.nheads,
+        dim_feedforward=model.mask_former.dim_feedforward,
+        num_queries=model.mask_former.num_object_queries,
+        num_labels=model.sem_seg_head.num_classes,
+    )
+    network = Mask2FormerForUniversalSegmentation(config).train()
+    network.load_state_dict(weights.to_transformers(state), strict=False)
+    masks = [torch.nn.functional.interpolate(m[None].float(), scale_factor=4.0)[0] for m in targets.masks]
+    labels = [label - 1 for label in targets.labels]
+    return network, lambda: network(images, mask_labels=masks, class_labels=labels).loss
+
+
+def batch(size: int, images: int, classes: int) -> tuple[Tensor, Targets]:
+    side = size // 4
+    blocks = torch.stack([torch.randperm((side // 8) ** 2).remainder(TARGETS).view(side // 8, -1) for _ in range(images)])
+    segments = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    masks = [torch.stack([image == k for k in range(TARGETS)]) for image in segments]
+    labels = [torch.randint(1, classes + 1, (TARGETS,)) for _ in range(images)]
+    return torch.randn(images, 3, size, size), Targets(labels, masks, torch.ones(images, side, side, dtype=torch.bool))
+
+
+def measure(case: str, steps: int) -> None:
+    spec, size, images = CASES[case]
+    experiment = load("train", {"model": spec})
+    pixels, targets = batch(size, images, experiment.model.sem_seg_head.num_classes)
+    network, loss = ours(experiment, pixels, targets)
+    runs = {"own": (network, loss), "transformers": theirs(experiment, pixels, targets, network.state_dict())}
+    optimizers = {name: torch.optim.AdamW(network.parameters(), 1e-5) for name, (network, _) in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for step in range(steps + 2):
+        for name, (_, loss) in runs.items():
+            start = time.perf_counter()
+            optimizers[name].zero_grad()
+            loss().backward()
+            optimizers[name].step()
+            if step >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    own, other = (statistics.median(seconds[name]) for name in ("own", "transformers"))
+    print(f"{case}: {size} px, batch {images}: own {own:.3f} s, transformers {other:.3f} s a step: {other / own:.2f}x", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=list(CASES), choices=[*CASES, []], metavar="case")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for case in arguments.cases:
+        measure(case, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Two splits against each other: the same classes in the same order, and no image in both."""
+
+import hashlib
+from pathlib import Path
+
+from mask2former_mcp.datasets.files import Roots, Watch
+from mask2former_mcp.datasets.survey import Survey
+
+
+def compare(one: Survey, roots: Roots | None, other: Survey, other_roots: Roots | None, watch: Watch) -> None:
+    """Adds to `one.problems`. Contents are compared only between files of the same size, so little is read."""
+    same_categories(one, other)
+    if roots is None or other_roots is None:
+        _names_only(one, other)
+    else:
+        _leakage(one, roots.images, other, other_roots.images, watch)
+
+
+def same_categories(one: Survey, other: Survey) -> None:
+    """A class is a position in `categories`: another order silently means other classes."""
+    mine, theirs = list(one.categories.values()), list(other.categories.values())
+    file, there = one.layout.annotations, other.layout.annotations
+    if [c.id for c in mine] != [c.id for c in theirs]:
+        ids, other_ids = {c.id for c in mine}, {c.id for c in theirs}
+        if ids == other_ids:
+            rule = f"the categories have another order than in {there}"
+        else:
+            rule = (
+                f"categories differ from {there}: only here {_few(ids - other_ids)}, only there {_few(other_ids - ids)}"
+            )
+        one.problems.error("category_mismatch", rule, file)
+        return
+    for a, b in zip(mine, theirs, strict=True):
+        if a.name != b.name or a.isthing != b.isthing:
+            rule = f"{a.name!r}, isthing {int(a.isthing)} here; {b.name!r}, isthing {int(b.isthing)} in {there}"
+            one.problems.error("category_mismatch", rule, file, a.id)
+
+
+def _names_only(one: Survey, other: Survey) -> None:
+    names = {entry.file_name for entry in other.images.values()}
+    for entry in one.images.values():
+        if entry.file_name in names:
+            rule = f"{entry.file_name} is named in both splits"
+            one.problems.warning("same_name", rule, one.layout.annotations, entry.id)
+
+
+def _leakage(one: Survey, images: Path, other: Survey, other_images: Path, watch: Watch) -> None:
+    there = {entry.file_name: _size(other_images / entry.file_name) for entry in other.images.values()}
+    by_size: dict[int, list[str]] = {}
+    for name, size in there.items():
+        if size is not None:
+            by_size.setdefault(size, []).append(name)
+    digests: dict[str, bytes] = {}
+    for done, entry in enumerate(one.images.values(), 1):
+        watch("comparing", done, len(one.images))
+        path = images / entry.file_name
+        size = _size(path)
+        twin = None
+        if size is not None and size in by_size:
+            mine = _digest(path)
+            for name in by_size[size]:
+                if name not in digests:
+                    digests[name] = _digest(other_images / name)
+            twin = next((name for name in by_size[size] if digests[name] == mine), None)
+        if twin is not None:
+            one.problems.error("leakage", f"the same image is in the other split as {twin}", path, entry.id)
+        elif entry.file_name in there:
+            rule = f"the other split has another image of the same name ({other_images / entry.file_name})"
+            one.problems.warning("same_name", rule, path, entry.id)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _few(ids: set[int]) -> str:
+    shown = ", ".join(map(str, sorted(ids)[:8]))
+    return f"{shown}{', ...' if len(ids) > 8 else ''}" or "none"

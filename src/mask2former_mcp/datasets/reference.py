@@ -1,0 +1,114 @@
+"""A dataset reference: a local folder or an s3:// prefix, and what is found in it under the conventional names."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
+from mask2former_mcp.formats import images
+from mask2former_mcp.staging import archives
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_S3 = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")
+_RULE = "A dataset is a folder: a local path such as /data/shop, or s3://bucket/prefix."
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRef:
+    """`uri` is an absolute local path or `s3://bucket/prefix`, without a trailing slash."""
+
+    uri: str
+    kind: Literal["local", "s3"]
+
+    @classmethod
+    def parse(cls, text: str) -> "DatasetRef":
+        """Raises InvalidRequest for an empty text, another scheme, or a malformed bucket. Looks at no disk."""
+        text = text.strip()
+        if not text or "\0" in text:
+            raise InvalidRequest("the dataset is empty", fix=_RULE)
+        scheme = _SCHEME.match(text)
+        if scheme is None:
+            return cls(str(Path(text).expanduser().absolute()), "local")
+        if scheme[1] != "s3":
+            raise InvalidRequest(f"dataset {text!r}: the scheme {scheme[1]}:// is not supported", fix=_RULE)
+        if not _S3.match(text):
+            raise InvalidRequest(f"dataset {text!r}: not a valid bucket and prefix", fix=_RULE)
+        return cls(text.rstrip("/"), "s3")
+
+    @property
+    def path(self) -> Path:
+        """The local folder. Raises NotAvailable for s3."""
+        if self.kind != "local":
+            raise NotAvailable(
+                f"{self.uri}: data in S3 cannot be read by this version", fix="Copy it to a local folder and name that."
+            )
+        return Path(self.uri)
+
+    def folder(self) -> Path:
+        """The local folder, which exists. Raises DatasetError naming what is there instead."""
+        path = self.path
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise DatasetError(f"dataset {path} is a file", fix=_RULE)
+        parent = next((p for p in path.parents if p.is_dir()), Path("/"))
+        raise DatasetError(
+            f"dataset {path} does not exist", fix=f"{_RULE} In {parent} there is: {contents(parent) or 'nothing'}."
+        )
+
+    def child(self, name: str) -> "DatasetRef":
+        return DatasetRef(f"{self.uri}/{name}", self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Something found: a file, a folder, or an archive that stands for a folder."""
+
+    path: Path
+    kind: Literal["file", "folder", "archive"]
+
+
+def find(ref: DatasetRef, name: str, *, expects: str | None = None) -> Place | None:
+    """What answers to a conventional name in the reference's folder, or None.
+
+    An archive name (`images.tar.gz`) is answered by the extracted folder (`images/`) first, then by an archive of any
+    supported kind with that stem. `expects` names a file that belongs directly into the folder: a folder whose only
+    content is another folder is entered until the file is there. Any other name is answered by the file.
+    """
+    folder = ref.folder()
+    if not archives.is_archive(name):
+        file = folder / name
+        return Place(file, "file") if file.is_file() else None
+    stem = archives.stem(name)
+    extracted = folder / stem
+    candidates = (folder / candidate for candidate in (name, *(stem + suffix for suffix in archives.SUFFIXES)))
+    archive = next((path for path in candidates if path.is_file()), None)
+    if extracted.is_dir() and (archive is None or any(extracted.iterdir())):
+        return Place(_entered(extracted, expects), "folder")
+    return None if archive is None else Place(archive, "archive")
+
+
+def holds_images(folder: Path) -> bool:
+    """True when image files lie directly in the folder."""
+    return any(p.suffix.lower() in images.SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
+
+
+def contents(folder: Path, limit: int = 12) -> str:
+    """The first names in a folder, for a message; printable characters only."""
+    try:
+        found = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as cause:
+        return f"(unreadable: {cause.strerror})"
+    shown = ", ".join("".join(c if c.isprintable() else "?" for c in name[:60]) for name in found[:limit])
+    return shown + (f" and {len(found) - limit} more" if len(found) > limit else "")
+
+
+def _entered(folder: Path, expects: str | None) -> Path:
+    current = folder
+    while expects is None or not (current / expects).exists():
+        inside = [p for p in current.iterdir() if not p.name.startswith(".")]
+        if len(inside) != 1 or not inside[0].is_dir():
+            return current if expects is None else folder
+        current = inside[0]
+    return current

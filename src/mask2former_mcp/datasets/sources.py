@@ -1,0 +1,131 @@
+"""A bundle's data-source rows and the folders they speak of -> spec values, and what must be extracted first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mask2former_mcp.bundle import DataSource
+from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, MASKS, first_names, inside_part, missing
+from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
+from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.staging import archives
+
+_HERE = "."  # the row's path: the dataset folder itself
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`values`: spec key -> absolute path, s3 URI, or a `{home}` placeholder.
+
+    `staging`: {kind, source, target, keys, options} for each archive.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    staging: Sequence[Mapping[str, Any]] = ()
+    notes: tuple[str, ...] = ()
+
+
+def resolve(rows: Sequence[DataSource], folders: Mapping[str, DatasetRef], format: str) -> Resolved:
+    """One value for each row.
+
+    A row that the format reads must find its file: DatasetError names the file, the folder and what is there. Other
+    rows are built when the file exists and left out with a note when not. An archive becomes a folder in the cache:
+    its value is a placeholder and `staging` says what to extract. What lies in S3 is named, not looked at.
+    """
+    work = _Resolution(folders, format)
+    for row in rows:
+        work.row(row)
+    return Resolved(work.values, tuple(work.staging.values()), tuple(work.notes()))
+
+
+class _Resolution:
+    def __init__(self, folders: Mapping[str, DatasetRef], format: str) -> None:
+        self.folders, self.format = folders, format
+        self.values: dict[str, str] = {}
+        self.staging: dict[str, dict[str, Any]] = {}  # target -> item
+        self.left_out: dict[str, list[str]] = {}  # reason -> keys
+        self.names: dict[str, tuple[str | None, str | None]] = {}  # folder -> first image and mask
+
+    def row(self, row: DataSource) -> None:
+        read = row.is_read(self.format)
+        name = row.file_name(self.format)
+        if name is None or (row.exclusive and not read):
+            return
+        ref = self.folders.get(row.source)
+        if ref is None:
+            self._leave_out(f"no {row.source} was named", row.key)
+        elif ref.kind == "s3":
+            self.values[row.key] = ref.uri if name == _HERE else f"{ref.uri}/{name}"
+        elif name == _HERE:
+            self.values[row.key] = self._root(row.key, ref)
+        else:
+            self._local(row, ref, name, read)
+
+    def notes(self) -> list[str]:
+        return [f"left out, {reason}: {', '.join(keys)}" for reason, keys in self.left_out.items()]
+
+    def _local(self, row: DataSource, ref: DatasetRef, name: str, read: bool) -> None:
+        expects = self._expected(ref, name)
+        place = find(ref, name, expects=expects)
+        if place is None and name == IMAGES and holds_images(ref.folder()):
+            place = Place(ref.folder(), "folder")  # a plain folder of images
+        if place is not None and place.kind == "archive" and not read and self.format == "ade":
+            place = None  # ADE reads its archives through the root folder; they are not extracted twice
+        if place is not None:
+            self.values[row.key] = self._value(row.key, place, expects)
+        elif read:
+            raise missing(name, ref, self.format)
+        else:
+            self._leave_out(f"format {self.format} does not read it here and {ref.uri} has no {name}", row.key)
+
+    def _value(self, key: str, place: Place, expects: str | None) -> str:
+        if place.kind != "archive":
+            return str(place.path)
+        return self._extract(key, place.path, "{home}/" + archives.cache_place(place.path), expects)
+
+    def _extract(self, key: str, archive: Path, target: str, expects: str | None) -> str:
+        item = self.staging.setdefault(
+            target,
+            {"kind": "extract", "source": str(archive), "target": target, "keys": (), "options": {}},
+        )
+        item["keys"] = (*item["keys"], key)
+        if expects is not None:
+            item["options"] = {"expects": expects}
+        return target
+
+    def _root(self, key: str, ref: DatasetRef) -> str:
+        """ADE's root: the folder itself, or a folder in the cache where its archives are laid side by side."""
+        parts = {stem: find(ref, f"{stem}.tar.gz") for stem in ("images", "masks")}
+        packed = {stem: part.path for stem, part in parts.items() if part is not None and part.kind == "archive"}
+        if not packed:
+            return str(ref.folder())
+        loose = [f"{stem}/" for stem, part in parts.items() if part is not None and part.kind == "folder"]
+        if loose:
+            raise DatasetError(
+                f"{ref.uri} holds {loose[0]} as a folder and {next(iter(packed.values())).name} as an archive",
+                fix="ADE paths share one root: extract both, or pack both.",
+            )
+        together = archives.together(list(packed.values()))
+        root = f"{{home}}/cache/ade/{together}"
+        for stem, archive in packed.items():
+            name = self._first(ref)[0 if stem == "images" else 1]
+            self._extract(key, archive, f"{root}/{stem}", inside_part(name, stem))
+        return root
+
+    def _expected(self, ref: DatasetRef, name: str) -> str | None:
+        """A file that the annotations promise directly below the folder of this name."""
+        if self.format == "ade" or not archives.is_archive(name):
+            return None
+        image, mask = self._first(ref)
+        return image if name == IMAGES else mask if name == MASKS.get(self.format) else None
+
+    def _first(self, ref: DatasetRef) -> tuple[str | None, str | None]:
+        if ref.uri not in self.names:
+            annotations = find(ref, ANNOTATIONS[self.format])
+            found = (None, None) if annotations is None else first_names(annotations.path, self.format)
+            self.names[ref.uri] = found
+        return self.names[ref.uri]
+
+    def _leave_out(self, reason: str, key: str) -> None:
+        self.left_out.setdefault(reason, []).append(key)

@@ -1,0 +1,202 @@
+"""Pictures of predictions: overlays with contours and names, and panels that put several beside each other.
+
+Only drawing: no files are read or written but by `save`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.data import Truth
+from mask2former_mcp.engine.scoring import Outcome
+
+Picture = NDArray[np.uint8]  # [H, W, 3] RGB
+Scene = tuple[Picture, Truth, Outcome]
+
+FILL = 0.5  # share of the class colour over the image
+SMALLEST_LABELLED = 0.004  # of the image's area: below, a name would cover the object
+LEAST_SIDE, MOST_SIDE = 400, 1600  # pixels: small images are enlarged so that names can be read, huge ones reduced
+MARGIN, INK, PAPER = 12, (32, 36, 42), (250, 250, 248)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What is drawn as one: mask [H, W], its class, a name to print or None, and its number among its class."""
+
+    mask: NDArray[np.bool_]
+    class_: int
+    name: str | None = None
+    number: int = 0
+
+
+def truth_regions(truth: Truth, classes: Classes, *, semantic: bool = False) -> list[Region]:
+    """The annotated objects; one region a class when `semantic`."""
+    if semantic:
+        return class_regions(truth.class_map(), classes)
+    wanted = [(k, int(c)) for k, c in enumerate(truth.labels, 1) if not truth.crowd[k - 1]]
+    return _numbered([(truth.mask(k), c) for k, c in wanted], classes)
+
+
+def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold: float) -> list[Region]:
+    """What the mode predicts: segments, instances with at least the threshold as score, or classes."""
+    if mode == "panoptic" and outcome.panoptic is not None:
+        found = outcome.panoptic
+        return _numbered([(found.ids == s.id, s.class_) for s in found.segments], classes)
+    if mode == "instance" and outcome.instances is not None:
+        best = outcome.instances
+        chosen = [i for i, score in enumerate(best.scores) if score >= threshold]
+        masks = [(coco_mask.decode(best.masks[i]).astype(bool), int(best.classes[i])) for i in chosen]
+        return _numbered(list(reversed(masks)), classes)
+    return class_regions(outcome.semantic, classes)
+
+
+def class_regions(class_map: NDArray[np.integer], classes: Classes) -> list[Region]:
+    """One region per class of an [H, W] map."""
+    present = [int(c) for c in np.unique(class_map) if c > 0]
+    return [Region(class_map == c, c, classes[c].name) for c in present]
+
+
+def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Picture:
+    """The image under its regions: translucent colour, a contour each, names where they fit."""
+    scale = _scale(image.shape[:2])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    canvas = cv2.resize(image, size, interpolation=method).astype(np.float32)
+    masks = [_smooth(region.mask, size) for region in regions]
+    for region, mask in zip(regions, masks, strict=True):
+        canvas[mask] = canvas[mask] * (1 - FILL) + np.float32(_shade(classes, region)) * FILL
+    picture = canvas.clip(0, 255).astype(np.uint8)
+    for region, mask in zip(regions, masks, strict=True):
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, _contrast(_shade(classes, region)), 2, cv2.LINE_AA)
+    return _with_names(picture, regions, masks)
+
+
+def panel(columns: Sequence[tuple[str, Sequence[Picture]]], classes: Classes, present: Sequence[int]) -> Picture:
+    """Titled columns of pictures (row by row the same scene) over a legend of the classes in `present`."""
+    rows = [[column[1][r] for column in columns] for r in range(len(columns[0][1]))]
+    width = max(sum(p.shape[1] for p in row) + MARGIN * (len(row) + 1) for row in rows)
+    font = _font(20)
+    legend = _legend(classes, present, width)
+    head = 40
+    height = head + sum(max(p.shape[0] for p in row) + MARGIN for row in rows) + legend.height
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    y = head
+    for row in rows:
+        x = MARGIN
+        for (title, _), picture in zip(columns, row, strict=True):
+            if y == head:
+                draw.text((x + picture.shape[1] / 2, head / 2), title, INK, font, anchor="mm")
+            sheet.paste(Image.fromarray(picture), (x, y))
+            x += picture.shape[1] + MARGIN
+        y += max(p.shape[0] for p in row) + MARGIN
+    sheet.paste(legend, (0, y))
+    return np.asarray(sheet)
+
+
+def comparison(
+    scenes: Sequence[Scene], classes: Classes, *, mode: str, threshold: float
+) -> Picture:
+    """A panel of input, ground truth and prediction, one row per scene."""
+    inputs, truths, predictions = [], [], []
+    present: set[int] = set()
+    for image, truth, outcome in scenes:
+        expected = truth_regions(truth, classes, semantic=mode == "semantic")
+        found = outcome_regions(outcome, classes, mode=mode, threshold=threshold)
+        present.update(region.class_ for region in [*expected, *found])
+        inputs.append(overlay(image, [], classes))
+        truths.append(overlay(image, expected, classes))
+        predictions.append(overlay(image, found, classes))
+    columns = [("input", inputs), ("ground truth", truths), ("prediction", predictions)]
+    return panel(columns, classes, sorted(present))
+
+
+def save(path: Path, picture: Picture) -> None:
+    """Writes a PNG, or a JPEG where the name says so."""
+    Image.fromarray(picture).save(path, quality=92) if path.suffix == ".jpg" else Image.fromarray(picture).save(path)
+
+
+def _numbered(masks: Sequence[tuple[NDArray[np.bool_], int]], classes: Classes) -> list[Region]:
+    """Stuff first, so that things are drawn over it; things counted per class, so that neighbours differ in shade."""
+    seen: dict[int, int] = {}
+    regions = []
+    for mask, class_ in sorted(masks, key=lambda pair: pair[1] in classes.things):
+        regions.append(Region(mask, class_, classes[class_].name, seen.get(class_, 0)))
+        seen[class_] = seen.get(class_, 0) + 1
+    return regions
+
+
+def _shade(classes: Classes, region: Region) -> tuple[int, int, int]:
+    """The class's colour, lighter or darker by the instance's number."""
+    amount = (0.0, 0.22, -0.2, 0.36, -0.32)[region.number % 5]
+    towards = 255 if amount > 0 else 0
+    red, green, blue = (round(c + (towards - c) * abs(amount)) for c in classes[region.class_].color)
+    return red, green, blue
+
+
+def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The same hue, clearly darker, or lighter where it is dark already."""
+    dark = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] < 70
+    red, green, blue = (round(c + (255 - c) * 0.6) if dark else round(c * 0.5) for c in color)
+    return red, green, blue
+
+
+def _with_names(picture: Picture, regions: Sequence[Region], masks: Sequence[NDArray[np.bool_]]) -> Picture:
+    sheet = Image.fromarray(picture)
+    draw = ImageDraw.Draw(sheet, "RGBA")
+    font = _font(max(11, round(min(picture.shape[:2]) / 30)))
+    for region, mask in zip(regions, masks, strict=True):
+        if region.name and mask.mean() > SMALLEST_LABELLED:
+            # The pixel deepest inside: a name there lies on its object even where that is bent or hollow.
+            inner = np.pad(mask.astype(np.uint8), 1)
+            depth = cv2.distanceTransform(inner, cv2.DIST_L2, 3)[1:-1, 1:-1]
+            y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+            left, top, right, bottom = draw.textbbox((float(x), float(y)), region.name, font, anchor="mm")
+            dx = max(4 - left, 0) + min(picture.shape[1] - 4 - right, 0)
+            dy = max(3 - top, 0) + min(picture.shape[0] - 3 - bottom, 0)
+            box = (left + dx - 4, top + dy - 3, right + dx + 4, bottom + dy + 3)
+            draw.rounded_rectangle(box, 4, fill=(*INK, 190))
+            draw.text((x + dx, y + dy), region.name, (255, 255, 255, 255), font, anchor="mm")
+    return np.asarray(sheet)
+
+
+def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image:
+    font, swatch, line = _font(16), 16, 28
+    places: list[tuple[int, int]] = []
+    x, y = MARGIN, 4
+    for class_ in present:
+        needed = swatch + 8 + int(font.getlength(classes[class_].name)) + 22
+        if x + needed > width and x > MARGIN:
+            x, y = MARGIN, y + line
+        places.append((x, y))
+        x += needed
+    sheet = Image.new("RGB", (width, y + line + 4 if present else 1), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for class_, (left, top) in zip(present, places, strict=True):
+        color = classes[class_].color
+        draw.rounded_rectangle((left, top + 4, left + swatch, top + 4 + swatch), 4, fill=color, outline=_contrast(color))
+        draw.text((left + swatch + 8, top + 4 + swatch / 2), classes[class_].name, INK, font, anchor="lm")
+    return sheet
+
+
+def _smooth(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask at the canvas's size, its steps rounded."""
+    return np.asarray(cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) >= 0.5)
+
+
+def _scale(size: tuple[int, ...]) -> float:
+    if min(size) < LEAST_SIDE:
+        return min(LEAST_SIDE / min(size), max(1.0, MOST_SIDE / max(size)))
+    return min(1.0, MOST_SIDE / max(size))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

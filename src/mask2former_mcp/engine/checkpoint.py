@@ -1,0 +1,222 @@
+"""Checkpoint files in the layout that TAO (PyTorch Lightning) writes, with tensors and plain Python values only.
+
+`torch.load(path, weights_only=True)` opens every file written here.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mask2former_mcp.engine.model import weights
+
+PREFIX = "model."
+LATEST = "mask2former_model_latest.pth"
+LIGHTNING_VERSION = "2.6.6"  # the layout written is that of this version
+_NAME = re.compile(r"model_epoch_(\d{3,})_step_(\d{5,})\.pth")
+
+
+def file_name(epoch: int, step: int) -> str:
+    """TAO's name of a checkpoint; epochs count from 0."""
+    return f"model_epoch_{epoch:03d}_step_{step:05d}.pth"
+
+
+def parse_name(name: str) -> tuple[int, int] | None:
+    """Epoch and step of a checkpoint's base name, None for any other file."""
+    found = _NAME.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def save(
+    path: Path,
+    *,
+    model: nn.Module | Mapping[str, Tensor],
+    epoch: int,
+    global_step: int,
+    optimizer: Optimizer | Mapping[str, Any] | None = None,
+    scheduler: Any = None,
+    rng: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    hyper_parameters: Mapping[str, Any] | None = None,
+    progress: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint and points `mask2former_model_latest.pth` beside it at it. Both appear whole or not at all.
+
+    model, optimizer, scheduler: the object or its state dict. rng: see `random_state`. progress: whatever the loop needs to go on.
+    Raises TypeError naming the place of a value that is neither a tensor nor a plain Python value.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    content = {
+        "epoch": epoch,
+        "global_step": global_step,
+        "pytorch-lightning_version": LIGHTNING_VERSION,
+        "state_dict": {PREFIX + name: value.detach().cpu() for name, value in state.items()},
+        "optimizer_states": [] if optimizer is None else [_state(optimizer)],
+        "lr_schedulers": [] if scheduler is None else [_state(scheduler)],
+        "hyper_parameters": dict(hyper_parameters or {}),
+        "metrics": dict(metrics or {}),
+        "rng": dict(rng or {}),
+        "progress": dict(progress or {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            torch.save(_plain(content, "checkpoint"), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _point_latest_at(path)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint. Raises FileNotFoundError, or ValueError where the file is not a readable checkpoint."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of tensors and plain values: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
+    return content
+
+
+class Loaded(NamedTuple):
+    """What `load_weights` did with each name: taken from the file, missing in it, not known to the model, or left as it was."""
+
+    taken: list[str]
+    missing: list[str]
+    unknown: list[str]
+    kept_fresh: list[str]
+
+
+def load_weights(model: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
+    """Copies the weights of a checkpoint (ours, TAO's, or a bare state dict) into a network.
+
+    strict: every name and shape must fit. Otherwise, for fine-tuning: class head and queries of another size stay fresh, names
+    may be missing. Raises ValueError that says which spec value the file was made with, before anything is copied.
+    """
+    found = weights.without_prefix(_state_dict(load(path), path), PREFIX)
+    own = model.state_dict()
+    shapes = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own.keys() & found.keys()}
+    differ = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    kept_fresh = [] if strict else sorted(name for name in differ if name.startswith(weights.TASK_SPECIFIC))
+    wrong = sorted(differ.keys() - set(kept_fresh), key=weights.explains_most)
+    if wrong:
+        raise ValueError(f"{path} does not fit this network: {weights.explain(wrong[0], *differ[wrong[0]])}")
+    missing = sorted(name for name in own.keys() - found.keys() if not name.endswith(weights.RECOMPUTED))
+    unknown = sorted(found.keys() - own.keys())
+    if strict and (missing or unknown) or len(missing) > len(own) // 2:
+        raise ValueError(
+            f"{path} does not fit this network: {len(missing)} names are missing (first: {missing[:2]}), "
+            f"{len(unknown)} are not known (first: {unknown[:2]}). Use the architecture keys that the checkpoint was trained with."
+        )
+    taken = {name: found[name] for name in shapes.keys() - set(kept_fresh) if not name.endswith(weights.RECOMPUTED)}
+    model.load_state_dict(taken, strict=False)
+    return Loaded(sorted(taken), missing, unknown, kept_fresh)
+
+
+def load_backbone(model: nn.Module, path: Path) -> Loaded:
+    """Copies a published Swin file (ImageNet or detection layout) into `model.backbone`; its classifier is left out.
+
+    Raises ValueError where a shape differs, most often because of the window size.
+    """
+    backbone = model.get_submodule("backbone")
+    found = weights.from_swin(_state_dict(load(path), path))
+    own = backbone.state_dict()
+    for name in sorted(own.keys() & found.keys(), key=weights.explains_most):
+        if own[name].shape != found[name].shape:
+            raise ValueError(
+                f"{path} does not fit this backbone: "
+                f"{weights.explain('backbone.' + name, tuple(found[name].shape), tuple(own[name].shape))}"
+            )
+    # Output norms do not exist in a classifier's file: they stay fresh.
+    missing = sorted(name for name in own.keys() - found.keys() if not name.endswith(weights.RECOMPUTED))
+    if len(missing) > len(own) // 2:
+        raise ValueError(f"{path} holds no Swin backbone: {len(missing)} of {len(own)} names are missing, first {missing[:2]}.")
+    backbone.load_state_dict({name: found[name] for name in own.keys() & found.keys()}, strict=False)
+    return Loaded(sorted(own.keys() & found.keys()), missing, sorted(found.keys() - own.keys()), missing)
+
+
+def random_state() -> dict[str, Any]:
+    """State of the Python, NumPy and PyTorch generators as plain values."""
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, internal, gauss_next = random.getstate()
+    return {
+        "python": [version, list(internal), gauss_next],
+        "numpy": [str(kind), [int(key) for key in keys], int(place), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Sets the generators back. CUDA's are left alone where the number of devices differs."""
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    kind, keys, place, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([saved.cpu() for saved in state["cuda"]])
+
+
+def _state(thing: Any) -> Mapping[str, Any]:
+    state: Mapping[str, Any] = thing if isinstance(thing, Mapping) else thing.state_dict()
+    return state
+
+
+def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(f"{path} holds no weights: expected a state dict, alone or under 'state_dict' or 'model'.")
+    return state
+
+
+def _plain(value: Any, place: str) -> Any:
+    """The same value made of tensors and plain Python types; NumPy numbers become Python's."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | Tensor):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {_plain(key, place): _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint holds only tensors and plain Python values.")
+
+
+def _point_latest_at(path: Path) -> None:
+    """`latest` is a relative symbolic link, so that a moved folder stays whole; a copy where links do not exist."""
+    latest = path.with_name(LATEST)
+    fresh = path.with_name(f".{LATEST}.{os.getpid()}.partial")
+    fresh.unlink(missing_ok=True)
+    try:
+        fresh.symlink_to(path.name)
+    except OSError:
+        shutil.copyfile(path, fresh)
+    fresh.replace(latest)

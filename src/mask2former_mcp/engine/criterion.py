@@ -1,0 +1,216 @@
+"""Matching and losses of Mask2Former, for all decoder layers and all images at once.
+
+TAO's loss: masks are compared densely at stride 4 with sigmoid focal loss (Lin et al., 2017) and dice (Milletari et al., 2016);
+classes with weighted cross entropy in which "no object" (class 0) counts little. Queries and targets are matched by the
+same terms (Hungarian). Pixels that are void or padding take no part in any mask term.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mask2former_mcp.engine.model.network import Prediction
+
+if TYPE_CHECKING:
+    from mask2former_mcp.spec.experiment import Experiment
+
+FOCAL_ALPHA = 0.25  # weight of the positive pixels; TAO's constant. The exponent gamma is 2, written as a square below
+IMPOSSIBLE = 1e9  # a cost that is not a number (the network diverges) becomes this, so that the assignment still ends
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Ground truth of a batch of B images.
+
+    labels: B tensors [T_b] of classes 1..C; masks: B bool tensors [T_b, h, w] at the size of the mask features (stride 4);
+    valid: bool [B, h, w], False where a pixel is void or padding.
+    """
+
+    labels: list[Tensor]
+    masks: list[Tensor]
+    valid: Tensor
+
+    def to(self, device: torch.device | str) -> Targets:
+        return Targets(
+            [x.to(device, non_blocking=True) for x in self.labels],
+            [x.to(device, non_blocking=True) for x in self.masks],
+            self.valid.to(device, non_blocking=True),
+        )
+
+
+class Losses(NamedTuple):
+    """total: what to differentiate. parts: its weighted terms, summed over layers: loss_ce, loss_mask, loss_dice (detached)."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class _Padded(NamedTuple):
+    """Targets in fixed slots: T is the largest number of targets that an image of the batch has (at least 1).
+
+    labels [B, T] (0 in empty slots), masks [B, T, N] (0 or 1; 0 at invalid pixels), valid [B, N] (0 or 1), counts: T_b of each image.
+    """
+
+    labels: Tensor
+    masks: Tensor
+    valid: Tensor
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Set criterion; the weights are the spec's `model.mask_former.*_weight`, for matching and loss alike.
+
+    deep_supervision: all layers of the prediction are trained, otherwise the last one alone.
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    deep_supervision: bool = True
+
+    def __call__(self, prediction: Prediction, targets: Targets) -> Losses:
+        """Losses of a prediction. Raises ValueError if masks and mask features differ in size, or a label is out of range."""
+        logits, embeddings = prediction.class_logits, prediction.mask_embeddings
+        if not self.deep_supervision:
+            logits, embeddings = logits[-1:], embeddings[-1:]
+        features = prediction.mask_features.flatten(2)
+        _check(targets, prediction)
+        padded = _pad(targets, features)
+        matched = self.match(logits.detach(), embeddings.detach(), features.detach(), padded)
+        ce = self._class_loss(logits, matched, padded)
+        focal, dice = _mask_losses(embeddings, features, matched, padded)
+        parts = {
+            "loss_ce": self.class_weight * ce,
+            "loss_mask": self.mask_weight * focal,
+            "loss_dice": self.dice_weight * dice,
+        }
+        return Losses(torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()})
+
+    @torch.no_grad()
+    def match(self, logits: Tensor, embeddings: Tensor, features: Tensor, targets: _Padded) -> Tensor:
+        """The query of each target slot, [L, B, T] long; -1 in empty slots. One copy to the host for all layers and images.
+
+        With more targets than queries the assignment leaves the dearest targets out (-1 as well).
+
+        logits [L, B, Q, C + 1], embeddings [L, B, Q, D], features [B, D, N].
+        """
+        layers, batch = logits.shape[:2]
+        cost = torch.stack([self._cost(logits[:, b], embeddings[:, b], features[b], targets, b) for b in range(batch)])
+        table = cost.nan_to_num(IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE).cpu().numpy()  # [B, L, Q, T]
+        query = np.full((layers, batch, targets.labels.shape[1]), -1, dtype=np.int64)
+        for b, count in enumerate(targets.counts):
+            for layer in range(layers if count else 0):
+                rows, columns = linear_sum_assignment(table[b, layer, :, :count])
+                query[layer, b, columns] = rows
+        return torch.from_numpy(query).to(logits.device, non_blocking=True)
+
+    def _cost(self, logits: Tensor, embeddings: Tensor, features: Tensor, targets: _Padded, image: int) -> Tensor:
+        """Matching cost [L, Q, T] of one image: an image at a time, so that the Q masks of L layers stay in the cache.
+
+        Focal cost is sum_n (pos_n t_n + neg_n (1 - t_n)) / N, that is (pos - neg) @ t + sum neg: two products.
+        """
+        masks, valid = targets.masks[image], targets.valid[image]
+        x = _wide(embeddings.flatten(0, 1) @ features)  # [LQ, N]
+        p = x.sigmoid()
+        soft = F.softplus(x)  # -log(1 - p); and -log(p) is soft - x
+        negative = p.square().mul_(soft).mul_(1 - FOCAL_ALPHA)
+        positive = (1 - p).square_().mul_(soft.sub_(x)).mul_(FOCAL_ALPHA)
+        both = torch.cat([masks, valid[None]]).t()  # [N, T + 1]
+        pixels = valid.sum().clamp(min=1)
+        focal = (positive.sub_(negative) @ masks.t() + (negative @ valid)[:, None]) / pixels
+        overlap = p @ both
+        dice = 1 - (2 * overlap[:, :-1] + 1) / (overlap[:, -1:] + masks.sum(1) + 1)
+        probability = _wide(logits).softmax(-1)[..., targets.labels[image]].flatten(0, 1)  # [LQ, T]
+        cost = self.mask_weight * focal + self.dice_weight * dice - self.class_weight * probability
+        return cost.unflatten(0, logits.shape[:2])
+
+    def _class_loss(self, logits: Tensor, matched: Tensor, targets: _Padded) -> Tensor:
+        """Cross entropy of every query, averaged by weight within a layer, summed over layers."""
+        layers, batch, queries = logits.shape[:3]
+        # Empty slots write to one query too many, which is cut off.
+        slot = torch.where(matched < 0, queries, matched)
+        wanted = matched.new_zeros(layers, batch, queries + 1)
+        wanted = wanted.scatter(2, slot, targets.labels.expand_as(matched))[:, :, :queries]
+        surprise = -_wide(logits).log_softmax(-1).gather(3, wanted[..., None]).squeeze(3)
+        weight = torch.where(wanted == 0, self.no_object_weight, 1.0).to(surprise.dtype)
+        return ((surprise * weight).sum((1, 2)) / weight.sum((1, 2))).sum()
+
+
+def build(experiment: Experiment) -> Criterion:
+    """The criterion that the spec describes. `train_num_points` and the two sampling ratios have no effect: masks are compared densely."""
+    former = experiment.model.mask_former
+    return Criterion(
+        class_weight=former.class_weight,
+        mask_weight=former.mask_weight,
+        dice_weight=former.dice_weight,
+        no_object_weight=former.no_object_weight,
+        deep_supervision=former.deep_supervision,
+    )
+
+
+def _mask_losses(embeddings: Tensor, features: Tensor, matched: Tensor, targets: _Padded) -> tuple[Tensor, Tensor]:
+    """Focal and dice loss of the matched masks, summed over layers; only these masks are ever formed."""
+    layers, batch, slots = matched.shape
+    chosen = embeddings.gather(2, matched.clamp(min=0)[..., None].expand(-1, -1, -1, embeddings.shape[3]))
+    x = chosen.transpose(0, 1).flatten(1, 2) @ features  # [B, LT, N]
+    x = _wide(x).unflatten(1, (layers, slots))
+    t, valid = targets.masks[:, None], targets.valid[:, None, None]
+    used = (matched >= 0).transpose(0, 1).to(x.dtype)  # [B, L, T]
+    p = x.sigmoid()
+    wrong = p + t - 2 * p * t  # 1 - p at the target's pixels, p elsewhere: t is 0 or 1
+    focal = (F.softplus(x) - x * t) * wrong.square() * ((1 - FOCAL_ALPHA - (1 - 2 * FOCAL_ALPHA) * t) * valid)
+    pixels = targets.valid.sum(1).clamp(min=1)[:, None, None]
+    dice = 1 - (2 * (p * t).sum(-1) + 1) / ((p * valid).sum(-1) + t.sum(-1) + 1)
+    number = _targets_per_process(targets.counts, x)
+    return (focal.sum(-1) / pixels * used).sum() / number, (dice * used).sum() / number
+
+
+def _targets_per_process(counts: list[int], like: Tensor) -> Tensor:
+    """Mean number of targets over the processes (at least 1), so that gradients averaged over them are those of one large batch."""
+    number = torch.tensor(float(sum(counts)), dtype=like.dtype).to(like.device, non_blocking=True)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(number)
+        number = number / torch.distributed.get_world_size()
+    return number.clamp(min=1)
+
+
+def _pad(targets: Targets, features: Tensor) -> _Padded:
+    counts = [len(labels) for labels in targets.labels]
+    batch, slots = len(counts), max([1, *counts])
+    kind = _wide(features).dtype
+    valid = targets.valid.flatten(1).to(kind)
+    labels = torch.zeros(batch, slots, dtype=torch.long, device=features.device)
+    masks = torch.zeros(batch, slots, valid.shape[1], dtype=kind, device=features.device)
+    for b, count in enumerate(counts):
+        if count:
+            labels[b, :count] = targets.labels[b]
+            masks[b, :count] = targets.masks[b].flatten(1)
+    return _Padded(labels, masks * valid[:, None], valid, counts)
+
+
+def _check(targets: Targets, prediction: Prediction) -> None:
+    """Sizes only: looking at label values would make the host wait for the device."""
+    batch, _, height, width = prediction.mask_features.shape
+    if targets.valid.shape != (batch, height, width):
+        raise ValueError(
+            f"targets.valid has shape {tuple(targets.valid.shape)}, the mask features need {(batch, height, width)}: "
+            "targets are compared at stride 4 of the padded image."
+        )
+    for b, (labels, masks) in enumerate(zip(targets.labels, targets.masks, strict=True)):
+        if masks.shape != (len(labels), height, width):
+            raise ValueError(f"masks of image {b} have shape {tuple(masks.shape)}: must be {(len(labels), height, width)}.")
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: sums over 25,600 pixels do not fit half precision."""
+    return x if x.dtype == torch.float64 else x.float()

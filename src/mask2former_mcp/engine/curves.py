@@ -1,0 +1,86 @@
+"""What a training run leaves to be plotted: metrics.csv, TensorBoard events, and W&B where its key is there."""
+
+import csv
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from mask2former_mcp.engine.status import finite
+from mask2former_mcp.spec.wandb import Wandb
+
+COLUMNS = (
+    *("epoch", "step", "train_loss", "val_loss", "mIoU", "PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
+    *("AP", "AP50", "AP75", "ACC_all", "lr", "seconds"),
+)
+
+
+class Curves:
+    """One row per epoch in `metrics.csv`, scalars by step elsewhere. Rows of epochs that are trained again are dropped."""
+
+    def __init__(self, folder: Path, wandb: Wandb, *, first_epoch: int, spec: Mapping[str, Any]) -> None:
+        self._csv = folder / "metrics.csv"
+        self._rows = [row for row in _rows(self._csv) if int(row["epoch"]) < first_epoch]
+        self._write()
+        self._events = SummaryWriter(str(folder / "lightning_logs" / "version_1"))
+        self._wandb = _start_wandb(folder, wandb, spec)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Adds the epoch's row; what was not measured stays empty."""
+        self._rows.append({name: f"{value:.6g}" for name, value in finite(row).items() if name in COLUMNS})
+        self._write()
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _write(self) -> None:
+        partial = self._csv.with_suffix(".csv.partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        partial.replace(self._csv)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row.get("epoch")]
+
+
+def _start_wandb(folder: Path, settings: Wandb, spec: Mapping[str, Any]) -> Any:
+    """A W&B run, or None: without its key in the environment nothing leaves the machine."""
+    if not settings.enable or not os.environ.get("WANDB_API_KEY"):
+        return None
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError:
+        print("wandb.enable is true and WANDB_API_KEY is set, but the wandb package is not installed: not logging to it.")
+        return None
+    return wandb.init(
+        project=settings.project or None,
+        entity=settings.entity or None,
+        group=settings.group or None,
+        name=settings.name or None,
+        id=settings.run_id or None,
+        resume="allow" if settings.run_id else None,
+        tags=list(settings.tags),
+        reinit=settings.reinit,
+        sync_tensorboard=settings.sync_tensorboard,
+        save_code=settings.save_code,
+        dir=str(folder),
+        config=dict(spec),
+    )

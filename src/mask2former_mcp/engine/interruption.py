@@ -1,0 +1,69 @@
+"""SIGTERM and SIGINT: at once, or, while training, at the next step, so that nothing learned is lost."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """The process was asked to end. `signal_number` decides the exit code (128 + number)."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+@dataclass
+class Request:
+    """What has been asked of a loop that ends at its own next boundary."""
+
+    signal_number: int | None = None
+
+    def obey(self) -> None:
+        """Raises Interrupted when a signal has come."""
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number)
+
+
+@contextmanager
+def immediate() -> Iterator[None]:
+    """Inside, a signal raises Interrupted where the program is."""
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    with _handling(handler):
+        yield
+
+
+@contextmanager
+def deferred() -> Iterator[Request]:
+    """Inside, the first signal is only noted; a second one raises Interrupted at once."""
+    request = Request()
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        if request.signal_number is not None:
+            raise Interrupted(number)
+        request.signal_number = number
+
+    with _handling(handler):
+        yield request
+
+
+def ignore() -> None:
+    """For worker processes: whoever signals the whole process group means their parent, which still needs them."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _handling(handler: "signal._HANDLER") -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, previous in zip(numbers, before, strict=True):
+            signal.signal(number, previous)

@@ -1,0 +1,314 @@
+"""From a source to batches: workers, cache, order. The same seed gives the same batches whatever the number of workers.
+
+Every sample is drawn with a generator of its own, seeded by (seed, epoch, index), and the order of an epoch by
+(seed, epoch): nothing depends on which process loads what, or on what was loaded before. So resuming is only starting
+the order somewhere in the middle.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former_mcp.engine import augment, interruption
+from mask2former_mcp.engine.augment import View
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.criterion import Targets
+from mask2former_mcp.engine.data import Annotated, Sample, Source, Truth
+from mask2former_mcp.spec.dataset import Augmentation
+
+CACHE_BYTES = 2 << 30  # at most this, and at most an eighth of what is free, for decoded training images
+Key = tuple[int, int]  # (epoch, index)
+
+cv2.setNumThreads(0)  # its own threads and the loader's processes together would fight for the cores
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image as a batch wants it: [h, w, 3], targets at stride 4, and where it came from."""
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    masks: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    name: str
+    truth: Truth | None = None  # at the original size, where metrics need it
+
+
+@dataclass(slots=True)
+class Batch:
+    """B images padded right and below to one size.
+
+    images [B, 3, H, W] uint8 with zeros in the padding; labels [N], masks [N, h, w] of all images one after the other,
+    counts how many each has; valid [B, h, w]; sizes (height, width) before padding; truths at the original sizes.
+    """
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor
+    counts: list[int]
+    valid: Tensor
+    sizes: list[tuple[int, int]]
+    names: list[str]
+    truths: list[Truth | None]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the loader when it is asked to pin."""
+        for part in ("images", "labels", "masks", "valid"):
+            setattr(self, part, getattr(self, part).pin_memory())
+        return self
+
+    def targets(self, device: torch.device) -> Targets:
+        labels = self.labels.to(device, non_blocking=True)
+        masks = self.masks.to(device, non_blocking=True)
+        return Targets(
+            list(labels.split(self.counts)), list(masks.split(self.counts)), self.valid.to(device, non_blocking=True)
+        )
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Pixels 0..255 -> what the network reads; padding becomes exactly zero."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor, sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+        """[B, 3, H, W] uint8 -> float32 on the device."""
+        pixels = images.to(device, non_blocking=True).float()
+        mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.std, device=device).view(1, 3, 1, 1) * 255
+        pixels = (pixels - mean) / std
+        for pixel, (height, width) in zip(pixels, sizes, strict=True):
+            pixel[:, height:] = 0
+            pixel[:, :, width:] = 0
+        return pixels
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """Which segments are targets. Semantic: one per class; instance: things only, one each; panoptic: one each."""
+
+    mode: str
+    things: frozenset[int]
+
+    def __call__(
+        self, truth: Truth, planes: NDArray[np.uint16]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Planes [P, h, w] read from the truth -> labels [T], masks [T, h, w], valid [h, w]. Empty masks drop out."""
+        numbers = np.arange(1, len(truth.labels) + 1)
+        wanted = ~truth.crowd
+        if self.mode == "instance":
+            wanted &= np.isin(truth.labels, list(self.things))
+        if self.mode == "semantic":
+            values = np.concatenate([[0], np.where(wanted, truth.labels, 0)])[planes]
+        else:
+            values = np.concatenate([[0], np.where(wanted, numbers, 0)])[planes]
+        present = np.unique(values)
+        present = present[present > 0]
+        masks = (values[None] == present[:, None, None, None]).any(1)
+        labels = present if self.mode == "semantic" else truth.labels[present - 1]
+        return labels.astype(np.int64), masks, self._valid(truth, planes, masks)
+
+    @staticmethod
+    def _valid(truth: Truth, planes: NDArray[np.uint16], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Void is what nobody annotated, where all was to be, and crowds that no single object covers."""
+        state = np.concatenate([[0], np.where(truth.crowd, 1, 2)])[planes].max(0)  # 0 nothing, 1 crowd, 2 annotated
+        return np.asarray((state == 2) | ((state == 0) & (not truth.exhaustive)))
+
+
+class Samples(Dataset[Item]):
+    """Items of a split. With `augmentation` they are training views; without, whole images at evaluation size."""
+
+    def __init__(
+        self,
+        annotated: Annotated,
+        rule: TargetRule,
+        settings: Augmentation,
+        *,
+        seed: int | None,
+        target_size: tuple[int, int] | None = None,
+        cache: bool = False,
+    ) -> None:
+        """seed: of the training views; None for evaluation."""
+        self.source, self.rule, self.settings, self.seed = annotated.source, rule, settings, seed
+        self.target_size = target_size
+        self.limit = len(self.source)
+        self._cache: dict[int, Sample] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return min(self.limit, len(self.source))
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, index = key
+        sample = self._sample(index)
+        if self.seed is None:
+            return self._evaluation(sample, index)
+        return self._training(sample, index, np.random.default_rng((self.seed, epoch, index)))
+
+    def _training(self, sample: Sample, index: int, rng: np.random.Generator) -> Item:
+        truth = sample.truth
+        view = augment.draw_view(
+            rng, truth.size, self.settings, lambda view: truth.classes_at(view.labels(truth.planes))
+        )
+        labels, masks, valid = self.rule(truth, view.labels(truth.planes))
+        image = augment.jitter(rng, view.image(sample.image))
+        return Item(image, labels, masks, valid, self.source.name(index))
+
+    def _evaluation(self, sample: Sample, index: int) -> Item:
+        truth = sample.truth
+        view = evaluation_view(truth.size, self.settings, self.target_size)
+        labels, masks, valid = self.rule(truth, view.labels(truth.planes))
+        return Item(view.image(sample.image), labels, masks, valid, self.source.name(index), truth)
+
+    def _sample(self, index: int) -> Sample:
+        if self._cache is None:
+            return self.source.load(index)
+        if index not in self._cache:
+            self._cache[index] = self.source.load(index)
+        return self._cache[index]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Batches of (epoch, index) keys for all epochs from `start_step` on: what a worker is asked for, in order.
+
+    An epoch is `steps` batches of `batch` x `ranks` images, drawn without repetition until the split is used up; then
+    the next shuffle begins. Each rank takes every `ranks`-th image.
+    """
+
+    images: int
+    batch: int
+    steps: int
+    epochs: int
+    seed: int
+    start_step: int = 0
+    rank: int = 0
+    ranks: int = 1
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for epoch in range(self.start_step // self.steps, self.epochs):
+            skip = self.start_step - epoch * self.steps if epoch == self.start_step // self.steps else 0
+            order = self._epoch(epoch)
+            for step in range(skip, self.steps):
+                first = step * self.batch * self.ranks + self.rank
+                yield [(epoch, int(i)) for i in order[first : first + self.batch * self.ranks : self.ranks]]
+
+    def __len__(self) -> int:
+        return max(0, self.epochs * self.steps - self.start_step)
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng((self.seed, epoch))
+        needed = self.steps * self.batch * self.ranks
+        passes = -(-needed // self.images)
+        return np.concatenate([rng.permutation(self.images) for _ in range(passes)])
+
+
+def steps_per_epoch(images: int, batch: int, ranks: int, iters_per_epoch: int | None) -> int:
+    """Whole batches in the split, or what the spec says. Raises ValueError when the split is smaller than a batch."""
+    if images < batch * ranks:
+        raise ValueError(
+            f"the training split has {images} images, fewer than one batch of dataset.train.batch_size = {batch}"
+            f" x {ranks} processes. Set dataset.train.batch_size={max(1, images // ranks)}."
+        )
+    return iters_per_epoch or images // (batch * ranks)
+
+
+def training_loader(samples: Samples, order: Order, *, workers: int, pin: bool) -> "DataLoader[Batch]":
+    """One iterator for the whole run: workers keep their caches, and prefetch across the border of two epochs."""
+    size = samples.settings.train_crop_size
+    return _loader(samples, order, Collate((size[0], size[1])), workers, pin)
+
+
+def evaluation_loader(samples: Samples, *, batch: int, workers: int, pin: bool) -> "DataLoader[Batch]":
+    """Every image once, in file order, the last batch maybe smaller."""
+    keys = [[(0, i) for i in range(at, min(at + batch, len(samples)))] for at in range(0, len(samples), batch)]
+    return _loader(samples, keys, Collate(None), workers, pin)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Pads to `size`, or to the largest image of the batch."""
+
+    size: tuple[int, int] | None
+
+    def __call__(self, items: list[Item]) -> Batch:
+        sizes = [(item.image.shape[0], item.image.shape[1]) for item in items]
+        height, width = self.size or (max(h for h, _ in sizes), max(w for _, w in sizes))
+        h, w = (-(-n // augment.STRIDE) for n in (height, width))
+        images = np.stack([augment.padded(item.image, (height, width)) for item in items])
+        masks = np.zeros((sum(len(item.labels) for item in items), h, w), dtype=bool)
+        valid = np.zeros((len(items), h, w), dtype=bool)
+        at = 0
+        for b, item in enumerate(items):
+            rows, columns = item.valid.shape
+            masks[at : at + len(item.labels), :rows, :columns] = item.masks
+            valid[b, :rows, :columns] = item.valid
+            at += len(item.labels)
+        return Batch(
+            torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(np.concatenate([item.labels for item in items])),
+            torch.from_numpy(masks),
+            [len(item.labels) for item in items],
+            torch.from_numpy(valid),
+            sizes,
+            [item.name for item in items],
+            [item.truth for item in items],
+        )
+
+
+def evaluation_view(size: tuple[int, int], settings: Augmentation, target_size: tuple[int, int] | None) -> View:
+    """How an image of (height, width) enters the network when it is not trained on."""
+    scaled = target_size or augment.shortest_edge(size, settings.test_min_size, settings.test_max_size)
+    return augment.whole(size, scaled)
+
+
+def pair(size: tuple[int, ...]) -> tuple[int, int] | None:
+    """A spec's [height, width], or None where it is empty."""
+    return (size[0], size[1]) if size else None
+
+
+def rule_for(mode: str, classes: Classes) -> TargetRule:
+    return TargetRule(mode, classes.things)
+
+
+def fits_in_memory(source: Source, workers: int) -> bool:
+    """Whether every worker may keep all decoded samples: they are small, and nobody else needs the memory."""
+    each = source.bytes_each()
+    budget = min(CACHE_BYTES, psutil.virtual_memory().available // 8)
+    return each is not None and each * len(source) * max(1, workers) <= budget
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _loader(
+    samples: Samples, batches: "Order | list[list[Key]]", collate: Collate, workers: int, pin: bool
+) -> "DataLoader[Batch]":
+    workers = min(workers, cores())
+    return DataLoader(
+        samples,  # type: ignore[arg-type]  # a loader of items that are collated to batches
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists of keys
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin and torch.cuda.is_available(),
+        worker_init_fn=_start_worker if workers else None,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        # The loader draws a base seed from a generator each time it is iterated: not from the network's.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _start_worker(_worker: int) -> None:
+    interruption.ignore()
+    cv2.setNumThreads(0)

@@ -1,0 +1,162 @@
+"""What the network's queries mean for one image: classes of pixels, instances, or a panoptic partition.
+
+The rules are the original's (https://arxiv.org/abs/2112.01527, inference of MaskFormer and Mask2Former). Everything is
+computed at the size of the original image, in stripes of rows, so that a large photo does not need Q masks at once.
+Inputs of one image: class_logits [Q, C + 1] (class 0 is no object), mask_logits [Q, h, w] at stride 4.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from mask2former_mcp.engine.resample import Resampler
+
+STRIPE_ELEMENTS = 1 << 24  # mask values held at once: 64 MB in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of a panoptic partition; `id` is its value in the map, from 1."""
+
+    id: int
+    class_: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Panoptic:
+    """ids [H, W] int32, 0 where nothing was found."""
+
+    ids: NDArray[np.int32]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """N objects, best first: classes [N], scores [N], and one compressed run-length mask each (COCO's form, bytes)."""
+
+    classes: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    masks: tuple[dict[str, Any], ...]
+
+
+def semantic(class_logits: Tensor, mask_logits: Tensor, resample: Resampler) -> NDArray[np.int32]:
+    """[H, W] classes 1..C: the class with the largest sum over queries of class probability times mask probability."""
+    weights = class_logits.float().softmax(-1)[:, 1:].T
+    out = np.empty(resample.size, dtype=np.int32)
+    for start, stop in _stripes(resample, len(mask_logits) + len(weights)):
+        masks = resample(mask_logits.float(), start, stop).sigmoid()
+        scores = (weights @ masks.flatten(1)).unflatten(1, masks.shape[1:])
+        out[start:stop] = (scores.argmax(0) + 1).to(torch.int32).cpu().numpy()
+    return out
+
+
+def panoptic(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    resample: Resampler,
+    *,
+    things: frozenset[int],
+    object_mask_threshold: float,
+    overlap_threshold: float,
+) -> Panoptic:
+    """Each pixel goes to the confident query with the largest class score times mask probability.
+
+    A query whose won pixels are less than `overlap_threshold` of its own mask is dropped. Things get a segment per
+    query, stuff one per class.
+    """
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    keep = (labels != 0) & (scores > object_mask_threshold)
+    scores, labels = scores[keep], labels[keep]
+    height, width = resample.size
+    if not len(labels):
+        return Panoptic(np.zeros((height, width), dtype=np.int32), ())
+    count = len(labels)
+    winner = torch.empty((height, width), dtype=torch.int32, device=scores.device)
+    inside = torch.empty((height, width), dtype=torch.bool, device=scores.device)
+    own = torch.zeros(count, dtype=torch.long, device=scores.device)
+    grid = mask_logits[keep].float()
+    for start, stop in _stripes(resample, 2 * count):
+        masks = resample(grid, start, stop).sigmoid()
+        best = (masks * scores[:, None, None]).argmax(0)
+        own += (masks >= 0.5).flatten(1).sum(1)
+        winner[start:stop] = best
+        inside[start:stop] = masks.gather(0, best[None])[0] >= 0.5
+    won = torch.bincount(winner.flatten(), minlength=count)
+    left = torch.bincount(winner[inside], minlength=count)
+    accepted = (left > 0) & (own > 0) & (won / own.clamp(min=1) >= overlap_threshold)
+    table, segments = _segments(accepted.tolist(), labels.tolist(), scores.tolist(), things)
+    ids = torch.tensor(table, dtype=torch.int32, device=winner.device)[winner.long()] * inside
+    return Panoptic(ids.cpu().numpy(), segments)
+
+
+def instances(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    resample: Resampler,
+    *,
+    topk: int,
+    things: frozenset[int] | None = None,
+) -> Instances:
+    """The `topk` best (query, class) pairs; score = class probability times mean mask probability inside the mask.
+
+    One query may appear with several classes; its mask is computed once. things: only these classes stay, where given.
+    """
+    probabilities = class_logits.float().softmax(-1)[:, 1:]
+    num_classes = probabilities.shape[1]
+    scores, place = probabilities.flatten().topk(min(topk, probabilities.numel()))
+    classes, query = place % num_classes + 1, place // num_classes
+    if things is not None:
+        keep = torch.isin(classes, torch.tensor(sorted(things), device=classes.device, dtype=classes.dtype))
+        scores, classes, query = scores[keep], classes[keep], query[keep]
+    used, mask_of = query.unique(return_inverse=True)
+    masks: list[dict[str, Any]] = []
+    quality: list[Tensor] = []
+    each = resample.size[0] * resample.size[1]
+    for part in used.split(max(1, STRIPE_ELEMENTS // each)):
+        logits = resample.transposed(mask_logits[part].float())  # [K, W, H]
+        inside = logits > 0
+        quality.append((logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6))
+        masks.extend(coco_mask.encode(inside.cpu().numpy().view(np.uint8).transpose(2, 1, 0)))
+    if not masks:
+        return Instances(np.zeros(0, dtype=np.int64), np.zeros(0), ())
+    scores = scores * torch.cat(quality)[mask_of]
+    order = scores.argsort(descending=True, stable=True)
+    return Instances(
+        classes[order].cpu().numpy(),
+        scores[order].double().cpu().numpy(),
+        tuple(masks[i] for i in mask_of[order].tolist()),
+    )
+
+
+def _segments(
+    accepted: list[bool], labels: list[int], scores: list[float], things: frozenset[int]
+) -> tuple[list[int], tuple[Segment, ...]]:
+    """The segment id of each query (0 when dropped), and the segments. Stuff of one class shares its first segment."""
+    table: list[int] = []
+    segments: list[Segment] = []
+    stuff: dict[int, int] = {}
+    for ok, class_, score in zip(accepted, labels, scores, strict=True):
+        if not ok:
+            table.append(0)
+        elif class_ in stuff:
+            table.append(stuff[class_])
+        else:
+            segments.append(Segment(len(segments) + 1, class_, score))
+            table.append(len(segments))
+            if class_ not in things:
+                stuff[class_] = len(segments)
+    return table, tuple(segments)
+
+
+def _stripes(resample: Resampler, planes: int) -> Iterator[tuple[int, int]]:
+    height, width = resample.size
+    step = max(1, STRIPE_ELEMENTS // max(1, planes * width))
+    for start in range(0, height, step):
+        yield start, min(start + step, height)

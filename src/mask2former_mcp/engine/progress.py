@@ -1,0 +1,66 @@
+"""How far a loop is: a line for people, and throttled fields for status.json."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+from mask2former_mcp.engine.status import StatusLog
+
+STATUS_EVERY_S = 2.0
+PRINT_EVERY_S = 10.0  # into a log file; a terminal is redrawn with every status line
+
+
+@dataclass
+class Progress:
+    """Steps done of `total`; ETA from the mean time of the steps of this run, plus what else was measured to come."""
+
+    status: StatusLog
+    total: int
+    done: int = 0
+    message: str = "Training loop in progress"
+    unit: str = "step"
+    _first: int = field(init=False)
+    _start: float = field(init=False)
+    _outside: float = field(init=False, default=0.0)  # seconds in validation, not in steps
+    _told: float = field(init=False, default=-1e9)
+    _printed: float = field(init=False, default=-1e9)
+
+    def __post_init__(self) -> None:
+        self._first, self._start = self.done, time.monotonic()
+
+    def step(self, note: str, *, ahead_s: float = 0.0, **fields: float) -> None:
+        """One more step. ahead_s: seconds of other work that is still to come (validations)."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self._told < STATUS_EVERY_S and self.done < self.total:
+            return
+        self._told = now
+        eta = self.seconds_per_step() * (self.total - self.done) + ahead_s
+        self.status.running(
+            self.message,
+            **{**fields, "progress": round(self.done / self.total, 4), "eta_s": round(eta, 1)},
+            time_per_step=_clock(self.seconds_per_step()),
+            eta=_clock(eta),
+        )
+        terminal = sys.stdout.isatty()
+        if terminal or now - self._printed >= PRINT_EVERY_S or self.done == self.total:
+            self._printed = now
+            percent = 100 * self.done / self.total
+            text = f"{percent:3.0f} %  {self.unit} {self.done}/{self.total}  {note}  ETA {_clock(eta)}"
+            end = "\n" if not terminal or self.done == self.total else ""
+            print(f"\r{text:<100}" if terminal else text, end=end, flush=True)
+
+    def outside(self, seconds: float) -> None:
+        """Time that passed in something else than steps."""
+        self._outside += seconds
+
+    def seconds_per_step(self) -> float:
+        steps = self.done - self._first
+        return max(0.0, time.monotonic() - self._start - self._outside) / steps if steps else 0.0
+
+
+def _clock(seconds: float) -> str:
+    """h:mm:ss, with a fraction below 10 seconds."""
+    whole = int(seconds)
+    text = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{text}.{int(seconds % 1 * 1000):03d}" if seconds < 10 else text

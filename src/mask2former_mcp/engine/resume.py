@@ -1,0 +1,98 @@
+"""Where a training run is, on disk: a checkpoint from which it goes on exactly as if it had never stopped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.engine.status import finite
+
+
+@dataclass
+class State:
+    """The position of the loop; weights, optimiser, schedule and generators are beside it in the checkpoint."""
+
+    seed: int
+    steps: int  # per epoch
+    step: int = 0  # optimiser steps done
+    loss_sum: float = 0.0  # of the epoch that is under way
+    loss_count: int = 0
+    seconds: float = 0.0  # of training, over all attempts
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    validated: int = -1  # the last epoch whose end (losses, validation, row) was completed
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step done, from 0."""
+        return max(0, (self.step - 1) // self.steps)
+
+
+def save(
+    folder: Path,
+    state: State,
+    *,
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: LambdaLR,
+    hyper_parameters: Mapping[str, Any],
+) -> None:
+    """Writes `model_epoch_*_step_*.pth` and the latest link; on the first process only."""
+    if not fabric.is_global_zero:
+        return
+    scaler = _scaler(fabric)
+    checkpoint.save(
+        folder / checkpoint.file_name(state.epoch, state.step),
+        model=model,
+        optimizer=optimizer,
+        scheduler=schedule,
+        epoch=state.epoch,
+        global_step=state.step,
+        rng=checkpoint.random_state(),
+        metrics=finite(state.metrics) if state.validated == state.epoch else {},
+        hyper_parameters=hyper_parameters,
+        progress={**vars(state), "scaler": scaler.state_dict() if scaler is not None else {}},
+    )
+
+
+def open_run(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint that a run can be continued from. Raises ValueError for one with weights only."""
+    content = checkpoint.load(path)
+    if not content.get("optimizer_states") or not content.get("progress"):
+        raise ValueError(
+            f"{path} holds weights but no state of a run: it cannot be resumed."
+            " To start a new run from it, set train.pretrained_model_path instead."
+        )
+    return content
+
+
+def restore(
+    content: Mapping[str, Any], steps: int, *, fabric: Fabric, optimizer: Optimizer, schedule: LambdaLR
+) -> State:
+    """Optimiser, schedule, scaler and generators as they were; returns the position.
+
+    `steps` per epoch as the spec now gives it. Raises ValueError when that is not what the run was started with.
+    """
+    saved = content["progress"]
+    if saved["steps"] != steps:
+        raise ValueError(
+            f"the run was started with {saved['steps']} steps an epoch, the spec now gives {steps}: resume with the same"
+            " training split, dataset.train.batch_size and train.iters_per_epoch"
+        )
+    optimizer.load_state_dict(content["optimizer_states"][0])
+    schedule.load_state_dict(content["lr_schedulers"][0])
+    if (scaler := _scaler(fabric)) is not None and saved["scaler"]:
+        scaler.load_state_dict(saved["scaler"])
+    checkpoint.restore_random_state(content["rng"])
+    return State(**{name: saved[name] for name in State.__dataclass_fields__})
+
+
+def _scaler(fabric: Fabric) -> Any:
+    """The loss scaler of fp16, or None."""
+    return getattr(fabric.strategy.precision, "scaler", None)

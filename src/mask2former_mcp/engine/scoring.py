@@ -1,0 +1,153 @@
+"""Measuring a network on an annotated split: the same code while training and in `evaluate`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mask2former_mcp.engine import postprocess
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.criterion import Criterion
+from mask2former_mcp.engine.data import Truth
+from mask2former_mcp.engine.loader import Batch, Normalize
+from mask2former_mcp.engine.metrics import InstanceAP, PanopticQuality, PerClass, SemanticIoU, combined
+from mask2former_mcp.engine.model.network import Prediction
+from mask2former_mcp.engine.resample import to_original
+from mask2former_mcp.spec.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was predicted for one image; parts that the mode does not have are None."""
+
+    semantic: NDArray
+    panoptic: postprocess.Panoptic | None = None
+    instances: postprocess.Instances | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """The spec's thresholds and the mode, applied to one image of a prediction."""
+
+    model: Model
+    classes: Classes
+
+    def __call__(
+        self, prediction: Prediction, index: int, kept: tuple[int, int], padded: tuple[int, int], original: tuple[int, int]
+    ) -> Outcome:
+        """index: the image's place in the batch; kept, padded, original: (height, width) as in `resample`."""
+        class_logits = prediction.class_logits[-1][index]
+        features = prediction.mask_features[index]
+        mask_logits = (prediction.mask_embeddings[-1][index] @ features.flatten(1)).unflatten(1, features.shape[1:])
+        resample = to_original((features.shape[1], features.shape[2]), padded, kept, original, features.device)
+        semantic = postprocess.semantic(class_logits, mask_logits, resample)
+        panoptic = instances = None
+        if self.model.mode == "panoptic":
+            panoptic = postprocess.panoptic(
+                class_logits,
+                mask_logits,
+                resample,
+                things=self.classes.things,
+                object_mask_threshold=self.model.object_mask_threshold,
+                overlap_threshold=self.model.overlap_threshold,
+            )
+        if self.model.mode in ("panoptic", "instance"):
+            instances = postprocess.instances(
+                class_logits,
+                mask_logits,
+                resample,
+                topk=self.model.test_topk_per_image,
+                things=self.classes.things,
+            )
+        return Outcome(semantic, panoptic, instances)
+
+
+@dataclass
+class Scores:
+    """The metrics that mode and data allow: mIoU always, PQ for panoptic data in panoptic mode, AP where there are things."""
+
+    mode: str
+    format: str
+    classes: Classes
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        known_things = self.classes.things & set(self.classes.known)
+        self._things = known_things
+        self._semantic = SemanticIoU(len(self.classes))
+        whole = self.mode == "panoptic" and self.format == "coco_panoptic"
+        self._panoptic = PanopticQuality(len(self.classes), self.classes.things) if whole else None
+        single = self.mode in ("panoptic", "instance") and self.format in ("coco", "coco_panoptic") and known_things
+        self._instances = InstanceAP(known_things) if single else None
+
+    def add(self, truth: Truth, outcome: Outcome) -> None:
+        self._semantic.add(self._semantic_truth(truth), outcome.semantic)
+        if self._panoptic is not None and outcome.panoptic is not None:
+            self._panoptic.add(truth, outcome.panoptic)
+        if self._instances is not None and outcome.instances is not None:
+            self._instances.add(truth, outcome.instances)
+
+    def results(self) -> dict[str, float]:
+        """Overall metrics; those that could not be measured are left out."""
+        found = {"val_loss": sum(self.losses) / len(self.losses) if self.losses else math.nan}
+        for part in (self._semantic, self._panoptic, self._instances):
+            if part is not None:
+                found.update(part.results())
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def per_class(self) -> PerClass:
+        return combined(*(p.per_class() for p in (self._semantic, self._panoptic, self._instances) if p is not None))
+
+    def _semantic_truth(self, truth: Truth) -> NDArray:
+        classes = truth.class_map()
+        if self.mode == "instance":  # stuff is nobody's target there, so its pixels say nothing
+            classes[~torch.isin(torch.from_numpy(classes), torch.tensor(sorted(self._things))).numpy()] = 0
+        return classes
+
+
+@torch.inference_mode()
+def score(
+    model: nn.Module,
+    loader: "DataLoader[Batch]",
+    scores: Scores,
+    interpret: Interpreter,
+    *,
+    normalize: Normalize,
+    criterion: Criterion | None,
+    device: torch.device,
+    after_batch: Callable[[Batch, list[Outcome]], None] = lambda batch, outcomes: None,
+) -> dict[str, float]:
+    """Runs the split through the network and returns the overall metrics. The network is in eval mode meanwhile.
+
+    criterion: for val_loss, over all layers as in training. after_batch may raise to end early.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in loader:
+            images = normalize(batch.images, batch.sizes, device)
+            prediction = model(images, every_layer=criterion is not None)
+            if criterion is not None:
+                loss = float(criterion(prediction, batch.targets(device)).total)
+                scores.losses.extend([loss] * len(batch.names))
+            outcomes = interpret_batch(prediction, batch, interpret)
+            for truth, outcome in zip(batch.truths, outcomes, strict=True):
+                if truth is not None:
+                    scores.add(truth, outcome)
+            after_batch(batch, outcomes)
+    finally:
+        model.train(was_training)
+    return scores.results()
+
+
+def interpret_batch(prediction: Prediction, batch: Batch, interpret: Interpreter) -> list[Outcome]:
+    """One outcome per image, at the size of its truth."""
+    padded = (batch.images.shape[2], batch.images.shape[3])
+    return [
+        interpret(prediction, b, batch.sizes[b], padded, truth.size if truth is not None else batch.sizes[b])
+        for b, truth in enumerate(batch.truths)
+    ]

@@ -1,0 +1,118 @@
+"""One run of one verb: read the spec, open the results folder, run, and say truthfully how it ended."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mask2former_mcp.engine.interruption import Interrupted, immediate
+from mask2former_mcp.engine.status import StatusLog
+from mask2former_mcp.spec import dotted
+from mask2former_mcp.spec.experiment import Experiment, load
+
+EXIT_FAILED, EXIT_SPEC = 1, 2
+MASK = "***"
+
+OUT_OF_MEMORY = (
+    "Out of memory: {cause}. What helps, best first: a smaller dataset.train.batch_size; a smaller"
+    " dataset.augmentation.train_crop_size (or test_max_size when validating); train.activation_checkpoint=true;"
+    " train.precision=bf16 or fp16 on a GPU; a smaller backbone or fewer queries."
+)
+
+
+def run(action: str, spec_file: Path, overrides: Sequence[str]) -> int:
+    """Runs `action` and returns the exit code; every failure leaves a FAILURE line where a results folder is known."""
+    mapping: dict[str, Any] = {}
+    try:
+        mapping = read_spec(spec_file, overrides)
+        spec = load(action, mapping)
+        folder = results_folder(action, spec)
+    except (ValueError, OSError) as error:
+        _tell(action, mapping, f"Configuration error: {error}")
+        return EXIT_SPEC
+    status = StatusLog(folder)
+    status.started(f"Starting Mask2Former {action}.")
+    try:
+        with immediate():
+            write_spec(folder / "experiment.yaml", spec)
+            importlib.import_module(f"mask2former_mcp.engine.{action}").run(spec, folder)
+    except Interrupted as error:
+        status.failure(f"{action.capitalize()} {error}.")
+        print(f"mask2former: {error}", file=sys.stderr)
+        return 128 + error.signal_number
+    # The outermost frame: whatever it was, whoever watches the run must read of it, and the traceback goes to the log.
+    except BaseException as error:
+        message = explain(error)
+        status.failure(message)
+        traceback.print_exc()
+        print(f"mask2former: {message}", file=sys.stderr)
+        return EXIT_FAILED
+    status.success(f"{action.capitalize()} finished successfully.")
+    return 0
+
+
+def read_spec(spec_file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The nested mapping of the YAML file with `key=value` overrides applied. Raises ValueError, OSError."""
+    try:
+        mapping = yaml.safe_load(spec_file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{spec_file} is not valid YAML: {error}") from error
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{spec_file} must hold a mapping of sections, found {type(mapping).__name__}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {override!r} must be written key=value, for example train.num_epochs=20")
+        mapping = dotted.with_value(mapping, key, yaml.safe_load(value) if value else "")
+    return mapping
+
+
+def results_folder(action: str, spec: Experiment) -> Path:
+    """`<action>.results_dir` if set, else `<results_dir>/<action>`. Raises ValueError when neither is set."""
+    own = getattr(getattr(spec, action), "results_dir", "")
+    if not own and not spec.results_dir:
+        raise ValueError(f"results_dir is empty: set results_dir, or {action}.results_dir, to a folder to write to")
+    return Path(own) if own else Path(spec.results_dir) / action
+
+
+def write_spec(path: Path, spec: Experiment) -> None:
+    """The resolved spec, its encryption key masked."""
+    content = spec.model_dump(mode="json")
+    if content.get("encryption_key"):
+        content["encryption_key"] = MASK
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def explain(error: BaseException) -> str:
+    """The one line that a FAILURE carries."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return OUT_OF_MEMORY.format(cause=text.splitlines()[0])
+    if isinstance(error, NotImplementedError):
+        return f"Feature not implemented: {text}"
+    if isinstance(error, ValueError):
+        return f"Parameter validation error: {text}"
+    if isinstance(error, OSError):
+        return f"File system error: {text}"
+    return f"{type(error).__name__}: {text}"
+
+
+def _tell(action: str, mapping: dict[str, Any], message: str) -> None:
+    """A spec that does not load still names a results folder most of the time: say there what is wrong with it."""
+    print(f"mask2former: {message}", file=sys.stderr)
+    section = mapping.get(action)
+    own = section.get("results_dir") if isinstance(section, dict) else None
+    folder = Path(own) if own else Path(mapping["results_dir"]) / action if mapping.get("results_dir") else None
+    if folder is not None and os.access(_existing(folder), os.W_OK):
+        status = StatusLog(folder)
+        status.started(f"Starting Mask2Former {action}.")
+        status.failure(message)
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() or folder.parent == folder else _existing(folder.parent)

@@ -1,0 +1,342 @@
+"""Training: the loop, in the open."""
+
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from mask2former_mcp.engine import (
+    artifacts,
+    checkpoint,
+    criterion,
+    data,
+    device,
+    interruption,
+    loader,
+    optim,
+    resume,
+    scoring,
+)
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.curves import Curves
+from mask2former_mcp.engine.loader import Batch, Normalize
+from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.progress import Progress
+from mask2former_mcp.engine.status import StatusLog, finite
+from mask2former_mcp.spec.experiment import Experiment
+
+PICTURED = 3  # images in the picture of a validation
+CURVE_EVERY = 20  # steps between two points of the training curves
+BETTER_LOSS = (
+    "What helps: a smaller train.optim.lr (a tenth), train.clip_grad_norm above 0, train.precision=fp32;"
+    " then look at these images and their annotations."
+)
+
+
+@dataclass
+class Run:
+    """What the loop needs; made once by `prepare`."""
+
+    spec: Experiment
+    folder: Path
+    status: StatusLog
+    fabric: Fabric
+    model: Any  # the network as Fabric wraps it
+    optimizer: Any  # likewise
+    plain_optimizer: AdamW
+    schedule: LambdaLR
+    criterion: criterion.Criterion
+    normalize: Normalize
+    classes: Classes
+    epochs: int
+    state: resume.State
+    samples: loader.Samples
+    validation: "DataLoader[Batch]"
+    progress: Progress = field(init=False)
+    curves: Curves | None = None  # on the first process
+    validation_seconds: float = 0.0  # what the last one took
+
+    @property
+    def total(self) -> int:
+        return self.epochs * self.state.steps
+
+    def save(self) -> None:
+        resume.save(
+            self.folder,
+            self.state,
+            fabric=self.fabric,
+            model=self.model.module,
+            optimizer=self.plain_optimizer,
+            schedule=self.schedule,
+            hyper_parameters={
+                "spec": self.spec.model_dump(mode="json", exclude={"encryption_key"}),
+                "classes": self.classes.plain(),
+            },
+        )
+
+
+def run(spec: Experiment, results_dir: Path) -> None:
+    """Trains as the spec says; checkpoints, metrics and pictures land in `results_dir`. Resumes exactly when told to.
+
+    Raises ValueError for specs and data that cannot train, FloatingPointError when the loss stops being a number, and
+    Interrupted after a signal, a resumable checkpoint written.
+    """
+    with interruption.deferred() as asked:
+        work = prepare(spec, results_dir)
+        asked.obey()
+        try:
+            fit(work, asked)
+        except interruption.Interrupted:
+            work.save()
+            work.status.running("Saved a checkpoint to resume from.", epoch=work.state.epoch, step=work.state.step)
+            raise
+        finally:
+            if work.curves is not None:
+                work.curves.close()
+
+
+def prepare(spec: Experiment, folder: Path) -> Run:
+    """Data, network, optimiser: everything up to the first step."""
+    status = StatusLog(folder)
+    resumed_from = spec.train.resume_training_checkpoint_path
+    _refuse_mixed_runs(folder, resumed_from)
+    fabric = device.training(spec.train)
+    fabric.launch()
+    content = resume.open_run(Path(resumed_from)) if resumed_from else None
+    seed = spec.train.seed if spec.train.seed >= 0 else int.from_bytes(os.urandom(4), "little")
+    seed = content["progress"]["seed"] if content else seed
+    torch.manual_seed(seed)
+
+    annotated = data.open_split(spec.dataset.train, spec.dataset, num_classes=spec.model.sem_seg_head.num_classes)
+    samples = _training_samples(spec, annotated, seed)
+    batch = spec.dataset.train.batch_size
+    steps = loader.steps_per_epoch(len(samples), batch, fabric.world_size, spec.train.iters_per_epoch)
+    epochs = spec.train.num_epochs
+    if spec.train.is_dry_run:
+        steps, epochs = min(2, steps), 1
+
+    model = network.build(spec)
+    _load_weights(model, spec, status)
+    _freeze(model, spec, status)
+    optimizer = optim.optimizer(model, spec.train.optim)
+    schedule = optim.schedule(optimizer, spec.train.optim, steps_per_epoch=steps, total_steps=epochs * steps)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    if content is None:
+        state = resume.State(seed=seed, steps=steps)
+    else:  # after everything that draws from the generators
+        state = resume.restore(content, steps, fabric=fabric, optimizer=optimizer, schedule=schedule)
+        status.running(f"Resuming training from checkpoint: {resumed_from}", epoch=state.epoch, step=state.step)
+    return Run(
+        spec=spec,
+        folder=folder,
+        status=status,
+        fabric=fabric,
+        model=wrapped,
+        optimizer=wrapped_optimizer,
+        plain_optimizer=optimizer,
+        schedule=schedule,
+        criterion=criterion.build(spec),
+        normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
+        classes=annotated.classes,
+        epochs=epochs,
+        state=state,
+        samples=samples,
+        validation=_validation_batches(spec, annotated.classes),
+    )
+
+
+def fit(work: Run, asked: interruption.Request) -> None:
+    """All epochs that are left. Raises Interrupted at a step's border once a signal has come."""
+    spec, state, steps = work.spec.train, work.state, work.state.steps
+    work.progress = Progress(work.status, work.total, state.step)
+    if work.fabric.is_global_zero:
+        content = work.spec.model_dump(mode="json", exclude={"encryption_key"})
+        work.curves = Curves(work.folder, work.spec.wandb, first_epoch=state.validated + 1, spec=content)
+    batches = iter(_training_batches(work))
+    work.status.running("Starting Training Loop.", epoch=state.step // steps, step=state.step, max_step=work.total)
+    if state.step and state.step % steps == 0 and state.validated < state.epoch:
+        end_epoch(work, state.epoch, asked)  # it was interrupted between its last step and its validation
+    work.model.train()
+    for epoch in range(state.step // steps, work.epochs):
+        while state.step < (epoch + 1) * steps:
+            started = time.monotonic()
+            loss = train_step(work, next(batches))
+            state.step += 1
+            state.loss_sum += loss
+            state.loss_count += 1
+            state.seconds += time.monotonic() - started
+            report_step(work, epoch, loss)
+            if spec.checkpoint_interval_unit == "step" and state.step % spec.checkpoint_interval == 0:
+                work.save()
+            asked.obey()
+        end_epoch(work, epoch, asked)
+    work.status.running("Training loop complete.", epoch=work.epochs - 1, step=state.step)
+
+
+def train_step(work: Run, batch: Batch) -> float:
+    """One batch forward, backward and into the weights; returns its loss. Raises FloatingPointError for NaN or Inf."""
+    at = work.fabric.device
+    prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
+    with work.fabric.autocast():
+        losses = work.criterion(prediction, batch.targets(at))
+    loss = float(losses.total.detach())
+    if not math.isfinite(loss):
+        names = ", ".join(os.path.basename(name) for name in batch.names)
+        raise FloatingPointError(f"the loss is {loss} at step {work.state.step} (images: {names}). {BETTER_LOSS}")
+    work.fabric.backward(losses.total)
+    if (largest := work.spec.train.clip_grad_norm) > 0:
+        work.fabric.clip_gradients(work.model, work.optimizer, max_norm=largest, error_if_nonfinite=False)
+    work.optimizer.step()
+    work.optimizer.zero_grad(set_to_none=True)
+    work.schedule.step()
+    return loss
+
+
+def report_step(work: Run, epoch: int, loss: float) -> None:
+    """The progress line, status.json and the curves; the two files at intervals."""
+    if not work.fabric.is_global_zero:
+        return
+    state = work.state
+    work.progress.step(
+        f"epoch {epoch + 1}/{work.epochs}  loss {state.loss_sum / state.loss_count:.3f}",
+        ahead_s=work.validation_seconds * _validations_from(epoch, work),
+        epoch=epoch,
+        step=state.step,
+        max_epoch=work.epochs - 1,
+        max_step=work.total,
+    )
+    if work.curves is not None and (state.step % CURVE_EVERY == 0 or state.step == work.total):
+        work.curves.scalars(state.step, {"train/loss": loss, "train/lr": work.schedule.get_last_lr()[-1]})
+
+
+def end_epoch(work: Run, epoch: int, asked: interruption.Request) -> None:
+    """Mean loss, validation where due, metrics row, checkpoint where due. An interruption inside loses none of them."""
+    spec, state, last = work.spec.train, work.state, epoch + 1 == work.epochs
+    measured = {"train_loss": state.loss_sum / max(1, state.loss_count)}
+    work.status.running("Train metrics generated.", measured, epoch=epoch, step=state.step)
+    if last or (epoch + 1) % spec.validation_interval == 0:
+        asked.obey()
+        measured.update(validate(work, epoch, asked))
+    state.metrics, state.validated, state.loss_sum, state.loss_count = measured, epoch, 0.0, 0
+    if work.curves is not None:
+        lr = work.schedule.get_last_lr()[-1]
+        work.curves.epoch({**measured, "epoch": epoch, "step": state.step, "lr": lr, "seconds": state.seconds})
+        work.curves.scalars(state.step, {f"epoch/{name}": value for name, value in finite(measured).items()})
+    if last or (spec.checkpoint_interval_unit == "epoch" and (epoch + 1) % spec.checkpoint_interval == 0):
+        work.save()
+
+
+def validate(work: Run, epoch: int, asked: interruption.Request) -> dict[str, float]:
+    """Measures the network on dataset.val, tells status.json, and draws a few images."""
+    started = time.monotonic()
+    model = work.spec.model
+    scenes: list[artifacts.Scene] = []
+
+    def after_batch(batch: Batch, outcomes: list[scoring.Outcome]) -> None:
+        asked.obey()
+        for b, (truth, outcome) in enumerate(zip(batch.truths, outcomes, strict=True)):
+            if truth is not None and len(scenes) < PICTURED:
+                height, width = batch.sizes[b]
+                scenes.append((batch.images[b, :, :height, :width].permute(1, 2, 0).numpy(), truth, outcome))
+
+    measured = scoring.score(
+        work.model,
+        work.validation,
+        scoring.Scores(model.mode, work.spec.dataset.val.type, work.classes),
+        scoring.Interpreter(model, work.classes),
+        normalize=work.normalize,
+        criterion=work.criterion,
+        device=work.fabric.device,
+        after_batch=after_batch,
+    )
+    if work.fabric.is_global_zero:
+        work.status.running("Eval metrics generated.", measured, epoch=epoch, step=work.state.step)
+        shown = "  ".join(f"{k} {measured[k]:.3f}" for k in ("val_loss", "mIoU", "PQ", "AP") if k in measured)
+        print(f"epoch {epoch + 1}/{work.epochs}: {shown}", flush=True)
+        panel = artifacts.comparison(scenes, work.classes, mode=model.mode, threshold=model.object_mask_threshold)
+        artifacts.save(work.folder / f"validation_epoch_{epoch:03d}.png", panel)
+    work.validation_seconds = time.monotonic() - started
+    work.progress.outside(work.validation_seconds)
+    return measured
+
+
+def _validations_from(epoch: int, work: Run) -> int:
+    """Validations still to come, that of the given epoch included."""
+    every = work.spec.train.validation_interval
+    return work.epochs // every - epoch // every + (1 if work.epochs % every else 0)
+
+
+def _refuse_mixed_runs(folder: Path, resumed_from: str) -> None:
+    found = sorted(p.name for p in folder.glob("model_epoch_*.pth"))
+    if found and not resumed_from:
+        raise ValueError(
+            f"{folder} holds {len(found)} checkpoints of another run already (last: {found[-1]}). Use an empty"
+            " results_dir, or continue that run with train.resume_training_checkpoint_path."
+        )
+
+
+def _training_samples(spec: Experiment, annotated: data.Annotated, seed: int) -> loader.Samples:
+    keep = loader.fits_in_memory(annotated.source, spec.dataset.train.num_workers)
+    rule = loader.rule_for(spec.model.mode, annotated.classes)
+    return loader.Samples(annotated, rule, spec.dataset.augmentation, seed=seed, cache=keep)
+
+
+def _training_batches(work: Run) -> "DataLoader[Batch]":
+    split = work.spec.dataset.train
+    order = loader.Order(
+        images=len(work.samples),
+        batch=split.batch_size,
+        steps=work.state.steps,
+        epochs=work.epochs,
+        seed=work.state.seed,
+        start_step=work.state.step,
+        rank=work.fabric.global_rank,
+        ranks=work.fabric.world_size,
+    )
+    return loader.training_loader(work.samples, order, workers=split.num_workers, pin=work.spec.dataset.pin_memory)
+
+
+def _validation_batches(spec: Experiment, classes: Classes) -> "DataLoader[Batch]":
+    split = spec.dataset.val
+    annotated = data.open_split(split, spec.dataset, num_classes=len(classes), classes=classes)
+    rule = loader.rule_for(spec.model.mode, classes)
+    size = loader.pair(split.target_size)
+    samples = loader.Samples(annotated, rule, spec.dataset.augmentation, seed=None, target_size=size)
+    if spec.train.is_dry_run:
+        samples.limit = split.batch_size
+    return loader.evaluation_loader(
+        samples, batch=split.batch_size, workers=split.num_workers, pin=spec.dataset.pin_memory
+    )
+
+
+def _load_weights(model: network.Mask2Former, spec: Experiment, status: StatusLog) -> None:
+    """Weights to start from: those of a run to continue, else the whole network's, else the backbone's."""
+    if spec.train.resume_training_checkpoint_path:
+        checkpoint.load_weights(model, Path(spec.train.resume_training_checkpoint_path))
+        return
+    if path := spec.train.pretrained_model_path:
+        loaded = checkpoint.load_weights(model, Path(path), strict=False)
+    elif path := spec.model.backbone.pretrained_weights:
+        loaded = checkpoint.load_backbone(model, Path(path))
+    else:
+        return
+    status.running(
+        f"Loaded {len(loaded.taken)} tensors from {path}: {len(loaded.missing)} missing, {len(loaded.unknown)} unknown,"
+        f" {len(loaded.kept_fresh)} left as initialised."
+    )
+
+
+def _freeze(model: network.Mask2Former, spec: Experiment, status: StatusLog) -> None:
+    frozen, missing = optim.freeze(model, spec.train.freeze)
+    for name in frozen:
+        status.running(f"Freezed module {name}")
+    for name in missing:
+        status.skipped(f"module {name} not found. Skipped freezing")

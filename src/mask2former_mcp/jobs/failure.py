@@ -1,0 +1,146 @@
+"""Why a run failed: a stable code, the line that shows the cause, and what to do about it.
+
+Rules are asked in order, so that a root cause stands before what it drags along (a device-side assert ends in NCCL
+errors; a fallen GPU ends in tracebacks).
+"""
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MAX_CAUSE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    code: str
+    message: str  # cause, then advice
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    code: str
+    pattern: re.Pattern[str]
+    advice: str
+
+
+def _rule(code: str, pattern: str, advice: str) -> _Rule:
+    return _Rule(code, re.compile(pattern, re.IGNORECASE), advice)
+
+
+_RULES = (
+    _rule(
+        "gpu_fault",
+        r"\bXid\b|uncorrectable ECC|fallen off the bus|GPU is lost",
+        "The GPU itself failed. resume_job goes on from the last checkpoint; leave this GPU out (setting `gpus`).",
+    ),
+    _rule(
+        "device_assert",
+        r"device-side assert|an illegal memory access",
+        "Most often a class id outside the range: run check_dataset and compare its num_classes with the spec's.",
+    ),
+    _rule(
+        "out_of_memory",
+        r"out of memory|OutOfMemoryError|DefaultCPUAllocator|\bMemoryError\b|can('t|not) allocate memory",
+        "Use a smaller batch_size (1 is the least), smaller images (dataset.augmentation.train_crop_size), "
+        "train.activation_checkpoint=true, train.precision=fp16, or a smaller backbone.",
+    ),
+    _rule(
+        "shared_memory_full",
+        r"Bus error|insufficient shared memory|shared memory \(shm\)",
+        "Give more shared memory, or set dataset.train.num_workers=0.",
+    ),
+    _rule(
+        "disk_full",
+        r"No space left on device|Disk quota exceeded|Errno 28",
+        "Free space (delete_job removes a job's folder), or keep fewer checkpoints with train.checkpoint_interval.",
+    ),
+    _rule(
+        "engine_missing",
+        r"No module named '?(torch|mask2former_mcp|lightning_fabric|onnx\w*|pycocotools|cv2|scipy|yaml)",
+        'Install the engine into the Python that runs jobs: pip install "mask2former-mcp[engine]"; doctor checks it.',
+    ),
+    _rule(
+        "checkpoint_mismatch",
+        r"size mismatch for|Missing key\(s\) in state_dict|Unexpected key\(s\) in state_dict",
+        "The weights belong to another network: use parent_job_id, which carries the architecture, or the same keys.",
+    ),
+    _rule(
+        "bad_image",
+        r"UnidentifiedImageError|cannot identify image file|image file is truncated|broken data stream",
+        "Repair or remove the file; check_dataset names every such file.",
+    ),
+    _rule(
+        "missing_file",
+        r"FileNotFoundError|No such file or directory|NotADirectoryError",
+        "Check that the file exists and that this user may read it; check_dataset lists what a data set lacks.",
+    ),
+    _rule("permission_denied", r"PermissionError|Permission denied", "Give this user access to the path."),
+    _rule(
+        "invalid_spec",
+        r"Configuration error|Schema validation error|Parameter validation error|ConfigAttributeError|ConfigKeyError",
+        "Correct the value; search_spec shows what each key accepts.",
+    ),
+    _rule("not_available", r"Feature not implemented", "Choose another value; search_spec shows what there is."),
+    _rule(
+        "communication_failed",
+        r"\bNCCL\b|ncclSystemError|ncclInternalError|\bgloo\b.*(timeout|connect)",
+        "resume_job goes on from the last checkpoint; NCCL_DEBUG=INFO in the server's environment says more.",
+    ),
+)  # fmt: skip
+
+_TRACEBACK_END = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Warning)\b.*")
+
+
+def explain(exit_code: int | None, failure_line: str | None, log_tail: Sequence[str]) -> Failure:
+    """`exit_code` as the shell or as subprocess counts it (negative: a signal); `failure_line` is the message of
+    status.json's FAILURE line, `log_tail` the log's last lines."""
+    number = _signal(exit_code)
+    for rule in _RULES:
+        if (cause := _find(rule.pattern, failure_line, log_tail)) is not None:
+            return Failure(rule.code, f"{cause} {rule.advice}")
+    if number == signal.SIGKILL:
+        return Failure(
+            "killed",
+            "Killed by SIGKILL from outside, most often by the kernel for want of memory. Use a smaller batch_size or"
+            " fewer data workers, or give the machine more memory; resume_job goes on from the last checkpoint.",
+        )
+    if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        name = signal.Signals(number).name
+        return Failure("interrupted", f"Ended by {name} from outside. resume_job goes on from the last checkpoint.")
+    if number is not None:
+        return Failure(
+            "crashed", f"The process crashed with {_signal_name(number)}. get_job_logs shows its last words."
+        )
+    cause = failure_line or next((line for line in reversed(log_tail) if _TRACEBACK_END.match(line)), None)
+    cause = cause or (log_tail[-1] if log_tail else "it said nothing")
+    how = "" if exit_code is None else f" (exit code {exit_code})"
+    return Failure("program_error", f"{_cut(cause)}{how} get_job_logs shows more.")
+
+
+def _find(pattern: re.Pattern[str], failure_line: str | None, log_tail: Sequence[str]) -> str | None:
+    """The first line that matches: the cause stands above its consequences."""
+    lines = [*([failure_line] if failure_line else []), *log_tail]
+    return next((_cut(line) for line in lines if pattern.search(line)), None)
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    text = text if len(text) <= _MAX_CAUSE else f"{text[:_MAX_CAUSE]} ..."
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _signal(exit_code: int | None) -> int | None:
+    if exit_code is None:
+        return None
+    if exit_code < 0:
+        return -exit_code
+    return exit_code - 128 if 128 < exit_code < 128 + 65 else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,83 @@
+"""From status.json into the store: metrics per epoch, progress, time left, phase, and the closing words."""
+
+from typing import Any
+
+from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.prepare import MASK, action_folder, resolved_spec
+from mask2former_mcp.jobs.series import best_epoch, headline
+from mask2former_mcp.jobs.status import Run, StatusReader
+from mask2former_mcp.jobs.store import JobStore
+
+PHASES = {
+    JobState.SUCCEEDED: "done",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "cancelled",
+    JobState.LOST: "lost",
+}
+ONE_TRIAL = (
+    "AutoML policy: auto. The search is not built yet, so this ran as a study of one trial, the resolved spec itself."
+)
+_CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
+
+
+class Follower:
+    """Follows the status of one attempt. A new one, made after a crash, reads it again from where it began."""
+
+    def __init__(self, store: JobStore, job: Job, secret: str | None = None) -> None:
+        self.store = store
+        self._secret = secret
+        self.job = job
+        folders = Folders.of(store.home, job)
+        spec = resolved_spec(job, folders)
+        attempt = store.history.attempt(job.id, job.attempt)
+        train = (spec.get("train") or {}) if job.action == "train" else {}
+        self._reader = StatusReader(
+            action_folder(job.action, spec, folders.results) / "status.json",
+            offset=attempt.status_offset if attempt else 0,
+            interval=int(train.get("validation_interval") or 1),
+            epochs=int(train["num_epochs"]) if train.get("num_epochs") else None,
+        )
+        self._written: dict[int, dict[str, float]] = {}
+        self._shown: dict[str, Any] = {}
+
+    @property
+    def run(self) -> Run:
+        return self._reader.run
+
+    def look(self, *, final: bool = False) -> None:
+        """Store what is new; costs nothing when nothing is."""
+        if not self._reader.advance(final=final):
+            return
+        job, run = self.job, self.run
+        shown: dict[str, Any] = {
+            "phase": self._clean(run.phase),
+            "progress": run.progress,
+            "eta_s": None if final else run.eta_s,
+        }
+        for epoch, values in run.measured.items():
+            if self._written.get(epoch) != values:
+                self.store.series.write(job.id, job.attempt, epoch, values)
+                self._written[epoch] = dict(values)
+                shown["metrics"] = {}
+        if "metrics" in shown:
+            shown["metrics"] = headline(self.store.series.epochs(job.id), job.plan.metric)
+        if shown != self._shown:
+            self._shown = shown
+            self.store.update(job.id, job.attempt, **shown)
+
+    def _clean(self, text: str) -> str:
+        text = text.translate(_CONTROL)
+        return text.replace(self._secret, MASK) if self._secret else text
+
+
+def success_message(store: JobStore, job: Job) -> str:
+    """What a finished job says of itself."""
+    epochs = store.series.epochs(job.id)
+    parts = []
+    best = best_epoch(epochs, job.plan.metric)
+    if best is not None and job.action == "train":
+        parts.append(f"Best {job.plan.metric} {epochs[best][job.plan.metric]:.4f} at epoch {best} (counted from 0).")
+    if job.plan.automl.route == "automl":
+        parts.append(ONE_TRIAL)
+    return " ".join(parts) or f"{job.action} finished."

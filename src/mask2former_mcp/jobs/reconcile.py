@@ -1,0 +1,89 @@
+"""Find jobs that nobody follows any more, and give each a supervisor again; mark the rest lost, with the reason.
+
+A supervisor that is started for a job finds out itself whether its process still runs (and adopts it) or is gone (and
+begins the next attempt). Servers that share a home take turns: one file lock, given back by the kernel, says who.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.leases import Leases
+from mask2former_mcp.jobs.logs import last_lines
+from mask2former_mcp.jobs.spawn import spawn, supervised
+from mask2former_mcp.jobs.store import LIVE, JobStore
+from mask2former_mcp.platforms.local import LocalPlatform
+from mask2former_mcp.platforms.locks import ProcessLock
+from mask2former_mcp.settings import Settings
+
+MAX_SPAWNS = 5  # supervisors that died without moving the job
+TRASH = "trash"
+
+
+def reconcile(settings: Settings, store: JobStore, environ: Mapping[str, str]) -> list[str]:
+    """Returns the ids of jobs that got a new supervisor or were marked lost; none when another process is at it."""
+    with ProcessLock(store.home / "reconcile.lock") as lock:
+        if not lock.acquire():
+            return []
+        touched = []
+        cursor: str | None = None
+        while True:
+            jobs, cursor = store.list(states=LIVE, limit=200, cursor=cursor)
+            touched += [job.id for job in jobs if not supervised(store, job) and _revive(settings, store, job, environ)]
+            if cursor is None:
+                break
+        Leases(store.database).release_orphans()
+        shutil.rmtree(store.home / TRASH, ignore_errors=True)
+        return touched
+
+
+def discard(home: Path, folder: Path) -> None:
+    """Remove a job's folder: out of sight at once, then file by file. Links are unlinked, never followed."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    trash = home / TRASH
+    trash.mkdir(exist_ok=True, mode=0o700)
+    try:
+        folder = folder.rename(trash / f"{folder.name}-{time.time_ns()}")
+    except FileNotFoundError:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, str]) -> bool:
+    now = store.state(job.id)  # the list was read a moment ago
+    if now is None or now[0].terminal:
+        return False
+    folders = Folders.of(store.home, job)
+    if not folders.job.is_dir() and job.state is not JobState.QUEUED:
+        _give_up(settings, store, job, f"Its folder {folders.job} is gone.")
+        return True
+    try:
+        if spawn(settings, store, job, environ) > MAX_SPAWNS:
+            words = " ".join(last_lines(folders.supervisor_log, 1))
+            _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
+    except Mask2FormerError as error:
+        store.history.remark(job.id, job.attempt, error.message)
+        return False
+    return True
+
+
+def _give_up(settings: Settings, store: JobStore, job: Job, reason: str) -> None:
+    """Lost: but first end whatever of it still runs, because its devices are given back now."""
+    if job.handle is not None:
+        LocalPlatform(settings.home, settings.engine).cancel(job.handle, grace_s=settings.cancel_grace_s)
+    store.transition(
+        job.id,
+        JobState.LOST,
+        expect=LIVE,
+        attempt=job.attempt,
+        text=reason,
+        message=reason,
+        error_code="lost",
+        phase="lost",
+    )

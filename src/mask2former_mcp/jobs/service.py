@@ -1,0 +1,237 @@
+"""Jobs, as the server and the command line see them: submit, look, wait, cancel, resume, delete.
+
+Nothing runs in here. Whatever is started is started as a detached supervisor that reads the store; killing the process
+that holds this object changes nothing for any job.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mask2former_mcp.errors import InvalidRequest, NotAvailable, StoreError, WrongState
+from mask2former_mcp.jobs import reconcile as reconciling
+from mask2former_mcp.jobs.folders import new_id, stored_results_dir
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.jobs.prepare import resolved_spec
+from mask2former_mcp.jobs.spawn import spawn, supervised
+from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.jobs.views import JobViews
+from mask2former_mcp.settings import KEY_VARIABLE, Settings
+
+_POLL_S = 0.2
+_ORPHAN_CHECK_S = 2.0
+_NOT_BUILT = {
+    "quantize": "the engine cannot quantize yet",
+    "gen_trt_engine": "the engine cannot build TensorRT engines yet",
+}
+AUTOML_NOTE = (
+    "AutoML policy: auto. The search is not built yet: this is a study of one trial, the resolved spec itself."
+)
+
+
+class Jobs(JobViews):
+    """One home's jobs. Thread-safe. `environ` is what supervisors (and, by allow-list, engines) inherit."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
+        self.settings = settings
+        self.environ = dict(os.environ if environ is None else environ)
+        super().__init__(JobStore(settings.home), secret=self.environ.get(KEY_VARIABLE))
+        self._checked = 0.0
+        self.reconcile()
+
+    def close(self) -> None:
+        self.store.close()
+
+    # -- starting --
+
+    def submit(self, plan: Plan) -> Job:
+        """Store the job and start its supervisor. The same run name with the same plan answers the same job.
+
+        NotAvailable: this action, runtime or platform cannot run here; nothing is stored. InvalidRequest: the run name
+        or the results folder belongs to something else.
+        """
+        refuse_unavailable(plan)
+        if plan.run_name is not None and (found := self.store.named(plan.run_name, plan)) is not None:
+            return self._followed(found)
+        job_id = new_id(plan.action)
+        _refuse_used_folder(plan.results_dir)
+        study = plan.automl.route == "automl"
+        job, is_new = self.store.insert(
+            Job(
+                id=job_id,
+                action=plan.action,
+                state=JobState.QUEUED,
+                plan=plan,
+                created_at=time.time(),
+                results_dir=stored_results_dir(self.store.home, job_id, plan.results_dir),
+                run_name=plan.run_name,
+                parent_job_id=plan.parent_job_id,
+                study_id=job_id if study else None,  # the study and its only trial are one row
+                trial=0 if study else None,
+                phase="queued",
+                message=AUTOML_NOTE if study else "",
+            )
+        )
+        return self._start(job) if is_new else self._followed(job)
+
+    def resume(self, job_id: str, *, num_epochs: int | None = None) -> Job:
+        """Continue an ended job as its next attempt: same id, same folder; a training from its last whole checkpoint.
+
+        WrongState: it has not ended. InvalidRequest: num_epochs for another action, or not more than it had.
+        """
+        job = self.store.get(job_id)
+        if not job.state.terminal:
+            raise WrongState(
+                f"{job.id} is {job.state}: only an ended job is resumed", fix=f"wait_for_job {job.id}, or cancel_job."
+            )
+        changes = dict(job.changes)
+        if num_epochs is not None or (job.action == "train" and job.state is JobState.SUCCEEDED):
+            changes["train.num_epochs"] = self._more_epochs(job, num_epochs)
+        resumed = self.store.resume(job.id, expect=job.state, attempt=job.attempt, changes=changes)
+        if resumed is None:
+            raise WrongState(
+                f"{job.id} was changed by somebody else just now", fix=f"get_job {job.id} shows its state."
+            )
+        return self._start(resumed)
+
+    def _more_epochs(self, job: Job, asked: int | None) -> int:
+        if job.action != "train":
+            raise InvalidRequest(f"{job.id} is a {job.action} job: it has no epochs", fix="Leave num_epochs out.")
+        had = int(resolved_spec(job, self._folders(job))["train"]["num_epochs"])
+        if asked is None:
+            raise InvalidRequest(
+                f"{job.id} has trained all of its {had} epochs", fix=f"Pass num_epochs above {had} to train on."
+            )
+        least = had + 1 if job.state is JobState.SUCCEEDED else had
+        if asked < least:
+            raise InvalidRequest(
+                f"num_epochs={asked}, but {job.id} has {had}", fix=f"Pass num_epochs of {least} or more."
+            )
+        return asked
+
+    def _start(self, job: Job) -> Job:
+        try:
+            spawn(self.settings, self.store, job, self.environ)
+        except StoreError as error:
+            text = f"{error.message}. {error.fix}"
+            self.store.transition(
+                job.id, JobState.FAILED, expect=(JobState.QUEUED,), attempt=job.attempt, text=text, message=text,
+                error_code="cannot_start", phase="failed",
+            )  # fmt: skip
+        return self.store.get(job.id)
+
+    # -- looking --
+
+    def get(self, job_id: str) -> Job:
+        return self._followed(self.store.get(job_id))
+
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        action: str | None = None,
+        study_id: str | None = None,
+        parent_job_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> tuple[Sequence[Job], str | None]:
+        """Newest first, and the cursor of the next page."""
+        states = None if state is None else (JobState(state),)
+        return self.store.list(
+            states=states, action=action, study_id=study_id, parent_job_id=parent_job_id, limit=limit, cursor=cursor
+        )
+
+    def wait(self, job_id: str, timeout_s: float) -> Job:
+        """The job when it has ended, or as it is after `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            state = self.store.state(job_id)
+            if state is None or state[0].terminal or time.monotonic() >= deadline:
+                return self.get(job_id)
+            self._look_after_orphans()
+            time.sleep(min(_POLL_S, max(deadline - time.monotonic(), 0.0)))
+
+    # -- ending --
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for the end: a queued job ends at once, another one when its processes are gone. Checkpoints stay."""
+        job = self.store.get(job_id)
+        if job.state.terminal or job.state is JobState.STOPPING:
+            return self._followed(job)
+        if self.store.transition(
+            job.id, JobState.CANCELLED, expect=(JobState.QUEUED,), text="cancelled while queued", phase="cancelled",
+            message="Cancelled before it started.",
+        ):  # fmt: skip
+            return self.store.get(job.id)
+        live = (JobState.PREPARING, JobState.RUNNING)
+        self.store.transition(job.id, JobState.STOPPING, expect=live, text="cancel asked for", phase="stopping")
+        return self._followed(self.store.get(job.id))
+
+    def delete(self, job_id: str) -> Job:
+        """Remove an ended job and its folder; a results folder that the user chose elsewhere stays. Answers what was.
+
+        WrongState: it has not ended, or other jobs depend on it.
+        """
+        job = self.store.get(job_id)
+        dependents = self.store.dependents(job.id)
+        if not job.state.terminal:
+            raise WrongState(f"{job.id} is {job.state}: it cannot be deleted", fix=f"cancel_job {job.id} first.")
+        if not dependents and self.store.remove(job.id):
+            folder = self._folders(job).job
+            reconciling.discard(self.store.home, folder)
+            return job
+        names = ", ".join(dependents[:5]) or "another job"
+        raise WrongState(
+            f"{job.id} cannot be deleted: {names} depend{'s' if len(dependents) == 1 else ''} on its files",
+            fix=f"delete_job {names} first.",
+            details={"job_ids": list(dependents)},
+        )
+
+    def reconcile(self) -> Sequence[str]:
+        """Take care of jobs whose supervisor died. Called at the start, and now and then while somebody looks."""
+        return reconciling.reconcile(self.settings, self.store, self.environ)
+
+    # -- inside --
+
+    def _followed(self, job: Job) -> Job:
+        """The job, with a supervisor if it needs one."""
+        if not job.state.terminal and not supervised(self.store, job):
+            self.reconcile()
+            return self.store.get(job.id)
+        return job
+
+    def _look_after_orphans(self) -> None:
+        if time.monotonic() - self._checked > _ORPHAN_CHECK_S:
+            self._checked = time.monotonic()
+            self.reconcile()
+
+
+def refuse_unavailable(plan: Plan) -> None:
+    """NotAvailable with what is missing, for what can be planned but not yet run."""
+    if plan.platform != "local":
+        raise NotAvailable(f"platform {plan.platform!r} is not built yet", fix="Use platform='local'.")
+    if plan.runtime != "engine":
+        raise NotAvailable(
+            f"runtime {plan.runtime!r} needs containers, and platform 'local' runs none", fix="Use runtime='engine'."
+        )
+    if plan.action in _NOT_BUILT:
+        raise NotAvailable(
+            f"{plan.action} can be planned but not started: {_NOT_BUILT[plan.action]}",
+            fix="Use dry_run=true to see the Plan; export and inference run today.",
+        )
+
+
+def _refuse_used_folder(chosen: str | None) -> None:
+    if chosen is None:
+        return
+    path = Path(chosen).expanduser()
+    try:
+        used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise InvalidRequest(f"results_dir {chosen} cannot be read: {error}", fix="Name another folder.") from error
+    if used:
+        raise InvalidRequest(
+            f"results_dir {chosen} is not a new or empty folder", fix="Name a new folder, or leave results_dir out."
+        )

@@ -1,0 +1,201 @@
+"""The store of jobs: rows and compare-and-set transitions.
+
+Nothing here decides; which state may follow which is the table in job.py. Times are seconds since the epoch.
+"""
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs import rows
+from mask2former_mcp.jobs.database import Database
+from mask2former_mcp.jobs.history import History
+from mask2former_mcp.jobs.job import TRANSITIONS, Job, JobState
+from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.jobs.series import Series
+
+LIVE = tuple(state for state in JobState if not state.terminal)
+
+# What a new attempt starts without.
+_FRESH: dict[str, Any] = {
+    "phase": "", "progress": 0.0, "eta_s": None, "message": "", "error_code": None, "handle": None, "finished_at": None
+}  # fmt: skip
+
+
+class JobStore:
+    """Jobs in `<home>/jobs.sqlite3`. Safe to share between threads; other processes open their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.database = Database(home / "jobs.sqlite3")
+        self.history = History(self.database)
+        self.series = Series(self.database)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def insert(self, job: Job) -> tuple[Job, bool]:
+        """Store a new job; with a run name that stands already, answer the job that has it. Returns (job, is new).
+
+        InvalidRequest: the name belongs to another plan, or the results folder to another job.
+        """
+        with self.database.write() as connection:
+            if job.run_name is not None:
+                row = connection.execute("SELECT * FROM jobs WHERE run_name = ?", (job.run_name,)).fetchone()
+                if row is not None:
+                    return _same_plan(rows.read(row), job.plan), False
+            row = connection.execute("SELECT id FROM jobs WHERE results_dir = ?", (job.results_dir,)).fetchone()
+            if row is not None:
+                raise InvalidRequest(
+                    f"results_dir {job.results_dir} belongs to job {row['id']}",
+                    fix="Name a new folder, or leave results_dir out.",
+                )
+            rows.insert(connection, job)
+            return rows.one(connection, job.id), True
+
+    def named(self, run_name: str, plan: Plan) -> Job | None:
+        """The job of this run name, or None; InvalidRequest when it has another plan."""
+        with self.database.read() as connection:
+            row = connection.execute("SELECT * FROM jobs WHERE run_name = ?", (run_name,)).fetchone()
+        return None if row is None else _same_plan(rows.read(row), plan)
+
+    def get(self, job_id: str) -> Job:
+        with self.database.read() as connection:
+            return rows.one(connection, job_id)
+
+    def state(self, job_id: str) -> tuple[JobState, int] | None:
+        """(state, attempt), cheap enough to ask several times a second; None when there is no such job."""
+        with self.database.read() as connection:
+            row = connection.execute("SELECT state, attempt FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        return None if row is None else (JobState(row["state"]), row["attempt"])
+
+    def list(
+        self,
+        *,
+        states: Collection[JobState] | None = None,
+        action: str | None = None,
+        study_id: str | None = None,
+        parent_job_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> tuple[Sequence[Job], str | None]:
+        """Newest first; the cursor of the next page is None on the last."""
+        clauses: list[str] = ["1"]
+        values: list[Any] = []
+        if states is not None:
+            clauses.append(f"state IN ({','.join('?' * len(states))})")
+            values += states
+        for column, value in (("action", action), ("study_id", study_id), ("parent_job_id", parent_job_id)):
+            if value is not None:
+                clauses.append(f"{column} = ?")
+                values.append(value)
+        if cursor is not None:
+            clauses.append("(created_at, id) < (?, ?)")
+            values += _read_cursor(cursor)
+        query = f"SELECT * FROM jobs WHERE {' AND '.join(clauses)} ORDER BY created_at DESC, id DESC LIMIT ?"
+        with self.database.read() as connection:
+            found = connection.execute(query, (*values, limit + 1)).fetchall()
+        jobs = [rows.read(row) for row in found[:limit]]
+        return jobs, f"{jobs[-1].created_at!r}:{jobs[-1].id}" if len(found) > limit else None
+
+    def transition(
+        self,
+        job_id: str,
+        to: JobState,
+        *,
+        expect: Collection[JobState],
+        text: str,
+        attempt: int | None = None,
+        **changes: Any,
+    ) -> Job | None:
+        """Move a job if it still is in one of `expect` (and in this attempt); None when somebody else moved it first.
+
+        Devices are given back when the job ends. ValueError: a pair that the table does not allow.
+        """
+        for state in expect:
+            if to not in TRANSITIONS[state]:
+                raise ValueError(f"no transition from {state} to {to}")
+        with self.database.write() as connection:
+            moved = rows.move(connection, job_id, to, expect=expect, attempt=attempt, text=text, changes=changes)
+            return rows.one(connection, job_id) if moved else None
+
+    def retry(self, job_id: str, *, attempt: int, restarts: int, reason: str) -> Job | None:
+        """End this attempt as lost and queue the next one, in one step that nobody sees half done."""
+        lost, live = JobState.LOST, (JobState.PREPARING, JobState.RUNNING)
+        with self.database.write() as connection:
+            if not rows.move(connection, job_id, lost, expect=live, attempt=attempt, text=reason, changes={}):
+                return None
+            # It keeps its place in the queue: what was interrupted goes on before what never began.
+            self._queue(connection, job_id, lost, attempt, "queued again", {"restarts": restarts})
+            return rows.one(connection, job_id)
+
+    def resume(self, job_id: str, *, expect: JobState, attempt: int, changes: dict[str, Any]) -> Job | None:
+        """Queue the next attempt of an ended job; None when somebody else moved it first."""
+        with self.database.write() as connection:
+            fields = {"restarts": 0, "changes": changes, "queued_at": time.time()}
+            moved = self._queue(connection, job_id, expect, attempt, "queued again by resume_job", fields)
+            return rows.one(connection, job_id) if moved else None
+
+    def _queue(
+        self, connection: Any, job_id: str, expect: JobState, attempt: int, text: str, fields: dict[str, Any]
+    ) -> bool:
+        changes = {**_FRESH, **fields, "attempt": attempt + 1}
+        return rows.move(
+            connection, job_id, JobState.QUEUED, expect=(expect,), attempt=attempt, text=text, changes=changes
+        )
+
+    def update(self, job_id: str, attempt: int, **changes: Any) -> bool:
+        """Progress of a live attempt; False when the job ended, or another attempt has begun."""
+        with self.database.write() as connection:
+            return rows.change(connection, job_id, attempt, LIVE, changes)
+
+    def dependents(self, job_id: str) -> tuple[str, ...]:
+        """Jobs that name this one as their parent or their study."""
+        with self.database.read() as connection:
+            return rows.dependents(connection, job_id)
+
+    def remove(self, job_id: str) -> bool:
+        """Forget an ended job that nobody depends on; its events stay. False: it lives, or is depended upon."""
+        with self.database.write() as connection:
+            job = rows.one(connection, job_id)
+            if not job.state.terminal or rows.dependents(connection, job_id):
+                return False
+            for table in ("leases", "metrics", "attempts"):
+                connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
+            connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+            rows.record(connection, job_id, job.attempt, None, None, "deleted")
+            return True
+
+    def note_supervisor(self, job_id: str, supervisor: dict[str, Any], *, spawned: bool) -> int:
+        """Remember who follows the job; returns how often one was started since the job last moved."""
+        with self.database.write() as connection:
+            connection.execute(
+                "UPDATE jobs SET supervisor = ?, spawns = spawns + ? WHERE id = ?",
+                (json.dumps(supervisor), int(spawned), job_id),
+            )
+            row = connection.execute("SELECT spawns FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        return 0 if row is None else int(row["spawns"])
+
+
+def _same_plan(job: Job, plan: Plan) -> Job:
+    if job.plan.digest == plan.digest:
+        return job
+    raise InvalidRequest(
+        f"run_name {job.run_name!r} belongs to job {job.id}, which has another plan"
+        f" (digest {job.plan.digest}, asked {plan.digest})",
+        fix="Choose another run_name, or repeat the arguments of that job exactly.",
+        details={"job_id": job.id},
+    )
+
+
+def _read_cursor(cursor: str) -> list[Any]:
+    when, _, job_id = cursor.partition(":")
+    try:
+        return [float(when), job_id]
+    except ValueError:
+        raise InvalidRequest(
+            f"cursor {cursor!r} is not one that list_jobs answered", fix="Pass next_cursor unchanged, or leave it out."
+        ) from None

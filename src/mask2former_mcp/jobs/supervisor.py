@@ -1,0 +1,279 @@
+"""The process that follows one job: `python -m mask2former_mcp.jobs.supervisor --job ID` (home and settings: M2F_*).
+
+It looks at the state in the store and does the next step, again and again, until the job has ended. So a new supervisor
+needs no other knowledge than an old one: whatever state it finds, the step for that state is the right one. What an
+earlier supervisor had begun is found by the platform's fence (one start per attempt) and by the handle in the store.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.jobs import artifacts, following
+from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.leases import Leases, Waiting
+from mask2former_mcp.jobs.logs import last_lines
+from mask2former_mcp.jobs.prepare import MASK, action_folder, devices_wanted, prepare, resolved_spec
+from mask2former_mcp.jobs.reconcile import reconcile
+from mask2former_mcp.jobs.spawn import supervised
+from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.jobs.verdict import Verdict, judge
+from mask2former_mcp.platforms.devices import inventory
+from mask2former_mcp.platforms.local import LocalPlatform
+from mask2former_mcp.platforms.locks import ProcessLock
+from mask2former_mcp.platforms.process import identify
+from mask2former_mcp.platforms.protocol import Handle, Observation, Platform
+from mask2former_mcp.settings import KEY_VARIABLE, Settings
+
+_LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
+_RECONCILE_EVERY_S = 5.0
+_LOG_TAIL = 200
+
+_log = logging.getLogger("mask2former_mcp.supervisor")
+
+
+class Stopped(Exception):
+    """Somebody asked for the end while the job was prepared."""
+
+
+class Supervisor:
+    """Steps of one job. Every write names the attempt, so that a supervisor that was overtaken changes nothing."""
+
+    def __init__(self, settings: Settings, store: JobStore, platform: Platform, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.store = store
+        self.platform = platform
+        self.environ = environ
+        self.leases = Leases(store.database)
+
+    def run(self, job_id: str) -> None:
+        while not (job := self.store.get(job_id)).state.terminal:
+            match job.state:
+                case JobState.QUEUED:
+                    self.wait_for_devices(job)
+                case JobState.PREPARING:
+                    self.start(job)
+                case JobState.RUNNING:
+                    self.follow(job)
+                case JobState.STOPPING:
+                    self.stop(job)
+
+    # -- queued --
+
+    def wait_for_devices(self, job: Job) -> None:
+        """Until the devices are held, or the job is not queued any more."""
+        there = inventory(self.environ, self.settings.gpus, self.settings.cpu_slots)
+        count = devices_wanted(job) if there.kind == "gpu" else 1
+        if count > len(there.names):
+            text = f"It asks for {count} GPUs; this machine has {len(there.names)} for jobs. Lower num_gpus."
+            self._end(job, Verdict(JobState.FAILED, text, "not_available"), None)
+            return
+        looked = time.monotonic()
+        while self.store.state(job.id) == (JobState.QUEUED, job.attempt):
+            answer = self.leases.acquire(job.id, count, there, waits=self._waits)
+            if not isinstance(answer, Waiting):
+                self.store.transition(
+                    job.id,
+                    JobState.PREPARING,
+                    expect=(JobState.QUEUED,),
+                    attempt=job.attempt,
+                    text=f"holds {', '.join(answer.devices)}",
+                    phase="preparing",
+                    started_at=time.time(),
+                )
+                return
+            kind = "a CPU slot" if there.kind == "cpu" else f"{count} GPU" + ("s" if count > 1 else "")
+            phase = f"waiting for {kind} behind {', '.join(answer.behind[:3]) or 'nobody'}"
+            if phase != job.phase and self.store.update(job.id, job.attempt, phase=phase):
+                job = self.store.get(job.id)
+            if time.monotonic() - looked > _RECONCILE_EVERY_S:  # whoever is before us may have lost its supervisor
+                looked = time.monotonic()
+                reconcile(self.settings, self.store, self.environ)
+            time.sleep(self.settings.poll_s)
+
+    def _waits(self, job_id: str) -> bool:
+        return supervised(self.store, self.store.get(job_id))
+
+    # -- preparing --
+
+    def start(self, job: Job) -> None:
+        """Prepare and start. Called again after a crash in between, it answers the process that runs already."""
+        if job.handle is not None and self.platform.poll(job.handle).state != "missing":
+            self._running(job, job.handle, "found running")
+            return
+        folders = Folders.of(self.store.home, job)
+        shown = ""
+
+        def report(what: str, done: float) -> None:
+            nonlocal shown
+            phase = f"{what} ({done:.0%})" if done else what
+            if phase == shown:
+                return
+            shown = phase
+            if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
+                raise Stopped
+            self.store.update(job.id, job.attempt, phase=phase)
+
+        try:
+            prepared = prepare(
+                job,
+                folders,
+                devices=self.leases.held(job.id),
+                cpu_share=self.settings.cpu_slots,
+                environ=self.environ,
+                report=report,
+            )
+            self.store.history.begin(
+                job.id,
+                job.attempt,
+                resumed_from=prepared.resumed_from,
+                resume_epoch=prepared.resume_epoch,
+                status_offset=prepared.status_offset,
+            )
+            for note in prepared.notes:
+                self.store.history.remark(job.id, job.attempt, note)
+            # The handle is stored before the start: killed in between, a successor still finds what was started.
+            if not self.store.update(job.id, job.attempt, handle=self.platform.render(prepared.task)["handle"]):
+                return
+            report("starting", 0.0)
+            handle = self.platform.submit(prepared.task)
+        except Stopped:
+            return
+        except Mask2FormerError as error:
+            self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code), None)
+            return
+        except OSError as error:
+            self._end(job, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"), None)
+            return
+        self._running(job, handle, "; ".join(("started", *prepared.notes)))
+
+    def _running(self, job: Job, handle: Handle, text: str) -> None:
+        """Asked to stop in this moment, the transition fails, and the next step ends what was started."""
+        self.store.transition(
+            job.id,
+            JobState.RUNNING,
+            expect=(JobState.PREPARING,),
+            attempt=job.attempt,
+            text=text,
+            handle=handle,
+            phase="starting",
+        )
+
+    # -- running --
+
+    def follow(self, job: Job) -> None:
+        """Read the status until the process has ended, or the job is not running any more."""
+        follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
+        assert job.handle is not None  # stored before the job could be running
+        self.store.update(job.id, job.attempt, spawns=0)  # this supervisor got on
+        while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
+            seen = self.platform.poll(job.handle)
+            follower.look(final=seen.state in ("exited", "missing"))
+            if seen.state == "exited":
+                self._clear(job, grace_s=1.0)
+                self._conclude(job, follower, seen, stopping=False)
+                return
+            if seen.state == "missing":
+                self._lost(job, seen)
+                return
+            time.sleep(self.settings.poll_s)
+
+    def _lost(self, job: Job, seen: Observation) -> None:
+        """Nobody knows how it ended: begin the next attempt, as often as the settings allow."""
+        self._clear(job, grace_s=self.settings.cancel_grace_s)
+        self.store.history.end(job.id, job.attempt, JobState.LOST, None)
+        reason = f"attempt {job.attempt}: {seen.detail}"
+        if job.restarts < self.settings.max_restarts:
+            self.store.retry(job.id, attempt=job.attempt, restarts=job.restarts + 1, reason=reason)
+            return
+        text = f"{reason}, after {job.restarts} automatic restarts. resume_job goes on from the last checkpoint."
+        self._end(job, Verdict(JobState.LOST, text[0].upper() + text[1:], "lost"), None)
+
+    # -- stopping --
+
+    def stop(self, job: Job) -> None:
+        follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
+        grace = self.settings.cancel_grace_s
+        self.store.update(job.id, job.attempt, phase=f"stopping: up to {grace:.0f} s to write a checkpoint", eta_s=None)
+        self._clear(job, grace_s=grace)
+        seen = self.platform.poll(job.handle) if job.handle else Observation("missing")
+        follower.look(final=True)
+        self._conclude(job, follower, seen, stopping=True)
+
+    def _clear(self, job: Job, *, grace_s: float) -> None:
+        """Nothing of this attempt may run when its devices are given back."""
+        if job.handle is not None:
+            self.platform.cancel(job.handle, grace_s=grace_s)
+
+    # -- the end --
+
+    def _conclude(self, job: Job, follower: following.Follower, seen: Observation, *, stopping: bool) -> None:
+        folders = Folders.of(self.store.home, job)
+        if seen.exit_code is None:  # only reached while stopping
+            self._end(job, judge(-9, follower.run, (), (), stopping=True), None)
+            return
+        missing: tuple[str, ...] = ()
+        if seen.exit_code == 0:
+            began = self.store.history.attempt(job.id, job.attempt)
+            # A later attempt of anything but a training must write its files anew; a training may have been complete.
+            newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
+            missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
+        tail = last_lines(folders.log, _LOG_TAIL)
+        self._end(job, judge(seen.exit_code, follower.run, missing, tail, stopping=stopping), seen.exit_code)
+
+    def _patterns(self, job: Job, folders: Folders) -> list[str]:
+        own = action_folder(job.action, resolved_spec(job, folders), folders.results)
+        default = f"{job.action}/"
+        return [
+            str(own / pattern.removeprefix(default))
+            if pattern.startswith(default) and own.name != job.action
+            else pattern
+            for pattern in job.plan.artifacts
+        ]
+
+    def _end(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
+        succeeded = verdict.state is JobState.SUCCEEDED
+        message = following.success_message(self.store, job) if succeeded else verdict.message
+        if key := self.environ.get(KEY_VARIABLE):
+            message = message.replace(key, MASK)
+        self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
+        self.store.transition(
+            job.id,
+            verdict.state,
+            expect=tuple(state for state in JobState if not state.terminal),
+            attempt=job.attempt,
+            text=message,
+            message=message,
+            error_code=verdict.error_code,
+            phase=following.PHASES[verdict.state],
+            **({"progress": 1.0} if succeeded else {}),
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="mask2former-mcp supervisor")
+    parser.add_argument("--job", required=True)
+    job_id = parser.parse_args(arguments).job
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
+    settings = Settings.load(os.environ)
+    store = JobStore(settings.home)
+    job = store.get(job_id)
+    with ProcessLock(Folders.of(store.home, job).lock) as lock:
+        if not lock.acquire(_LOCK_PATIENCE_S):
+            _log.info("%s has a supervisor", job_id)
+            return 0
+        store.note_supervisor(job_id, dict(identify(os.getpid()) or {}), spawned=False)
+        _log.info("%s: attempt %d, %s", job_id, job.attempt, job.state)
+        Supervisor(settings, store, LocalPlatform(settings.home, settings.engine), dict(os.environ)).run(job_id)
+        _log.info("%s: %s", job_id, store.get(job_id).state)
+    store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

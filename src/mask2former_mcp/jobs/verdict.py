@@ -1,0 +1,44 @@
+"""How a run ended: exit code *and* the done line of its last segment *and* the expected artifacts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mask2former_mcp.jobs.failure import explain
+from mask2former_mcp.jobs.job import JobState
+from mask2former_mcp.jobs.status import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    state: JobState
+    message: str
+    error_code: str | None = None
+
+
+def judge(
+    exit_code: int, run: Run, missing: Sequence[str], log_tail: Sequence[str], *, stopping: bool = False
+) -> Verdict:
+    """`missing` are the artifact patterns without a file; `stopping`: somebody asked for the end.
+
+    TAO's container exits 0 when it is interrupted and writes no FAILURE line when it runs out of memory, so neither
+    the code nor the file is proof alone. A run that had finished before the request to stop reached it has succeeded.
+    """
+    if exit_code == 0 and run.done and not missing:
+        return Verdict(JobState.SUCCEEDED, "")
+    if stopping:
+        return Verdict(JobState.CANCELLED, "Cancelled. Checkpoints are kept; resume_job continues.", None)
+    if exit_code != 0 or run.failure is not None:
+        failure = explain(exit_code, run.failure, log_tail)
+        return Verdict(JobState.FAILED, failure.message, failure.code)
+    if not run.done:
+        return Verdict(
+            JobState.FAILED,
+            "The process ended with exit code 0, but its status.json does not say that it finished: it was interrupted."
+            " resume_job goes on from the last checkpoint.",
+            "not_finished",
+        )
+    return Verdict(
+        JobState.FAILED,
+        f"It says that it finished, but there is no file for {', '.join(missing)}. get_job_logs shows what it did.",
+        "artifact_missing",
+    )

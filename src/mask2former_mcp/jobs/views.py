@@ -1,0 +1,108 @@
+"""What can be read of a job: its log, metrics, files, spec, history, and what planning needs to know of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mask2former_mcp.jobs.artifacts import find_artifacts
+from mask2former_mcp.jobs.checkpoints import saved
+from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.history import Attempt, Event
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.logs import LogPage, read_page
+from mask2former_mcp.jobs.prepare import MASK, action_folder, masked, resolved_spec
+from mask2former_mcp.jobs.series import best_epoch, thin
+from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.lineage import Earlier, Parent
+
+
+class JobViews:
+    """Reads only. `secret` is the encryption key, masked in every answer."""
+
+    def __init__(self, store: JobStore, *, secret: str | None = None) -> None:
+        self.store = store
+        self._secret = secret
+
+    def events(self, job_id: str) -> Sequence[Event]:
+        return self.store.history.events(self.store.get(job_id).id)
+
+    def attempts(self, job_id: str) -> Sequence[Attempt]:
+        return self.store.history.attempts(self.store.get(job_id).id)
+
+    def logs(self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None) -> LogPage:
+        """Lines of the job's log; the encryption key is masked, should the engine have printed it."""
+        page = read_page(self._folders(self.store.get(job_id)).log, tail=tail, grep=grep, cursor=cursor)
+        if not self._secret:
+            return page
+        return replace(page, lines=tuple(line.replace(self._secret, MASK) for line in page.lines))
+
+    def metrics(self, job_id: str, *, max_points: int = 50) -> dict[str, list[list[float]]]:
+        """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays)."""
+        job = self.store.get(job_id)
+        epochs = self.store.series.epochs(job.id)
+        result: dict[str, list[list[float]]] = {}
+        for name in sorted({name for values in epochs.values() for name in values}):
+            measured = {epoch: values for epoch, values in epochs.items() if name in values}
+            kept = thin(measured, max_points, best_epoch(measured, name))
+            result[name] = [[point["epoch"], point[name]] for point in kept]
+        return result
+
+    def artifacts(self, job_id: str) -> list[dict[str, Any]]:
+        """Files of the results folder: path, file, size, kind; checkpoints with epoch, step and whether the best."""
+        job = self.store.get(job_id)
+        results = self._folders(job).results
+        kept = {checkpoint.epoch for checkpoint in saved(results / "train")}
+        epochs = {epoch: values for epoch, values in self.store.series.epochs(job.id).items() if epoch in kept}
+        return [found.as_dict() for found in find_artifacts(results, best_epoch=best_epoch(epochs, job.plan.metric))]
+
+    def spec(self, job_id: str) -> dict[str, Any]:
+        """The spec that the job runs with, real paths in it, the key masked."""
+        job = self.store.get(job_id)
+        return masked(resolved_spec(job, self._folders(job)))
+
+    def results_dir(self, job_id: str) -> Path:
+        return self._folders(self.store.get(job_id)).results
+
+    # -- for planning --
+
+    def parent(self, job_id: str) -> Parent:
+        """The job as another job's parent."""
+        job = self.store.get(job_id)
+        spec = dict(job.plan.spec)
+        for dotted, value in job.changes.items():
+            section, _, key = dotted.partition(".")
+            spec[section] = {**spec.get(section, {}), key: value}
+        return Parent(
+            job_id=job.id,
+            action=job.action,
+            spec=spec,
+            results_dir=self._folders(job).results,
+            epoch_metrics=self.store.series.epochs(job.id),
+            state=job.state.value,
+            datasets=job.plan.datasets,
+            runtime=job.plan.runtime,
+            parent_job_id=job.parent_job_id,
+        )
+
+    def earlier(self, action: str) -> Sequence[Earlier]:
+        """What finished jobs of this action took, newest first: the measure for estimates."""
+        jobs, _ = self.store.list(states=(JobState.SUCCEEDED,), action=action, limit=20)
+        found = []
+        for job in jobs:
+            attempts = self.store.history.attempts(job.id)
+            steps = _last_step(self._folders(job), job)
+            if len(attempts) == 1 and attempts[0].finished_at is not None and steps:
+                seconds = attempts[0].finished_at - attempts[0].started_at
+                found.append(Earlier(job_id=job.id, spec=job.plan.spec, steps=steps, seconds=seconds))
+        return found
+
+    def _folders(self, job: Job) -> Folders:
+        return Folders.of(self.store.home, job)
+
+
+def _last_step(folders: Folders, job: Job) -> int | None:
+    if job.action != "train":
+        return None
+    found = saved(action_folder(job.action, resolved_spec(job, folders), folders.results))
+    return found[-1].step if found else None

@@ -1,0 +1,244 @@
+"""Mask2Former's rules that span several keys. Each raises InvalidRequest with values, rule and fix, or warns."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mask2former_mcp.errors import DatasetError, InvalidRequest
+from mask2former_mcp.planning.rules import Findings, Situation
+from mask2former_mcp.spec import dotted
+
+LEGAL_MODES: Mapping[str, tuple[str, ...]] = {
+    "coco_panoptic": ("panoptic", "instance", "semantic"),
+    "coco": ("instance", "semantic"),
+    "ade": ("semantic",),
+}
+SWIN_SIZES: Mapping[str, tuple[int, list[int], list[int]]] = {
+    "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+    "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+    "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+    "large": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+}
+_ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "torchao": ("weight_only_ptq", ("minmax",)),
+    "modelopt.pytorch": ("static_ptq", ("max", "awq_lite", "awq_full")),
+    "modelopt.onnx": ("static_ptq", ("max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq")),
+}
+
+
+def swin_shape(spec: Mapping[str, Any]) -> tuple[int, list[int], list[int]]:
+    """(width, depths, heads): the type's, and explicit keys that differ from their defaults (tiny's) win."""
+    swin = dotted.get(spec, "model.backbone.swin")
+    chosen = SWIN_SIZES.get(swin["type"], SWIN_SIZES["tiny"])
+    explicit = (swin["embed_dim"], list(swin["depths"]), list(swin["num_heads"]))
+    width, depths, heads = (
+        mine if mine != default else typed
+        for mine, default, typed in zip(explicit, SWIN_SIZES["tiny"], chosen, strict=True)
+    )
+    return width, depths, heads
+
+
+def check(situation: Situation) -> Findings:
+    """All rules, in the order of the list below."""
+    warnings: list[str] = []
+    missing: list[str] = []
+    for rule in _RULES:
+        for note in rule(situation):
+            (missing if note.startswith("!") else warnings).append(note.lstrip("!"))
+    return Findings(warnings=tuple(warnings), missing=tuple(missing))
+
+
+def _mode_and_format(s: Situation) -> Iterator[str]:
+    mode = dotted.get(s.spec, "model.mode")
+    if s.format is None or s.action not in ("train", "evaluate"):
+        return
+    if mode not in LEGAL_MODES[s.format]:
+        pairs = "; ".join(f"{name}: {', '.join(modes)}" for name, modes in LEGAL_MODES.items())
+        raise InvalidRequest(
+            f"mode={mode} and dataset_format={s.format} do not go together: {s.format} annotations cannot teach or "
+            f"measure {mode} segmentation",
+            fix=f"Choose a legal pair ({pairs}).",
+        )
+    if s.format == "ade" and s.runtime == "engine":
+        yield "!our engine reads COCO panoptic and COCO instance data so far; ADE comes with a later version"
+
+
+def _network(s: Situation) -> Iterator[str]:
+    if s.action == "gen_trt_engine":
+        return
+    backbone = dotted.get(s.spec, "model.backbone.type")
+    if backbone not in ("swin", "efficientvit"):
+        raise InvalidRequest(f"model.backbone.type={backbone!r} is unknown", fix="Set it to swin or efficientvit.")
+    if backbone == "efficientvit":
+        if s.runtime == "engine":
+            yield "!our engine has no EfficientViT yet: choose a Swin backbone"
+        if s.action == "train" and int(dotted.get(s.spec, "train.num_gpus")) > 1:
+            yield "efficientvit has batch norm: its statistics are synchronised across the GPUs (sync_batchnorm)"
+    else:
+        yield from _swin(s)
+    head, former = dotted.get(s.spec, "model.sem_seg_head"), dotted.get(s.spec, "model.mask_former")
+    if former["hidden_dim"] % former["nheads"]:
+        raise InvalidRequest(
+            f"model.mask_former.hidden_dim={former['hidden_dim']} is not a multiple of nheads={former['nheads']}",
+            fix="Choose nheads that divide hidden_dim, e.g. 8.",
+        )
+    if head["norm"] == "GN" and (head["convs_dim"] % 32 or head["mask_dim"] % 32):
+        raise InvalidRequest(
+            f"model.sem_seg_head.convs_dim={head['convs_dim']} and mask_dim={head['mask_dim']} must be multiples of 32: "
+            "group norm has 32 groups",
+            fix="Choose multiples of 32, e.g. 64 or 256.",
+        )
+
+
+def _swin(s: Situation) -> Iterator[str]:
+    name = dotted.get(s.spec, "model.backbone.swin.type")
+    width, depths, heads = swin_shape(s.spec)
+    for stage, count in enumerate(heads):
+        if (width * 2**stage) % count:
+            raise InvalidRequest(
+                f"model.backbone.swin: {count} heads do not divide the {width * 2**stage} channels of stage {stage + 1}",
+                fix=f"Choose num_heads that divide {[width * 2**i for i in range(len(heads))]}.",
+            )
+    if s.runtime == "tao" and (width, depths, heads) != SWIN_SIZES[name]:
+        raise InvalidRequest(
+            f"model.backbone.swin: type={name} and the explicit embed_dim={width}, depths={depths}, num_heads={heads} "
+            "disagree, and under runtime=tao the type wins silently",
+            fix="Leave the explicit keys out, or use runtime=engine, where they win.",
+        )
+    weights = dotted.get(s.spec, "model.backbone.pretrained_weights")
+    if s.action == "train" and weights and (width, depths, heads) != SWIN_SIZES[name]:
+        raise InvalidRequest(
+            f"pretrained_weights={weights!r} cannot fit a Swin with embed_dim={width}, depths={depths}, num_heads={heads}",
+            fix="Train this size from scratch (pretrained_weights=''), or choose a published size (backbone=swin_tiny).",
+        )
+    yield from ()
+
+
+def _batches(s: Situation) -> Iterator[str]:
+    """Validation and test images keep their own shapes, so they batch only when one size is set."""
+    opened = {"train": ("val",), "evaluate": ("val",), "inference": ("test",)}.get(s.action, ())
+    for split in opened:
+        block = dotted.get(s.spec, f"dataset.{split}")
+        own = s.spec.get(s.action, {}).get("batch_size", -1) if s.action != "train" else -1
+        key = f"{s.action}.batch_size" if own and own > 0 else f"dataset.{split}.batch_size"
+        batch = own if own and own > 0 else block["batch_size"]
+        if batch > 1 and not block["target_size"]:
+            raise InvalidRequest(
+                f"{key}={batch} needs dataset.{split}.target_size: images of different shapes do not make a batch",
+                fix=f"Set dataset.{split}.target_size to [height, width], or {key} to 1.",
+            )
+        if split == "val" and s.images.get("eval") is not None and s.images["eval"] < batch:
+            raise DatasetError(
+                f"{s.images['eval']} validation images are less than one batch of {batch}", fix=f"Lower {key}."
+            )
+    if s.action == "train" and "train" in s.images:
+        sizes = [int(dotted.get(s.spec, k)) for k in ("dataset.train.batch_size", "train.num_gpus", "train.num_nodes")]
+        step = sizes[0] * sizes[1] * sizes[2]
+        if s.images["train"] < step:
+            raise DatasetError(
+                f"{s.images['train']} training images are less than one step of {step} "
+                f"(batch {sizes[0]} x {sizes[1]} GPU(s) x {sizes[2]} node(s))",
+                fix=f"Lower batch_size to at most {max(1, s.images['train'] // (sizes[1] * sizes[2]))}, or use fewer GPUs.",
+            )
+    yield from ()
+
+
+def _training(s: Situation) -> Iterator[str]:
+    if s.action != "train":
+        return
+    precision = dotted.get(s.spec, "train.precision")
+    if precision == "bf16" and s.runtime == "tao":
+        raise InvalidRequest(
+            "train.precision=bf16 is our engine's: under runtime=tao it is fp16 or fp32",
+            fix="Set train.precision to fp16 or fp32, or use runtime=engine.",
+        )
+    if precision == "fp16" and s.runtime == "engine" and s.machine.gpus == 0:
+        raise InvalidRequest(
+            "train.precision=fp16 does not train on a CPU, and this machine has no GPU",
+            fix="Set train.precision to fp32 or bf16 (and train.distributed_strategy to ddp).",
+        )
+    epochs = dotted.get(s.spec, "train.num_epochs")
+    milestones = dotted.get(s.spec, "train.optim.milestones")
+    if "train.optim.milestones" in s.said and milestones and min(milestones) > epochs:
+        yield f"train.optim.milestones={milestones} lie beyond num_epochs={epochs}: the learning rate never drops"
+    if s.runtime == "tao" and dotted.get(s.spec, "train.validation_interval") > epochs:
+        raise InvalidRequest("train.validation_interval is more than num_epochs", fix="Lower it.")
+    if not dotted.get(s.spec, "dataset.contiguous_id") and dotted.get(s.spec, "model.mode") == "panoptic":
+        yield (
+            "contiguous_id=false: class numbers are raw ids, gaps become classes without images"
+            + (", and TAO treats every class as a thing" if s.runtime == "tao" else "")
+        )
+    shortest, longest = (dotted.get(s.spec, f"dataset.augmentation.test_{end}_size") for end in ("min", "max"))
+    if shortest > longest:
+        raise InvalidRequest(
+            f"dataset.augmentation.test_min_size={shortest} is more than test_max_size={longest}",
+            fix="Make test_max_size at least test_min_size.",
+        )
+
+
+def _hardware(s: Situation) -> Iterator[str]:
+    if s.action != "train":
+        return
+    gpus, memory = s.machine.gpus, s.machine.gpu_memory_gb
+    if gpus == 0 and s.runtime == "engine":
+        yield "no GPU here: one process on the CPU; at least 1 GPU is advised for the published networks, 4 recommended"
+    elif dotted.get(s.spec, "train.num_gpus") < 4:
+        yield f"{dotted.get(s.spec, 'train.num_gpus')} GPU(s): the minimum is 1, 4 are recommended for a reasonable speed"
+    if memory is not None and memory < 23:
+        yield f"{memory:.0f} GB of GPU memory: 24 GB or more are recommended; keep batch_size 1 and smaller crops"
+
+
+def _tensorrt(s: Situation) -> Iterator[str]:
+    if s.tensorrt and s.action in ("evaluate", "inference"):
+        mode = dotted.get(s.spec, "model.mode")
+        exported = (s.known_spec or {}).get("model", {}).get("mode", mode)
+        if s.action == "evaluate" and (mode != "semantic" or exported != "semantic"):
+            raise InvalidRequest(
+                f"TensorRT evaluation needs an engine made from a semantic export, but the mode is {exported}",
+                fix="Run export with mode=semantic, then gen_trt_engine, then evaluate that engine; or evaluate the "
+                "checkpoint itself.",
+            )
+        if s.runtime == "engine":
+            yield f"!{s.action} with a TensorRT engine is not built yet in our engine: use the checkpoint"
+    if s.action != "gen_trt_engine":
+        return
+    block = dotted.get(s.spec, "gen_trt_engine.tensorrt")
+    low, opt, high = (block[f"{name}_batch_size"] for name in ("min", "opt", "max"))
+    if not low <= opt <= high:
+        raise InvalidRequest(
+            f"min_batch_size={low}, opt_batch_size={opt}, max_batch_size={high} are not in order",
+            fix="Choose min <= opt <= max.",
+        )
+
+
+def _quantize(s: Situation) -> Iterator[str]:
+    if s.action != "quantize":
+        return
+    block = s.spec["quantize"]
+    mode, algorithms = _ALGORITHMS[block["backend"]]
+    if block["mode"] != mode or block["algorithm"] not in algorithms:
+        raise InvalidRequest(
+            f"backend={block['backend']} with quantize_mode={block['mode']} and algorithm={block['algorithm']} is no "
+            "combination that exists",
+            fix=f"{block['backend']} takes quantize_mode={mode} and algorithm {' or '.join(algorithms)}.",
+        )
+    is_onnx = str(block["model_path"]).endswith(".onnx")
+    if is_onnx != (block["backend"] == "modelopt.onnx"):
+        raise InvalidRequest(
+            f"backend={block['backend']} does not take model_path={block['model_path']!r}",
+            fix="modelopt.onnx takes an ONNX file, the other backends a checkpoint (.pth).",
+        )
+    if mode == "static_ptq" and not dotted.get(s.spec, "dataset.quant_calibration_dataset.images_dir"):
+        raise InvalidRequest(
+            "quantize_mode=static_ptq needs calibration images", fix="Pass train_dataset=<folder with images>."
+        )
+    if is_onnx and not dotted.get(s.spec, "dataset.test.target_size"):
+        raise InvalidRequest(
+            "backend=modelopt.onnx calibrates at one image size: dataset.test.target_size is empty",
+            fix="Set dataset.test.target_size to the export's [height, width].",
+        )
+    yield from ()
+
+
+_RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
+    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _quantize,
+)  # fmt: skip

@@ -1,0 +1,77 @@
+"""Spec values of the inferred parameters, by the bundle's table; and how a Plan and its digest name the files."""
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mask2former_mcp import lineage
+from mask2former_mcp.jobs.plan import Checkpoint, Staging
+from mask2former_mcp.planning import arguments
+from mask2former_mcp.planning.merge import show
+from mask2former_mcp.planning.weights import Weights
+
+Params = Mapping[str, str | Mapping[str, str]]
+
+
+def values(params: Params, said: Mapping[str, Any], chosen: Weights, home: Path) -> tuple[dict[str, Any], list[str]]:
+    """(spec key -> value, notes). `key` and `resume_model` stay empty: they are filled in when a job is prepared."""
+    found: dict[str, Any] = {key: portable(file.path, home) for key, file in chosen.files.items()}
+    notes: list[str] = []
+    for key, function in params.items():
+        if isinstance(function, Mapping):
+            found[key], note = _published(key, function, said, chosen, home)
+            notes.append(note)
+        elif function in lineage.FIXED_OUTPUTS:
+            found[key] = arguments.output_name(said, key, lineage.FIXED_OUTPUTS[function])
+        elif function == "parent_model" and key not in found:
+            found[key] = ""  # the checkpoint where an engine is used, and the other way round
+    return found, [note for note in notes if note]
+
+
+def _published(
+    key: str, published: Mapping[str, str], said: Mapping[str, Any], chosen: Weights, home: Path
+) -> tuple[str, str]:
+    """Published backbone weights: the file that the caller names; nothing is downloaded by this version."""
+    named = said.get(key)
+    if any(target.endswith("pretrained_model_path") for target in chosen.files):
+        ignored = f"{key}={show(named)} is left out: the whole network starts from a checkpoint" if named else ""
+        return "", ignored
+    if named:
+        file = lineage.explicit_file("pretrained_weights", str(named))
+        return portable(file.path, home), f"backbone weights: {file.path.name}, sha256 {file.sha256[:12]}"
+    name = posixpath.basename(published.get("link", ""))
+    return "", (
+        "from scratch: no local weights are named, so the backbone starts untrained. That matters: without pretrained "
+        "weights a published network needs many more images and epochs to become accurate. "
+        f"Pass pretrained_weights=<file>, for example a local copy of {name}"
+    )
+
+
+def portable(path: Path, home: Path) -> str:
+    """A path below the home as `{home}/...`, any other as it is."""
+    for root in (home, home.resolve()):
+        if path.is_relative_to(root):
+            return f"{{home}}/{path.relative_to(root).as_posix()}"
+    return str(path)
+
+
+def checkpoint(chosen: Weights, home: Path) -> Checkpoint | None:
+    """The Plan's record of the file that the job starts from."""
+    for file in chosen.files.values():
+        return Checkpoint(
+            path=portable(file.path, home), sha256=file.sha256, epoch=file.epoch, step=file.step, metric=file.metric,
+            reason=file.reason,
+        )  # fmt: skip
+    return None
+
+
+def stand_ins(chosen: Weights, staging: Sequence[Staging], home: Path) -> dict[str, str]:
+    """For the digest: what a path means, where the path itself holds an id or a time."""
+    meaning = {portable(file.path, home): f"sha256:{file.sha256}" for file in chosen.files.values()}
+    for item in staging:
+        if item.kind == "extract":
+            meaning[item.target] = f"archive:{item.source}"
+            if "/cache/ade/" in item.target:
+                meaning[posixpath.dirname(item.target)] = f"archives:{posixpath.dirname(item.source)}"
+    return meaning

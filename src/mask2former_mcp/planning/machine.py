@@ -1,0 +1,31 @@
+"""What this machine can give a job."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from mask2former_mcp.platforms import devices
+from mask2former_mcp.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`gpus` is how many a job may lease; `gpu_memory_gb` is the smallest of theirs, None without a GPU."""
+
+    gpus: int
+    gpu_memory_gb: float | None
+    cpus: int
+    memory_gb: float
+
+
+def look(settings: Settings, environ: Mapping[str, str] = os.environ) -> Machine:
+    """Ask the driver and the operating system."""
+    found = devices.gpus(environ, settings.gpus)
+    return Machine(
+        gpus=len(found),
+        gpu_memory_gb=min((gpu.memory_gb for gpu in found), default=None),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gb=psutil.virtual_memory().total / 2**30,
+    )

@@ -1,0 +1,279 @@
+"""A typed request -> the frozen Plan. Pure but for the cache of dataset facts: nothing is started, nothing is written."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Protocol
+
+from mask2former_mcp import policy
+from mask2former_mcp.bundle import Bundle
+from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
+from mask2former_mcp.jobs.plan import AutomlDecision, Plan
+from mask2former_mcp.lineage import Earlier, Parent
+from mask2former_mcp.planning import arguments, inferred, machine, place, sources, validate, weights
+from mask2former_mcp.planning.digest import digest
+from mask2former_mcp.planning.folders import ARGUMENTS, Asked
+from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.mask2former import Mask2FormerRules
+from mask2former_mcp.planning.merge import Layer, merge
+from mask2former_mcp.planning.request import REQUESTS, ActionRequest
+from mask2former_mcp.planning.rules import Rules, Situation, rules_for
+from mask2former_mcp.planning.sources import Data
+from mask2former_mcp.settings import KEY_VARIABLE, Settings
+from mask2former_mcp.spec import dotted
+
+RULES: Mapping[str, Rules] = {"mask2former": Mask2FormerRules()}
+_ACTIONS = {model: action for action, model in REQUESTS.items()}
+_ARTIFACTS = {
+    "train": ("train/model_epoch_*.pth",),
+    "evaluate": ("evaluate/status.json",),
+    "inference": ("inference/*",),
+    "quantize": ("quantize/*",),
+}
+_HOUR_S = 3600
+
+
+class ParentSource(Protocol):
+    """Where finished work is looked up; `Jobs` is one."""
+
+    def parent(self, job_id: str) -> Parent:
+        """NotFound when there is no such job."""
+
+    def earlier(self, action: str) -> Sequence[Earlier]:
+        """What finished jobs of this action took, newest first."""
+
+
+class Planner:
+    """Plans requests for one bundle on one machine."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: Settings,
+        parents: ParentSource,
+        machine: Machine | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.bundle, self.settings, self.parents = bundle, settings, parents
+        self.rules = rules_for(bundle, RULES)
+        self._machine, self._environ = machine, environ
+
+    @cached_property
+    def machine(self) -> Machine:
+        return self._machine or machine.look(self.settings, self._environ)
+
+    def plan(self, request: ActionRequest) -> Plan:
+        """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
+        action, bundle, rules = _ACTIONS[type(request)], self.bundle, self.rules
+        schema, template = bundle.schema(action), bundle.template(action)
+
+        # What the caller said, in one flat mapping of known keys.
+        said = arguments.said(request, action, bundle, rules, validate.leaf_keys(schema, template))
+        automl = self._policy(request, action)
+
+        # Whose weights, and where it runs.
+        parent_id = getattr(request, "parent_job_id", None)
+        parent = self.parents.parent(parent_id) if parent_id else None
+        tensorrt = weights.is_tensorrt(request, action, parent, said)
+        where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
+        chosen = weights.choose(
+            request, action, arguments.model_files(request, said, action), bundle.spec_params(action), parent,
+            tensorrt=tensorrt, metric=bundle.metric or "mIoU",
+        )  # fmt: skip
+
+        # Which data, and what it says.
+        data = self._data(request, action, said, parent, chosen.known_spec)
+        said = {key: value for key, value in said.items() if key not in data.read}
+
+        # Template < preset < data < lineage < what was said < what follows from all of it.
+        preset, preset_notes = self._preset(request, said, chosen.known_spec)
+        files, file_notes = inferred.values(bundle.spec_params(action), said, chosen, self.settings.home)
+        said = {key: value for key, value in said.items() if key not in files}
+        layers = [
+            Layer("preset", preset, listed=False),
+            Layer("data sources", data.values),
+            Layer("arguments and overrides", {**said, **place.devices(said, action)}),
+            Layer("lineage", files),
+        ]
+        spec, _ = merge(template, layers)
+        validate.check_schema(spec, schema, rules.remarks)
+        situation = Situation(
+            action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
+            data.images, parent, chosen.known_spec,
+        )  # fmt: skip
+        derived = rules.derive(situation)
+        layers.insert(1, Layer("carried", _carried(derived.values, chosen.known_spec, rules), listed=False))
+        layers.append(Layer("derived", _own(derived.values, chosen.known_spec, rules)))
+        spec, overrides = merge(template, layers)
+
+        # Is it legal, can it run here, what will it take?
+        validate.check_schema(spec, schema, rules.remarks)
+        gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
+        situation = replace(situation, spec=spec)
+        found = rules.check(situation)
+        estimate = rules.estimate(situation, self.parents.earlier(action))
+        missing = (*where.missing, *found.missing, *_not_built(request, where.runtime))
+        self._refuse_to_start(request, missing)
+
+        notes = (
+            *automl.warnings, *preset_notes, *data.warnings, *chosen.warnings, *file_notes, *derived.warnings,
+            *gpu_notes, *found.warnings, *self._slow(request, estimate.seconds), *_study(automl),
+            *(f"cannot start yet: {reason}" for reason in missing),
+        )  # fmt: skip
+        return Plan(
+            action=action,
+            automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
+            spec_overrides=overrides,
+            spec=spec,
+            command=self._command(action, tensorrt),
+            image=where.image,
+            platform=where.platform,
+            runtime=where.runtime,
+            estimate=estimate,
+            warnings=tuple(dict.fromkeys(notes)),
+            digest=digest(
+                action=action, spec=spec, bundle_digest=bundle.digest, datasets=data.datasets, platform=where.platform,
+                runtime=where.runtime, image=where.image, home=self.settings.home,
+                stand_ins=inferred.stand_ins(chosen, data.staging, self.settings.home),
+            ),
+            run_name=request.run_name,
+            parent_job_id=parent_id,
+            results_dir=where.results_dir,
+            checkpoint=inferred.checkpoint(chosen, self.settings.home),
+            staging=data.staging,
+            datasets=dict(data.datasets),
+            artifacts=_artifacts(action, spec, tensorrt),
+            key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and _takes_key(bundle, action),
+            metric=bundle.metric or "mIoU",
+        )  # fmt: skip
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _policy(self, request: ActionRequest, action: str) -> policy.Decision:
+        state = policy.BundleState(
+            self.bundle.automl_enabled, self.bundle.automl_runnable() if action == "train" else None
+        )
+        explicit, words = getattr(request, "automl_policy", None), getattr(request, "request", None)
+        return policy.decide(action, explicit, words, state)
+
+    def _data(
+        self,
+        request: ActionRequest,
+        action: str,
+        said: Mapping[str, Any],
+        parent: Parent | None,
+        known_spec: Mapping[str, Any] | None,
+    ) -> Data:
+        rows = self.bundle.data_sources(action)
+        known = {row.source for row in rows} | {"eval_dataset", "train_datasets"} if rows else set()
+        named = {
+            source: getattr(request, argument)
+            for source, argument in ARGUMENTS.items()
+            if getattr(request, argument, None) is not None and (source in known or not rows)
+        }
+        if request.dataset_format and self.bundle.formats and request.dataset_format not in self.bundle.formats:
+            raise InvalidRequest(
+                f"dataset_format={request.dataset_format!r} is not one of this model's",
+                fix=f"Choose one of {', '.join(self.bundle.formats)}.",
+            )
+        data = sources.gather(
+            Asked(action, named, said, request.dataset_format, parent, known_spec, rows), self.settings
+        )
+        for role, facts in data.facts.items():
+            if facts.errors:
+                shown = "; ".join(problem.message for problem in facts.problems if problem.severity == "error")
+                raise DatasetError(
+                    f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
+                    fix="Repair the annotation file; check_dataset lists every problem with file and id.",
+                )
+        return data
+
+    def _preset(
+        self, request: ActionRequest, said: Mapping[str, Any], known_spec: Mapping[str, Any] | None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The named overrides, less what the parent's weights or the backbone argument decide."""
+        name = getattr(request, "preset", None)
+        if name is None:
+            return {}, []
+        if name not in self.bundle.presets:
+            raise InvalidRequest(
+                f"preset={name!r} does not exist", fix=f"Choose one of {', '.join(self.bundle.presets) or 'none'}."
+            )
+        values, notes = dict(self.bundle.presets[name]), []
+        if known_spec is not None:
+            values = {key: value for key, value in values.items() if not self.rules.is_architecture(key)}
+            notes.append(f"preset={name}: its network is left out, because the weights decide the network")
+        elif getattr(request, "backbone", None) is not None:
+            values = {key: value for key, value in values.items() if not key.startswith("model.backbone.")}
+            notes.append(
+                f"preset={name}: its backbone is left out, because backbone={getattr(request, 'backbone', None)} is named"
+            )
+        return values, notes
+
+    def _command(self, action: str, tensorrt: bool) -> tuple[str, ...]:
+        deploy = self.bundle.deploy
+        source = deploy if tensorrt and deploy is not None and action in deploy.actions else self.bundle
+        return tuple(word.replace("{config_path}", "{job_dir}/spec.yaml") for word in source.command(action))
+
+    def _refuse_to_start(self, request: ActionRequest, missing: Sequence[str]) -> None:
+        if missing and not request.dry_run:
+            raise NotAvailable(
+                "; ".join(missing), fix="Change the request as said, or call with dry_run=true to see the whole Plan."
+            )
+
+    def _slow(self, request: ActionRequest, seconds: float | None) -> list[str]:
+        """A published network on a machine without a GPU takes hours: say so before it starts."""
+        if seconds is None or seconds < _HOUR_S or self.machine.gpus:
+            return []
+        note = f"this is about {seconds / _HOUR_S:.0f} hour(s) on this machine's CPU"
+        if (
+            "preset" in type(request).model_fields
+            and getattr(request, "preset", None) is None
+            and "mini" in self.bundle.presets
+        ):
+            note += '; preset="mini" is a network that trains here in minutes'
+        return [note]
+
+
+def _own(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: Rules) -> dict[str, Any]:
+    """Derived values that are listed in the Plan's overrides: all but those that merely repeat the parent's."""
+    carried = _carried(values, known, rules)
+    return {key: value for key, value in values.items() if key not in carried}
+
+
+def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: Rules) -> dict[str, Any]:
+    flat = dotted.flatten(known) if known is not None else {}
+    listed = ("dataset.", "model.sem_seg_head.num_classes")
+    return {
+        key: value for key, value in values.items()
+        if key in flat and flat[key] == value and not (key.startswith(listed) and rules.is_architecture(key))
+        and not key.endswith(".type")
+    }  # fmt: skip
+
+
+def _artifacts(action: str, spec: Mapping[str, Any], tensorrt: bool) -> tuple[str, ...]:
+    """Globs below the results folder that a successful job has filled."""
+    if action == "export":
+        return (str(dotted.get(spec, "export.onnx_file")).removeprefix("{results_dir}/"),)
+    if action == "gen_trt_engine":
+        return (str(dotted.get(spec, "gen_trt_engine.trt_engine")).removeprefix("{results_dir}/"),)
+    if tensorrt:
+        return (f"trt_{action}/*",)
+    return _ARTIFACTS[action]
+
+
+def _takes_key(bundle: Bundle, action: str) -> bool:
+    return "key" in bundle.spec_params(action).values()
+
+
+def _not_built(request: ActionRequest, runtime: str) -> tuple[str, ...]:
+    if getattr(request, "format", None) == "transformers":
+        return ("export with format=transformers comes with a later version: use format=onnx",)
+    return ()
+
+
+def _study(automl: policy.Decision) -> tuple[str, ...]:
+    if automl.route != "automl":
+        return ()
+    return ("the AutoML search itself is not built yet: this runs as a study of one trial, the resolved spec as it is",)

@@ -1,0 +1,138 @@
+"""A merged spec against the action's JSON Schema, with errors that name key, value, rule and fix."""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.planning.merge import show
+from mask2former_mcp.spec import dotted
+
+_SHOWN = 8
+
+
+def leaf_keys(schema: Mapping[str, Any], template: Mapping[str, Any]) -> frozenset[str]:
+    """Every key that a caller may set: leaves of the schema, and of the template where the schema is silent."""
+    known = set(_leaves(schema, ""))
+    blocks = set(_blocks(schema, ""))
+    return frozenset(
+        known | {key for key in dotted.flatten(template) if key not in blocks and not _covered(key, known)}
+    )
+
+
+def _leaves(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, node in schema.get("properties", {}).items():
+        if not isinstance(node, Mapping):
+            continue  # NVIDIA's dialect keeps lists of names among the properties
+        if node.get("properties"):
+            yield from _leaves(node, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _blocks(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, node in schema.get("properties", {}).items():
+        if isinstance(node, Mapping) and node.get("properties"):
+            yield prefix + name
+            yield from _blocks(node, f"{prefix}{name}.")
+
+
+def _covered(key: str, known: Collection[str]) -> bool:
+    return any(key.startswith(leaf + ".") for leaf in known)
+
+
+def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any], remarks: Mapping[str, str]) -> None:
+    """InvalidRequest with every problem, at most 8 spelled out. `remarks` adds a sentence for a key."""
+    _refuse_non_finite(spec)
+    problems = sorted(
+        _flat(Draft202012Validator(schema).iter_errors(spec)), key=lambda error: list(map(str, error.path))
+    )
+    if not problems:
+        return
+    lines = [_describe(error, remarks) for error in problems]
+    shown = lines[:_SHOWN] + ([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])
+    raise InvalidRequest(
+        "; ".join(shown),
+        fix="; ".join(dict.fromkeys(_fix(error) for error in problems[:_SHOWN])),
+        details={"problems": lines[:_SHOWN]},
+    )
+
+
+def missing_values(spec: Mapping[str, Any]) -> list[str]:
+    """Keys that still hold `???`, the mark of a value that must be given."""
+    return [key for key, value in dotted.flatten(spec).items() if value == "???"]
+
+
+def _refuse_non_finite(spec: Mapping[str, Any]) -> None:
+    for key, value in dotted.flatten(spec).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InvalidRequest(f"{key}={value} is not a finite number", fix=f"Give {key} a finite value.")
+
+
+def _flat(errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
+    """Errors of alternatives (`anyOf`) are opened when only one branch can be meant, else kept whole."""
+    for error in errors:
+        branches = [inner for inner in error.context or () if inner.validator != "type"]
+        if error.validator in ("anyOf", "oneOf") and len(branches) == 1:
+            yield branches[0]
+        else:
+            yield error
+
+
+def _key(error: ValidationError) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path]
+    return "".join(parts).lstrip(".") or "the spec"
+
+
+def _describe(error: ValidationError, remarks: Mapping[str, str]) -> str:
+    key = _key(error)
+    remark = remarks.get(key.split("[")[0])
+    return f"{key}={show(error.instance)} {_rule(error)}" + (f" ({remark})" if remark else "")
+
+
+def _rule(error: ValidationError) -> str:
+    value = error.validator_value
+    match error.validator:
+        case "type":
+            names = value if isinstance(value, list) else [value]
+            return f"must be {_articled(names)}"
+        case "enum":
+            return f"must be one of {', '.join(map(str, value))}"
+        case "const":
+            return f"must be {show(value)}"
+        case "minimum":
+            return f"must be at least {value}"
+        case "maximum":
+            return f"must be at most {value}"
+        case "exclusiveMinimum":
+            return f"must be greater than {value}"
+        case "exclusiveMaximum":
+            return f"must be less than {value}"
+        case "multipleOf":
+            return f"must be a multiple of {value}"
+        case "minItems" | "maxItems":
+            bound = "at least" if error.validator == "minItems" else "at most"
+            return f"must have {bound} {value} items"
+        case "pattern":
+            return f"must match {value}"
+        case "additionalProperties":
+            return "holds a key that is not in the schema"
+        case _:
+            return f"breaks the rule {error.validator}={show(value)}"
+
+
+def _articled(names: list[str]) -> str:
+    words = {"integer": "a whole number", "number": "a number", "string": "a text", "boolean": "true or false",
+             "array": "a list", "object": "a mapping", "null": "null"}  # fmt: skip
+    return " or ".join(words.get(name, name) for name in names)
+
+
+def _fix(error: ValidationError) -> str:
+    key = _key(error)
+    if error.validator == "enum":
+        return f"set {key} to one of {', '.join(map(str, error.validator_value))}"
+    return f"give {key} a value that {_rule(error)}"

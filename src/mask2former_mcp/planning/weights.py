@@ -1,0 +1,138 @@
+"""Which files a job starts from, and the spec they were trained with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mask2former_mcp import lineage
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.lineage import Chosen, Parent
+from mask2former_mcp.planning.merge import show
+from mask2former_mcp.planning.request import ActionRequest
+
+_SUFFIXES = {
+    "onnx_file": (".onnx",),
+    "trt_engine": (".engine", ".plan", ".trt"),
+    "model_path": (*lineage.WEIGHT_SUFFIXES, ".onnx"),
+}
+_SIDECAR = "experiment.yaml"  # the resolved spec that train writes beside its checkpoints
+_SIDECAR_LIMIT = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """`files`: spec key -> chosen file; `known_spec`: what the weights were trained (or exported) with, if known."""
+
+    files: Mapping[str, Chosen] = field(default_factory=dict)
+    known_spec: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def choose(
+    request: ActionRequest,
+    action: str,
+    named: Mapping[str, tuple[str, str]],
+    params: Mapping[str, str | Mapping[str, str]],
+    parent: Parent | None,
+    *,
+    tensorrt: bool,
+    metric: str,
+) -> Weights:
+    """Resolve every `parent_model`-like parameter of the action.
+
+    `named` are the files that the caller names (spec key -> argument, text); a choice such as `best` or `epoch=3` needs
+    a parent. InvalidRequest when neither a file nor a parent says which weights to use.
+    """
+    keys = _keys(action, params, tensorrt)
+    files: dict[str, Chosen] = {}
+    known: Mapping[str, Any] | None = parent.spec if parent is not None else None
+    for key, (argument, text) in named.items():
+        leaf = key.rsplit(".", 1)[-1]
+        if leaf == "trt_engine" and not tensorrt:
+            continue
+        if lineage.is_choice(text):
+            if parent is None:
+                raise InvalidRequest(
+                    f"{argument}={text!r} chooses among a parent's checkpoints, but there is no parent_job_id",
+                    fix="Pass parent_job_id (list_jobs), or the checkpoint file itself.",
+                )
+            continue
+        if action == "train" and parent is not None and argument == "checkpoint":
+            pass  # a file of one's own, with the parent's architecture
+        files[key] = lineage.explicit_file(argument, text, _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES))
+        if parent is None:
+            known = beside(files[key].path)
+    for key in keys:
+        if key in files:
+            continue
+        if parent is None:
+            if action == "train":
+                continue
+            raise InvalidRequest(
+                f"{action} needs {key}: no parent job and no file was named",
+                fix=f"Pass parent_job_id (list_jobs finds it) or {key.rsplit('.', 1)[-1]}=<file>.",
+            )
+        choice = named.get(key, (None, None))[1]
+        wanted = "quantize.model_path.onnx_file" if _wants_onnx(key, request) else key
+        files[key] = lineage.parent_model(parent, wanted, choice, metric=metric)
+    return Weights(files, known, _notes(parent, files, known, action))
+
+
+def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: bool) -> list[str]:
+    """The action's keys that hold a model file; with TensorRT the engine instead of the checkpoint."""
+    if action == "train":
+        return [key for key, function in params.items() if function == "ptm_if_no_resume_model"]
+    keys = [key for key, function in params.items() if function in ("parent_model", "parent_model_folder")]
+    if action in ("evaluate", "inference"):
+        return [key for key in keys if key.endswith("trt_engine") == tensorrt]
+    return keys
+
+
+def _wants_onnx(key: str, request: ActionRequest) -> bool:
+    return key == "quantize.model_path" and getattr(request, "backend", None) == "modelopt.onnx"
+
+
+def _notes(
+    parent: Parent | None, files: Mapping[str, Chosen], known: Mapping[str, Any] | None, action: str
+) -> tuple[str, ...]:
+    notes = [f"{key}: {chosen.path.name}, {chosen.reason}" for key, chosen in files.items()]
+    if parent is not None and parent.state != "succeeded":
+        notes.append(f"{parent.job_id} ended as {parent.state}: its weights may be of an unfinished run")
+    if parent is None and files and known is not None:
+        notes.append(f"the architecture is taken from {_SIDECAR} beside the file")
+    if parent is None and files and known is None and action != "gen_trt_engine":
+        notes.append(
+            "nothing says what network these weights are of: the spec's defaults and overrides must fit them, or loading "
+            "fails"
+        )
+    return tuple(notes)
+
+
+def beside(path: Path) -> dict[str, Any] | None:
+    """The spec written beside a checkpoint; None when there is none that can be read."""
+    sidecar = path.parent / _SIDECAR
+    try:
+        if sidecar.stat().st_size > _SIDECAR_LIMIT:
+            return None
+        spec = yaml.safe_load(sidecar.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return spec if isinstance(spec, dict) and isinstance(spec.get("model"), dict) else None
+
+
+def is_tensorrt(request: ActionRequest, action: str, parent: Parent | None, said: Mapping[str, Any]) -> bool:
+    """Whether the deploy side is meant: an engine is built, or an engine is evaluated or run."""
+    if action == "gen_trt_engine":
+        return True
+    if action not in ("evaluate", "inference"):
+        return False
+    engine = getattr(request, "trt_engine", None) or said.get(f"{action}.trt_engine")
+    checkpoint = getattr(request, "checkpoint", None)
+    if engine and checkpoint:
+        raise InvalidRequest(
+            f"trt_engine={show(engine)} and checkpoint={show(checkpoint)} name two models", fix="Keep one of them."
+        )
+    return bool(engine) or (parent is not None and parent.action == "gen_trt_engine" and not checkpoint)

@@ -1,0 +1,141 @@
+"""The job as a child process on this machine. The reference implementation of the protocol."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mask2former_mcp.errors import NotAvailable
+from mask2former_mcp.platforms import launcher
+from mask2former_mcp.platforms.locks import is_held
+from mask2former_mcp.platforms.process import Identity, alive, end, identify, labelled, send, wait_until_dead
+from mask2former_mcp.platforms.protocol import Handle, Observation, Task
+
+RUN_VARIABLE = "M2F_RUN"  # the label that all processes of one attempt carry in their environment
+_START_TIMEOUT_S = 30.0
+_RECORD_TIMEOUT_S = 5.0
+_ORPHAN_GRACE_S = 2.0
+
+
+class LocalPlatform:
+    """Runs `engine` (what stands for `mask2former`) under launcher.py. Handles hold paths relative to `home`."""
+
+    def __init__(self, home: Path, engine: tuple[str, ...]) -> None:
+        self.home = home
+        self.engine = engine
+
+    def render(self, task: Task) -> Mapping[str, Any]:
+        run = task.job_dir / "run" / str(task.attempt)
+        return {
+            "argv": [*self.engine, *task.command[1:]],
+            "cwd": str(task.job_dir),
+            "env": dict(task.environment),
+            "log": str(task.log_file),
+            "run": str(run),
+            "secrets": list(task.secrets),
+            "handle": {
+                "platform": "local",
+                "run": self._relative(run),
+                "log": self._relative(task.log_file),
+            },
+        }
+
+    def submit(self, task: Task) -> Handle:
+        order = self.render(task)
+        run = Path(order["run"])
+        run.mkdir(parents=True, exist_ok=True)
+        _end_unrecorded(run)
+        command = [sys.executable, "-I", launcher.__file__, str(run)]
+        try:
+            started = subprocess.run(
+                command, input=json.dumps(order), capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _not_started(order["argv"], str(error)) from error
+        if started.returncode not in (launcher.STARTED, launcher.ALREADY_STARTED):
+            raise _not_started(order["argv"], started.stderr.strip() or f"launcher exit code {started.returncode}")
+        handle: Handle = order["handle"]
+        return handle
+
+    def poll(self, handle: Handle) -> Observation:
+        run = self.home / handle["run"]
+        record = _read(run / launcher.PROCESS_FILE)
+        if record is None:
+            return Observation("missing", detail="it was never started")
+        if alive(_identity(record, "command")):
+            return Observation("running")
+        ended = _read(run / launcher.EXIT_FILE)
+        if ended is None and alive(_identity(record, "launcher")):
+            time.sleep(0.1)  # it ended this moment: its launcher is about to write the code
+            ended = _read(run / launcher.EXIT_FILE)
+            if ended is None and alive(_identity(record, "launcher")):
+                return Observation("running", detail="ending")
+        if ended is not None:
+            return Observation("exited", exit_code=int(ended["code"]))
+        return Observation("missing", detail="its process is gone and nobody recorded an exit code")
+
+    def cancel(self, handle: Handle, *, grace_s: float) -> None:
+        """The command first, alone, so that it can write a checkpoint with its workers alive; then all the rest."""
+        run = self.home / handle["run"]
+        record = _read(run / launcher.PROCESS_FILE)
+        command = _identity(record, "command") if record else None
+        if command is not None and alive(command):
+            send(command, signal.SIGTERM)
+            if not wait_until_dead([command], grace_s):
+                _kill_group(command)
+        end(labelled(RUN_VARIABLE, str(run)), grace_s=_ORPHAN_GRACE_S)
+        deadline = time.monotonic() + _RECORD_TIMEOUT_S
+        while record and alive(_identity(record, "launcher")) and not (run / launcher.EXIT_FILE).exists():
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+
+    def logs(self, handle: Handle) -> Iterator[str]:
+        try:
+            with (self.home / handle["log"]).open(encoding="utf-8", errors="replace") as stream:
+                yield from stream
+        except FileNotFoundError:
+            return
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self.home)) if path.is_relative_to(self.home) else str(path)
+
+
+def _end_unrecorded(run: Path) -> None:
+    """A launcher killed between the start of the command and its record leaves a process that nobody could find again:
+    end it, or there would be two. While a launcher is at work in this folder it is left alone."""
+    if not (run / launcher.PROCESS_FILE).exists() and not is_held(run / launcher.LOCK_FILE):
+        end(labelled(RUN_VARIABLE, str(run)), grace_s=_ORPHAN_GRACE_S)
+
+
+def _not_started(argv: list[str], why: str) -> NotAvailable:
+    return NotAvailable(
+        f"{argv[0]} could not be started: {why}",
+        fix="Check that the interpreter exists (setting `python`, or `engine_command`), then resume_job.",
+    )
+
+
+def _identity(record: Mapping[str, Any], name: str) -> Identity | None:
+    found: Identity = record[name]
+    return found if found["birth"] is not None else identify(found["pid"])
+
+
+def _kill_group(command: Identity) -> None:
+    if alive(command):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(command["pid"], signal.SIGKILL)
+    wait_until_dead([command], _RECORD_TIMEOUT_S)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return value

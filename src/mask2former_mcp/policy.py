@@ -1,0 +1,193 @@
+"""The AutoML policy of one run: an explicit value, or the user's own words, or the default; then the route it leads to.
+
+The policy never changes a bundle's metadata, and only `train` is ever routed to a search.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Policy = Literal["auto", "off"]
+Route = Literal["automl", "direct"]
+Source = Literal["argument", "request", "default", "action"]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleState:
+    """What a bundle says about AutoML: enabled at all, and, if a search could not run, why (None: it could)."""
+
+    automl_enabled: bool
+    not_runnable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`policy` is on (`auto`) or `off` for this run; `route` is where it led; `warnings` are for the Plan."""
+
+    policy: Policy
+    route: Route
+    source: Source
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user's words ask for, and the words that say it."""
+
+    policy: Policy
+    words: str
+
+
+def decide(action: str, explicit: str | None, request_text: str | None, bundle: BundleState) -> Decision:
+    """Decide policy and route of one run.
+
+    `explicit` is `auto`, `on` (the same) or `off`; it wins over `request_text`, and a contradiction becomes a warning.
+    """
+    if action != "train":
+        return Decision("auto", "direct", "action", f"{action} always runs directly; only train is searched")
+    wish = read(request_text or "")
+    warnings: tuple[str, ...] = ()
+    policy: Policy
+    source: Source
+    if explicit is not None:
+        policy, source = ("off" if explicit == "off" else "auto"), "argument"
+        reason = f"automl_policy={explicit}" + (" (the same as auto)" if explicit == "on" else "")
+        if wish is not None and wish.policy != policy:
+            warnings = (
+                f"automl_policy={explicit} and the request's words {wish.words!r} contradict each other: "
+                f"the argument wins, so AutoML is {'off' if policy == 'off' else 'on'} for this run",
+            )
+    elif wish is not None:
+        policy, source, reason = wish.policy, "request", f"the request says {wish.words!r}"
+    else:
+        policy, source, reason = "auto", "default", "nothing was said about AutoML, and the default is auto"
+    route, why = _route(policy, bundle)
+    return Decision(policy, route, source, f"{reason}; {why}", warnings)
+
+
+def _route(policy: Policy, bundle: BundleState) -> tuple[Route, str]:
+    if policy == "off":
+        return "direct", "this run trains directly"
+    if not bundle.automl_enabled:
+        return "direct", "this model's bundle does not enable AutoML, so it trains directly"
+    if bundle.not_runnable is not None:
+        return "direct", (
+            "AutoML is enabled for this model but not runnable until its schemas are generated "
+            f"({bundle.not_runnable}), so it trains directly"
+        )
+    return "automl", "the model enables AutoML and its train schema and template are there"
+
+
+# --- reading words ---------------------------------------------------------------------------------------------------
+
+_NAME = (
+    r"(?:automl|hpo|(?:automatic |auto )?hyperparameters?(?: (?:search(?:es|ing)?|optimi[sz]ation|tuning|sweeps?|study))?"
+    r"|(?:automatic )?parameter (?:search|sweeps?)|hp (?:search|tuning|sweeps?))"
+    r"(?: (?:hpo|search(?:es)?|tuning|policy|routing|runs?|stuff|step|feature|mode))?"
+)
+_TOPIC = rf"(?:(?:the|any|all|its|this|that|an?|our|your|more|such|whole|entire|automatic|of) ){{0,4}}\b{_NAME}\b"
+# "AutoML and HPO", "HPO or any hyperparameter search"
+_TOPIC = rf"{_TOPIC}(?:(?: and| or| nor|/|,) {_TOPIC}){{0,3}}"
+_USE = (
+    r"(?:us(?:e|ing)|run(?:ning)?|do(?:ing)?|perform(?:ing)?|start(?:ing)?|launch(?:ing)?|enabl(?:e|ing)|activat(?:e|ing)"
+    r"|turn(?:ing)? on|switch(?:ing)? on|want|need|apply(?:ing)?|try(?:ing)?|bother with|bother about|go through|includ(?:e|ing)"
+    r"|trigger(?:ing)?|invok(?:e|ing)|like|wish for|go for|spend time on|waste time on|rely on|kick off|route (?:this |it )?"
+    r"(?:through|to))"
+)
+_OFF = (
+    r"(?:turn(?:ing|ed)? off|switch(?:ing|ed)? off|shut(?:ting)? (?:off|down)|disabl(?:e|ing)|deactivat(?:e|ing)|skip(?:ping)?"
+    r"|bypass(?:ing)?|omit(?:ting)?|avoid(?:ing)?|drop(?:ping)?|leav(?:e|ing) (?:out|off)|forgo(?:ing)?|opt(?:ing)? out of"
+    r"|stop(?:ping)?|exclud(?:e|ing)|suppress(?:ing)?|get(?:ting)? rid of|remov(?:e|ing)|cut(?:ting)? out|refrain from)"
+    rf"(?: {_USE})?"
+)
+# A negation, and the few words that may stand between it and what it negates. "don't forget to" is none.
+_NEGATION = (
+    r"(?:do(?:es)?n['o]?t|do(?:es)? not|did ?n['o]?t|did not|never|not|without|nor|no (?:need|reason|wish|point|intention)"
+    r"|need ?n['o]?t|should ?n['o]?t|must ?n['o]?t|wo ?n['o]?t|ca ?n['o]?t|cannot|would ?n['o]?t|rather than|instead of"
+    r"|(?:isn't|is not|ain't) (?:necessary|needed)|against|more than)"
+)
+_BETWEEN = (
+    r"(?:(?:to|for|in|of|you|please|want|wish|need|even|just|simply|ever|have|me|us|it|going|i|we|like|would|really|be|any|a|the"
+    r"|bother|try|and|yet|mean|intend|plan|go|think|should|that|only|actually) )*"
+)
+_NEGATED = rf"(?P<negation>\b{_NEGATION} {_BETWEEN})?"
+_LINK = r"(?:is|are|be|being|to be|stays?|remains?|set|set to|should|must|can|may|shall|will|to|please|=|:|,|->|just|completely)"
+_PLAIN = (
+    r"(?:plain|vanilla|direct)(?: (?:old|single|simple|direct|model|mask2former|supervised|normal))*"
+    r" (?:training(?: runs?)?|fine-?tuning|fine-?tune|train run|run|train(?= ?(?:$|[,)]|job|please|only|for|with|on my|on this)))"
+)
+_STATE_OFF = r"(?:off|disabled|deactivated|turned off|switched off|skipped|out|unnecessary|false|none|0)\b"
+
+# Tried in this order; a later pattern does not read words that an earlier one has read. True: says off unless negated.
+_PATTERNS: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
+    (re.compile(pattern), says_off)
+    for pattern, says_off in (
+        (rf"{_NEGATED}\b{_OFF} {_TOPIC}", True),
+        (
+            rf"{_NEGATED}\b(?:turn|switch|shut|leave|keep|set|put|take|make|with|have|want)(?:ing|ed|s)? {_TOPIC}"
+            rf" (?:{_LINK} ?)*{_STATE_OFF}",
+            True,
+        ),
+        (
+            rf"{_NEGATED}\b(?:turn|switch|leave|keep|set|put)(?:ing|ed|s)? {_TOPIC} (?:{_LINK} ?)*(?:on|enabled|auto)\b",
+            False,
+        ),
+        (rf"\b{_NEGATION} {_BETWEEN}{_USE} {_TOPIC}", True),
+        (
+            rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?P<negation>(?:should|must|may|can)(?:n't| not) (?:be )?|cannot be |never (?:be )?)"
+            rf"(?:{_LINK} ?)*{_STATE_OFF}",
+            True,
+        ),
+        (rf"{_NEGATED}\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_OFF}", True),
+        (rf"\b{_TOPIC} (?:is|are)(?:n't| not) (?:needed|wanted|required|necessary|desired)", True),
+        (rf"\b{_TOPIC} ?(?:should|must)(?:n't| not) (?:be )?(?:used|run|started|enabled|on)\b", True),
+        (rf"\b(?P<negation>(?:not|never) )without {_TOPIC}", True),
+        (
+            rf"(?:\bno|\bwithout|\bw/o|\bminus|\bsans|\bzero|\bnot|\bno need (?:for|of)|\bexcept|\binstead of|\brather than) "
+            rf"{_TOPIC}(?! (?:budget|limits?|results?|problems?|issues?|errors?|yet|restrictions?))",
+            True,
+        ),
+        (rf"\b{_NAME}[ -]free\b", True),
+        (rf"{_NEGATED}\b{_PLAIN}", True),
+        (rf"\b(?:{_USE}|with|keep|via|through) {_TOPIC}", False),
+        (rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?:on|enabled|activated)\b(?! (?:my|the|this|our|a|s3|data))", False),
+    )
+)
+_HYPOTHETICAL = re.compile(
+    r"\b(?:should (?:i|we)|what (?:if|happens)|whether|why|would it help|does it help|how (?:do|can|would)(?: i| we)?)\b[^,:]*$"
+)
+
+
+def read(text: str) -> Wish | None:
+    """What the words ask for; None when they say nothing about AutoML. What is said last counts."""
+    found: list[tuple[int, Wish]] = []
+    offset = 0
+    for clause in re.split(r"[.;!?\n]+(?=\s|$)|\bbut\b|—| - ", _normalised(text)):
+        taken: list[tuple[int, int]] = []
+        for pattern, says_off in _PATTERNS:
+            for match in pattern.finditer(clause):
+                start, end = match.span()
+                if any(start < b and a < end for a, b in taken):
+                    continue
+                taken.append((start, end))
+                if _HYPOTHETICAL.search(clause[:start]):
+                    continue
+                negated = bool(match.groupdict().get("negation"))
+                policy: Policy = "off" if says_off is not negated else "auto"
+                found.append((offset + start, Wish(policy, match.group().strip(" ,"))))
+        offset += len(clause) + 1
+    return max(found, key=lambda item: item[0])[1] if found else None
+
+
+def _normalised(text: str) -> str:
+    """Lower case, one kind of apostrophe and space, one spelling of the topic's names."""
+    text = text[:20_000].lower().replace("\u2019", "'").replace("\u2018", "'").replace("`", "").replace('"', "")
+    text = re.sub(r"[*_()\[\]{}]+", " ", text)
+    text = re.sub(r"-{1,2}(?=no[- ]|automl|hpo)", " ", text)
+    text = re.sub(r"\bauto[ -]?ml\b", "automl", text)
+    text = re.sub(r"\bhyper[ -]?param(?:eter)?(s?)\b", r"hyperparameter\1", text)
+    text = re.sub(r"\b(no|non)-(?=automl|hpo|hyper)", "no ", text)
+    text = re.sub(r"(?<=[a-z])-(?=search|tuning|optimi|sweep)", " ", text)
+    text = re.sub(r" *(=|:) *", r" \1 ", text)
+    return re.sub(r"[ \t\r\f\v]+", " ", text).strip()

@@ -1,0 +1,86 @@
+"""The six actions: plan, and unless it is a dry run, submit. Everything is decided by the planner."""
+
+from typing import Any
+
+import anyio.to_thread
+from mcp.server.mcpserver import Context
+
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.planning.request import REQUESTS, ActionRequest
+from mask2former_mcp.server.answers import answer
+from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, summary
+from mask2former_mcp.server.schema import Schema
+from mask2former_mcp.server.services import Services
+from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, request_tool
+
+# Either a job summary or, with dry_run, a Plan. Of the Plan only what a caller needs to go on is described here: its
+# full schema, six times over, would be a third of the whole list.
+_OUTPUT: Schema = {
+    "type": "object",
+    "description": "A job summary; with dry_run the Plan.",
+    "properties": {
+        **{name: SUMMARY_SCHEMA["properties"][name] for name in ("job_id", "status", "next")},
+        "spec": {"type": "object"},
+        "warnings": {"type": "array"},
+        "digest": {"type": "string"},
+    },
+}
+
+_DESCRIPTIONS = {
+    "train": "Train Mask2Former on a folder of images and annotations. Starts a durable job and returns its id at "
+    "once; with dry_run, the whole Plan. Classes are derived from the data. Follows the AutoML policy.",
+    "evaluate": "Measure a model on a dataset: mIoU, PQ, AP, per class, with pictures. Starts a job.",
+    "export": "Export a checkpoint to ONNX, checked against the trained network. Starts a job.",
+    "quantize": "Quantize a model. Plans fully with dry_run; starting it is not available yet.",
+    "inference": "Run a model on images: overlays and structured results (panoptic, COCO instances, semantic). "
+    "Starts a job.",
+    "gen_trt_engine": "Build a TensorRT engine from ONNX. Plans fully with dry_run; starting it is not available yet.",
+}
+_TITLES = {"gen_trt_engine": "Build TensorRT engine"}
+
+
+class DigestMismatch(InvalidRequest):
+    code = "digest_mismatch"
+
+
+def action_tools(services: Services) -> list[RequestTool]:
+    return [_action_tool(services, action) for action in REQUESTS]
+
+
+def _action_tool(services: Services, action: str) -> RequestTool:
+    async def handle(request: ActionRequest, _: Context[Any, Any]) -> Answer:
+        return await anyio.to_thread.run_sync(_plan_or_submit, services, request, abandon_on_cancel=True)
+
+    # Additive (a new job, new files), not idempotent unless a run_name makes it so; reads and writes local files only.
+    behaviour = Behaviour(_TITLES.get(action, action.capitalize()), read_only=False, idempotent=False)
+    return request_tool(action, _DESCRIPTIONS[action], REQUESTS[action], handle, behaviour, _OUTPUT)
+
+
+def _plan_or_submit(services: Services, request: ActionRequest) -> Answer:
+    plan = services.planner.plan(request)
+    if request.dry_run:
+        return answer(plan.model_dump(mode="json"), headline=_plan_headline(plan))
+    _refuse_another_digest(services, request, plan)
+    job = services.jobs.submit(plan)
+    notes = "".join(f"\nWarning: {warning}" for warning in plan.warnings)
+    return answer(summary(job), headline=f"{headline(job)}{notes}")
+
+
+def _plan_headline(plan: Plan) -> str:
+    about = f"Plan to {plan.action} (nothing started). AutoML: {plan.automl.route}, {plan.automl.reason}"
+    return f"{about} Estimate basis: {plan.estimate.basis}."
+
+
+def _refuse_another_digest(services: Services, request: ActionRequest, plan: Plan) -> None:
+    expected = request.expect_digest
+    if expected is None and services.settings.require_digest:
+        raise InvalidRequest(
+            "This server starts only reviewed plans: expect_digest is missing.",
+            fix="Call with dry_run=true, show the Plan to the user, then repeat with its digest as expect_digest.",
+        )
+    if expected is not None and expected != plan.digest:
+        raise DigestMismatch(
+            f"The plan's digest is {plan.digest}, not {expected}: something changed since it was reviewed.",
+            fix="Call with dry_run=true again and review the new Plan.",
+        )

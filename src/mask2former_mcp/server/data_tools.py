@@ -1,0 +1,106 @@
+"""Looking before acting: the machine, the data, the spec."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from mcp.types import CallToolResult
+
+from mask2former_mcp.datasets import check
+from mask2former_mcp.datasets.reference import DatasetRef
+from mask2former_mcp.server import doctor
+from mask2former_mcp.server.answers import answer
+from mask2former_mcp.server.requests import CheckDatasetRequest, DoctorRequest, SearchSpecRequest
+from mask2former_mcp.server.schema import Schema
+from mask2former_mcp.server.services import Services
+from mask2former_mcp.server.spec_search import search
+from mask2former_mcp.server.tool import Behaviour, RequestTool, in_thread, request_tool
+
+_DOCTOR_OUTPUT: Schema = {
+    "type": "object",
+    "properties": {"ready": {"type": "boolean"}, "checks": {"type": "array"}},
+    "required": ["ready", "checks"],
+}
+_CHECK_OUTPUT: Schema = {
+    "type": "object",
+    "properties": {
+        "finished": {"type": "boolean"},
+        "ready": {"type": ["boolean", "null"]},
+        "counts": {"type": "object"},
+        "classes": {"type": "array"},
+        "problems": {"type": "array"},
+        "derived": {"type": "object"},
+    },
+}
+_SEARCH_OUTPUT: Schema = {
+    "type": "object",
+    "properties": {"matches": {"type": "array"}, "total": {"type": "integer"}},
+    "required": ["matches", "total"],
+}
+
+
+def data_tools(services: Services) -> list[RequestTool]:
+    return [
+        request_tool(
+            "doctor",
+            "What this machine can run, each check with a fix. Works when everything is broken.",
+            DoctorRequest,
+            in_thread(partial(_doctor, services)),
+            Behaviour("Doctor", read_only=True),
+            _DOCTOR_OUTPUT,
+        ),
+        request_tool(
+            "check_dataset",
+            "Check a dataset before training: counts, class table, problems with file and id, derived num_classes and "
+            "label map, ready or not. A long check goes on in the background: call again.",
+            CheckDatasetRequest,
+            in_thread(partial(_check_dataset, services)),
+            Behaviour("Check dataset", read_only=True),
+            _CHECK_OUTPUT,
+        ),
+        request_tool(
+            "search_spec",
+            "Find keys of an action's spec: path, type, default, bounds, choices, help.",
+            SearchSpecRequest,
+            in_thread(partial(_search_spec, services)),
+            Behaviour("Search spec", read_only=True),
+            _SEARCH_OUTPUT,
+        ),
+    ]
+
+
+def _doctor(services: Services, _: DoctorRequest) -> CallToolResult:
+    report = doctor.examine(services)
+    verdict = "Ready." if report["ready"] else "Not ready: see the errors."
+    return answer(report, text="\n".join([verdict, *doctor.lines(report)]))
+
+
+def _search_spec(services: Services, request: SearchSpecRequest) -> CallToolResult:
+    matches, total = search(services.bundle.schema(request.action), request.query, request.limit)
+    return answer({"action": request.action, "matches": matches, "total": total})
+
+
+def _check_dataset(services: Services, request: CheckDatasetRequest) -> CallToolResult:
+    report = dataset_report(services, request)
+    return answer(report, headline=_verdict(report))
+
+
+def dataset_report(services: Services, request: CheckDatasetRequest) -> dict[str, Any]:
+    """The report without the parts that say nothing (datasets/check.py: Report)."""
+    report = check.check(
+        DatasetRef.parse(request.dataset),
+        request.dataset_format,
+        home=services.settings.home,
+        role=request.role,
+        compare_with=DatasetRef.parse(request.compare_with) if request.compare_with else None,
+        sample=request.sample,
+    )
+    always = ("finished", "ready", "problems")
+    return {key: value for key, value in report.as_dict().items() if key in always or value}
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    if not report["finished"]:
+        return f"{report['dataset']}: the check goes on in the background; {report['next']}."
+    fit = "ready" if report["ready"] else "not ready"
+    return f"{report['dataset']}: {fit}, {report.get('errors', 0)} errors, {report.get('warnings', 0)} warnings."

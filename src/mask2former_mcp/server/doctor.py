@@ -1,0 +1,162 @@
+"""What this machine can do, and how to mend what it cannot. Every check stands alone and works when others break."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import psutil
+
+from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.server.services import Services
+
+_PROBE_TIMEOUT_S = 30
+_GB = 1e9
+# Asked of the interpreter that will run the engine, which need not be this one; torch takes seconds to import.
+_PROBE = """
+import importlib.util as u, json
+names = "torch lightning_fabric cv2 pycocotools scipy onnx onnxscript onnxruntime tensorboard mask2former_mcp".split()
+found = {"missing": [n for n in names if u.find_spec(n) is None]}
+if "torch" not in found["missing"]:
+    import torch
+    found["torch"] = torch.__version__
+    found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    status: Literal["ok", "warning", "error"]
+    detail: str
+    fix: str = ""
+
+
+def examine(services: Services) -> dict[str, Any]:
+    """All checks: {ready, checks: [{name, status, detail, fix}]}. Ready means that `train` can start here."""
+    steps: tuple[tuple[str, Callable[[Services], Check]], ...] = (
+        ("python", _python),
+        ("settings", _settings),
+        ("home", _home),
+        ("job store", _store),
+        ("skill bundle", _bundle),
+        ("automl", _automl),
+        ("engine", _engine),
+        ("memory", _memory),
+        ("jobs", _jobs),
+    )
+    checks = [_guarded(name, step, services) for name, step in steps]
+    return {
+        "ready": all(check.status != "error" for check in checks),
+        "checks": [{key: value for key, value in asdict(check).items() if value} for check in checks],
+    }
+
+
+def lines(report: dict[str, Any]) -> Iterator[str]:
+    for check in report["checks"]:
+        yield f"[{check['status']}] {check['name']}: {check['detail']}" + (
+            f" Fix: {check['fix']}" if check.get("fix") else ""
+        )
+
+
+def _guarded(name: str, step: Callable[[Services], Check], services: Services) -> Check:
+    try:
+        return step(services)
+    except Mask2FormerError as error:
+        return Check(name, "error", error.message, error.fix)
+    except Exception as error:  # noqa: BLE001 - a doctor that falls over with its patient is of no use
+        return Check(name, "error", f"{type(error).__name__}: {error}", "Report this, with the detail.")
+
+
+def _python(_: Services) -> Check:
+    return Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _settings(services: Services) -> Check:
+    settings = services.settings
+    return Check("settings", "ok", f"home {settings.home}, platform {settings.platform}, runtime {settings.runtime}")
+
+
+def _home(services: Services) -> Check:
+    home = services.settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    if not os.access(home, os.W_OK):
+        return Check("home", "error", f"{home} cannot be written", "Set M2F_HOME to a folder that can be written.")
+    free = shutil.disk_usage(home).free / _GB
+    if free < 5:
+        return Check("home", "warning", f"only {free:.1f} GB free at {home}", "Free some space, or move M2F_HOME.")
+    return Check("home", "ok", f"{free:.0f} GB free at {home}")
+
+
+def _store(services: Services) -> Check:
+    services.jobs.list(limit=1)
+    return Check("job store", "ok", "opens and answers")
+
+
+def _bundle(services: Services) -> Check:
+    found = services.bundle
+    return Check("skill bundle", "ok", f"{found.name}, {len(found.actions)} actions, digest {found.digest[:12]}")
+
+
+def _automl(services: Services) -> Check:
+    reason = services.bundle.automl_runnable()
+    if not services.bundle.automl_enabled:
+        return Check("automl", "ok", "disabled by the bundle; trainings run directly")
+    if reason is not None:
+        return Check(
+            "automl", "warning", f"enabled but not runnable: {reason}", "Regenerate the bundle's schemas and templates."
+        )
+    return Check(
+        "automl", "ok", "enabled; the search itself is not built yet: a study runs one trial, the resolved spec"
+    )
+
+
+def _engine(services: Services) -> Check:
+    python = str(services.settings.python or sys.executable)
+    try:
+        run = subprocess.run(
+            [python, "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return Check(
+            "engine",
+            "warning",
+            f"{python} did not answer in {_PROBE_TIMEOUT_S} s",
+            "Try again when the machine is idle.",
+        )
+    except OSError as error:
+        return Check("engine", "error", f"{python} cannot be started: {error}", "Correct M2F_PYTHON.")
+    if run.returncode != 0:
+        return Check("engine", "error", f"torch does not import in {python}: {run.stderr[-300:]}", _INSTALL)
+    found = json.loads(run.stdout.splitlines()[-1])
+    if found["missing"]:
+        return Check("engine", "error", f"not installed in {python}: {', '.join(found['missing'])}", _INSTALL)
+    if not found["gpus"]:
+        detail = f"torch {found['torch']}, no GPU: one process on {os.cpu_count()} CPU cores"
+        return Check("engine", "warning", detail, "Use preset='mini' here; a default network needs a GPU.")
+    return Check("engine", "ok", f"torch {found['torch']}, GPUs: {', '.join(found['gpus'])}")
+
+
+_INSTALL = (
+    'Install the engine: pip install "torch>=2.11" "mask2former-mcp[engine]" (without a GPU, the CPU build of torch).'
+)
+
+
+def _memory(_: Services) -> Check:
+    total = psutil.virtual_memory()
+    detail = f"{total.available / _GB:.1f} of {total.total / _GB:.1f} GB available"
+    if total.available < 2 * _GB:
+        return Check("memory", "warning", detail, "Close other programs; even preset='mini' wants about 1 GB.")
+    return Check("memory", "ok", detail)
+
+
+def _jobs(services: Services) -> Check:
+    jobs, _ = services.jobs.list(limit=100)
+    live = [job.id for job in jobs if not job.state.terminal]
+    return Check("jobs", "ok", f"{len(live)} live" + (f": {', '.join(live[:5])}" if live else ""))

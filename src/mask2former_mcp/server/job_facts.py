@@ -1,0 +1,95 @@
+"""A job as the tools show it: at most ten fields, the same everywhere."""
+
+from typing import Any
+
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.server.schema import Schema
+
+_STATES = [state.value for state in JobState]
+_NULLABLE_NUMBER: Schema = {"type": ["number", "null"]}
+_PROPERTIES: dict[str, Schema] = {
+    "job_id": {"type": "string"},
+    "action": {"type": "string"},
+    "status": {"enum": _STATES},
+    "phase": {"type": "string"},
+    "progress": {"type": "number"},
+    "eta_s": _NULLABLE_NUMBER,
+    "metrics": {"type": "object"},
+    "message": {"type": "string"},
+    "error_code": {"type": ["string", "null"]},
+    "next": {"type": "string"},
+}
+SUMMARY_SCHEMA: Schema = {"type": "object", "properties": _PROPERTIES, "required": list(_PROPERTIES)}
+
+_FOLLOW_UPS = {
+    "train": "evaluate, export or inference with parent_job_id='{id}'",
+    "evaluate": "list_artifacts(job_id='{id}') for metrics and pictures",
+    "export": "list_artifacts(job_id='{id}') for the exported model",
+    "inference": "list_artifacts(job_id='{id}') for overlays and results",
+}
+
+
+def summary(job: Job, *, message: str | None = None) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "action": job.action,
+        "status": job.state.value,
+        "phase": job.phase,
+        "progress": round(job.progress, 4),
+        "eta_s": None if job.eta_s is None else round(job.eta_s, 1),
+        "metrics": {name: round(value, 4) for name, value in sorted(job.metrics.items())},
+        "message": job.message if message is None else message,
+        "error_code": job.error_code,
+        "next": next_step(job),
+    }
+
+
+def next_step(job: Job) -> str:
+    """The one call that makes sense now."""
+    if job.state in (JobState.FAILED, JobState.LOST):
+        return f"get_job_logs(job_id='{job.id}'), then resume_job(job_id='{job.id}')"
+    if job.state is JobState.CANCELLED:
+        return f"resume_job(job_id='{job.id}') continues from the last checkpoint"
+    if job.state is JobState.SUCCEEDED:
+        return _FOLLOW_UPS.get(job.action, "list_artifacts(job_id='{id}')").format(id=job.id)
+    return f"wait_for_job(job_id='{job.id}')"
+
+
+def headline(job: Job) -> str:
+    """One line a person understands: `train-7f3k9q2d running 42 % (training, 3 min left)`."""
+    parts = [job.phase] if job.phase else []
+    if not job.state.terminal and job.eta_s is not None:
+        parts.append(f"{duration(job.eta_s)} left")
+    percent = "" if job.state.terminal else f" {job.progress:.0%}"
+    return f"{job.id} {job.state.value}{percent}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def study(job: Job) -> dict[str, Any] | None:
+    """The study that a train job on the AutoML route is. Until the search exists it has one trial: the job itself."""
+    if job.action != "train" or job.plan.automl.route != "automl":
+        return None
+    metric = job.metrics.get(job.plan.metric)
+    ended = job.finished_at if job.finished_at is not None else None
+    trial = {
+        "trial": 0,
+        "job_id": job.id,
+        "parameters": {},
+        "metric": metric,
+        "epoch": None,
+        "status": job.state.value,
+        "duration_s": round(ended - job.started_at, 1) if ended is not None and job.started_at is not None else None,
+    }
+    won = job.state is JobState.SUCCEEDED
+    return {
+        "leaderboard": [trial],
+        "winner": job.id if won else None,
+        "baseline": job.id,
+        "budget": {"max_trials": 1},
+        "eta_s": job.eta_s,
+    }

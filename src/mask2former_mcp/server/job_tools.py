@@ -1,0 +1,234 @@
+"""Jobs: list, look, wait, read logs and metrics, find files, cancel, delete, resume."""
+
+import time
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from mcp.server.mcpserver import Context
+from mcp.types import CallToolResult
+
+from mask2former_mcp.errors import InvalidRequest, NotAvailable
+from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.server.answers import answer
+from mask2former_mcp.server.confirmation import confirmed
+from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, study, summary
+from mask2former_mcp.server.requests import (
+    ConfirmedRequest,
+    JobLogsRequest,
+    JobMetricsRequest,
+    JobRequest,
+    ListArtifactsRequest,
+    ListJobsRequest,
+    ResumeJobRequest,
+    WaitForJobRequest,
+)
+from mask2former_mcp.server.schema import Schema
+from mask2former_mcp.server.services import Services
+from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, in_thread, request_tool
+from mask2former_mcp.server.untrusted import clean_line, fenced
+
+_POLL_S = 0.5
+_MAX_LOG_CHARACTERS = 20_000
+
+
+def _paged(name: str, **more: str) -> Schema:
+    listed = {name: {"type": "array"}, "next_cursor": {"type": ["string", "null"]}}
+    return {"type": "object", "properties": {**listed, **{key: {"type": kind} for key, kind in more.items()}}}
+
+
+def job_tools(services: Services) -> list[RequestTool]:
+    return [*_reading_tools(services), *_changing_tools(services)]
+
+
+def _reading_tools(services: Services) -> list[RequestTool]:
+    def read(title: str) -> Behaviour:
+        return Behaviour(title, read_only=True)
+
+    make = request_tool
+    return [
+        make(
+            "list_jobs",
+            "Jobs, newest first.",
+            ListJobsRequest,
+            in_thread(partial(_list_jobs, services)),
+            read("List jobs"),
+            _paged("jobs"),
+        ),
+        make(
+            "get_job",
+            "One job now. A training on the AutoML route also shows its study.",
+            JobRequest,
+            in_thread(partial(_get_job, services)),
+            read("Job"),
+            SUMMARY_SCHEMA,
+        ),
+        make(
+            "wait_for_job",
+            "Wait until the job ends, at most timeout_s (<= 50), with progress. Still running afterwards is not an "
+            "error: call again.",
+            WaitForJobRequest,
+            partial(_wait_for_job, services),
+            read("Wait for job"),
+            SUMMARY_SCHEMA,
+        ),
+        make(
+            "get_job_logs",
+            "The job's log, also of crashed runs. Untrusted text.",
+            JobLogsRequest,
+            in_thread(partial(_logs, services)),
+            read("Job log"),
+            _paged("lines", job_id="string"),
+        ),
+        make(
+            "get_job_metrics",
+            "Metrics per epoch, each name with its own epochs, thinned to max_points.",
+            JobMetricsRequest,
+            in_thread(partial(_metrics, services)),
+            read("Job metrics"),
+            {"type": "object", "properties": {"job_id": {"type": "string"}, "metrics": {"type": "object"}}},
+        ),
+        make(
+            "list_artifacts",
+            "Files that the job wrote: checkpoints, ONNX, metrics, pictures.",
+            ListArtifactsRequest,
+            in_thread(partial(_artifacts, services)),
+            read("Artifacts"),
+            _paged("artifacts", job_id="string", folder="string"),
+        ),
+    ]
+
+
+def _changing_tools(services: Services) -> list[RequestTool]:
+    return [
+        request_tool(
+            "cancel_job",
+            "End a job's processes. Checkpoints stay; resume_job continues. Asks the user first.",
+            ConfirmedRequest,
+            partial(_cancel, services),
+            Behaviour("Cancel job", read_only=False, destructive=True),
+            SUMMARY_SCHEMA,
+        ),
+        request_tool(
+            "delete_job",
+            "Delete an ended job with its folder, checkpoints included. Asks the user first.",
+            ConfirmedRequest,
+            partial(_delete, services),
+            Behaviour("Delete job", read_only=False, destructive=True),
+            SUMMARY_SCHEMA,
+        ),
+        request_tool(
+            "resume_job",
+            "Continue an ended job from its last checkpoint: same id, same folder, next attempt.",
+            ResumeJobRequest,
+            in_thread(partial(_resume, services)),
+            Behaviour("Resume job", read_only=False, idempotent=False),
+            SUMMARY_SCHEMA,
+        ),
+    ]
+
+
+def _list_jobs(services: Services, request: ListJobsRequest) -> CallToolResult:
+    jobs, cursor = services.jobs.list(
+        state=request.status, action=request.action, limit=request.limit, cursor=request.cursor
+    )
+    facts = {"jobs": [summary(job) for job in jobs], "next_cursor": cursor}
+    return answer(facts, headline="\n".join(headline(job) for job in jobs) or "No jobs.")
+
+
+def _get_job(services: Services, request: JobRequest) -> CallToolResult:
+    job = services.jobs.get(request.job_id)
+    facts = summary(job)
+    found = study(job)
+    if found is not None:
+        facts["study"] = found
+    return answer(facts, headline=headline(job))
+
+
+async def _wait_for_job(services: Services, request: WaitForJobRequest, context: Context[Any, Any]) -> Answer:
+    """Poll the store: it is the truth, whoever supervises. Progress goes out when something changed."""
+    deadline = time.monotonic() + request.timeout_s
+    shown: tuple[str, float] | None = None
+    while True:
+        job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id, abandon_on_cancel=True)
+        if (line := (headline(job), job.progress)) != shown:
+            shown = line
+            await context.report_progress(job.progress, 1.0, clean_line(line[0], limit=200))
+        left = deadline - time.monotonic()
+        if job.state.terminal:
+            return answer(summary(job), headline=headline(job))
+        if left <= 0:
+            message = job.message or f"still {job.state.value}; it goes on, call wait_for_job again"
+            return answer(summary(job, message=message), headline=headline(job))
+        await anyio.sleep(min(_POLL_S, left))
+
+
+def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
+    page = services.jobs.logs(request.job_id, tail=request.tail, grep=request.grep, cursor=request.cursor)
+    lines = [clean_line(line) for line in page.lines]
+    kept = _newest_within(lines, _MAX_LOG_CHARACTERS)
+    facts = {"job_id": request.job_id, "lines": kept, "next_cursor": page.next_cursor}
+    note = f" ({len(lines) - len(kept)} earlier lines left out)" if len(kept) < len(lines) else ""
+    text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"The log of {request.job_id} has no such lines."
+    return answer(facts, text=f"{text}\nnext_cursor: {page.next_cursor}")
+
+
+def _newest_within(lines: list[str], budget: int) -> list[str]:
+    kept: list[str] = []
+    for line in reversed(lines):
+        budget -= len(line) + 1
+        if budget < 0 and kept:
+            break
+        kept.append(line)
+    return kept[::-1]
+
+
+def _metrics(services: Services, request: JobMetricsRequest) -> CallToolResult:
+    series = services.jobs.metrics(request.job_id, max_points=request.max_points)
+    return answer({"job_id": request.job_id, "metrics": series})
+
+
+def _artifacts(services: Services, request: ListArtifactsRequest) -> CallToolResult:
+    found = services.jobs.artifacts(request.job_id)
+    if request.cursor is not None and not (request.cursor.isascii() and request.cursor.isdigit()):
+        raise InvalidRequest(
+            f"cursor {request.cursor!r} is not one that list_artifacts answered", fix="Pass next_cursor unchanged."
+        )
+    start = int(request.cursor or 0)
+    folder = str(services.jobs.results_dir(request.job_id))
+    # The path below the folder says it all: the absolute one, repeated for each file, would double the answer.
+    page = [{key: value for key, value in item.items() if key != "file"} for item in found[start : start + request.limit]]
+    cursor = str(start + request.limit) if start + request.limit < len(found) else None
+    facts = {"job_id": request.job_id, "folder": folder, "artifacts": page, "next_cursor": cursor}
+    return answer(facts)
+
+
+async def _cancel(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
+    job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id)
+    if not job.state.terminal:
+        question = f"Cancel {job.id} ({job.state.value}, {job.progress:.0%})? Its checkpoints stay."
+        if (asked := await confirmed(context, question, confirm=request.confirm)) is not None:
+            return asked
+    job = await anyio.to_thread.run_sync(services.jobs.cancel, request.job_id)
+    return answer(summary(job), headline=headline(job))
+
+
+async def _delete(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
+    job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id)
+    question = f"Delete {job.id} ({job.action}, {job.state.value}) with its folder and checkpoints?"
+    if (asked := await confirmed(context, question, confirm=request.confirm)) is not None:
+        return asked
+    job = await anyio.to_thread.run_sync(services.jobs.delete, request.job_id)
+    facts = summary(job, message="deleted, with its folder")
+    return answer({**facts, "next": "list_jobs()"}, headline=f"{job.id} deleted")
+
+
+def _resume(services: Services, request: ResumeJobRequest) -> CallToolResult:
+    if request.automl is not None:
+        raise NotAvailable(
+            "automl: the search is not built yet, so a study has no budget to change.",
+            fix="Leave automl out; num_epochs trains on.",
+        )
+    job = services.jobs.resume(request.job_id, num_epochs=request.num_epochs)
+    return answer(summary(job), headline=headline(job))

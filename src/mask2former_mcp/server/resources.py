@@ -1,0 +1,108 @@
+"""Read-only views under m2f:// for clients that attach context: jobs with spec, log, metrics, files; the bundle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+
+from mask2former_mcp.errors import Mask2FormerError, NotFound
+from mask2former_mcp.server.answers import presentable
+from mask2former_mcp.server.job_facts import study, summary
+from mask2former_mcp.server.services import Services
+from mask2former_mcp.server.untrusted import clean_line, fenced
+
+_MAX_ARTIFACT_BYTES = 8_000_000
+_LOG_TAIL = 200
+
+
+def add_resources(server: MCPServer[None], services: Services) -> None:
+    _add_job_resources(server, services)
+    _add_bundle_resources(server, services)
+
+
+def _add_job_resources(server: MCPServer[None], services: Services) -> None:
+    @server.resource("m2f://jobs", name="jobs", description="The newest jobs.", mime_type="application/json")
+    def jobs() -> str:
+        return _guard(lambda: _json({"jobs": [summary(job) for job in services.jobs.list(limit=50)[0]]}))
+
+    @server.resource("m2f://jobs/{id}", name="job", description="One job.", mime_type="application/json")
+    def job(id: str) -> str:
+        found = _guard(lambda: services.jobs.get(id))
+        extra = study(found)
+        return _json({**summary(found), **({"study": extra} if extra else {})})
+
+    @server.resource(
+        "m2f://jobs/{id}/spec", name="job spec", description="The resolved spec.", mime_type="application/yaml"
+    )
+    def spec(id: str) -> str:
+        return yaml.safe_dump(presentable(_guard(lambda: services.jobs.spec(id))), sort_keys=False)
+
+    @server.resource("m2f://jobs/{id}/log{?tail}", name="job log", description="Last lines of the log. Untrusted text.")
+    def log(id: str, tail: int = _LOG_TAIL) -> str:
+        page = _guard(lambda: services.jobs.logs(id, tail=max(1, min(tail, 1000))))
+        return fenced([clean_line(line) for line in page.lines], f"Log of {id}")
+
+    @server.resource(
+        "m2f://jobs/{id}/metrics", name="job metrics", description="Per epoch.", mime_type="application/json"
+    )
+    def metrics(id: str) -> str:
+        return _guard(lambda: _json({"job_id": id, "metrics": services.jobs.metrics(id, max_points=200)}))
+
+    @server.resource("m2f://jobs/{id}/artifacts/{+path}", name="artifact", description="One file of a job.")
+    def artifact(id: str, path: str) -> bytes:
+        return _guard(lambda: _read_artifact(services, id, path))
+
+
+def _add_bundle_resources(server: MCPServer[None], services: Services) -> None:
+    @server.resource(
+        "m2f://schemas/{action}", name="schema", description="JSON Schema of a spec.", mime_type="application/json"
+    )
+    def schema(action: str) -> str:
+        return _guard(lambda: json.dumps(services.bundle.schema(action)))
+
+    @server.resource(
+        "m2f://templates/{action}", name="template", description="A spec's defaults.", mime_type="application/yaml"
+    )
+    def template(action: str) -> str:
+        return _guard(lambda: yaml.safe_dump(services.bundle.template(action), sort_keys=False))
+
+    @server.resource("m2f://skill", name="skill", description="The Agent Skill.", mime_type="text/markdown")
+    def skill() -> str:
+        return _guard(lambda: _skill_text(services))
+
+
+def _skill_text(services: Services) -> str:
+    folder = services.bundle.directory
+    for candidate in (folder / "SKILL.md", folder / "skill" / "SKILL.md"):
+        if candidate.is_file():
+            return candidate.read_text(encoding="utf-8")
+    raise NotFound(f"The bundle {folder} has no SKILL.md.", fix="Choose a bundle that has one, or read m2f://schemas.")
+
+
+def _read_artifact(services: Services, job_id: str, path: str) -> bytes:
+    """Only what list_artifacts names: a path is compared, never joined."""
+    for found in services.jobs.artifacts(job_id):
+        if found["path"] == path:
+            file = Path(found["file"])
+            size = file.stat().st_size
+            if size > _MAX_ARTIFACT_BYTES:
+                raise NotFound(f"{path} has {size} bytes; at most {_MAX_ARTIFACT_BYTES} are sent.", fix=f"Open {file}.")
+            return file.read_bytes()
+    raise NotFound(f"{job_id} has no artifact {path!r}.", fix="list_artifacts names what there is.")
+
+
+def _guard(read: Any) -> Any:
+    """Our errors as the SDK's, so that clients get the message instead of a bare failure."""
+    try:
+        return read()
+    except NotFound as error:
+        raise ResourceNotFoundError(f"{error.message} {error.fix}") from error
+    except Mask2FormerError as error:
+        raise ResourceError(f"{error.message} {error.fix}") from error
+
+
+def _json(facts: dict[str, Any]) -> str:
+    return json.dumps(presentable(facts), ensure_ascii=False)

@@ -1,0 +1,19 @@
+"""Running the server: stdio for one client, Streamable HTTP for several, the latter on the loopback only."""
+
+import os
+from collections.abc import Mapping
+
+from mask2former_mcp.server.app import build
+from mask2former_mcp.server.services import Services
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 8765
+
+
+def serve_stdio(environ: Mapping[str, str] = os.environ) -> None:
+    build(Services(environ)).run("stdio")
+
+
+def serve_http(port: int = DEFAULT_PORT, environ: Mapping[str, str] = os.environ) -> None:
+    """There is no authentication yet, so there is no way to bind another interface; the SDK checks Host and Origin."""
+    build(Services(environ)).run("streamable-http", host=LOOPBACK, port=port)

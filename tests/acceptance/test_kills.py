@@ -1,0 +1,124 @@
+"""Nothing is lost: the server and the supervisor are killed in the middle of a training, and it still ends well."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+from mcp import Client
+
+TERMINAL = {"succeeded", "failed", "cancelled", "lost"}
+ENGINE = "mask2former_mcp.engine"
+SUPERVISOR = "mask2former_mcp.jobs.supervisor"
+Find = Callable[[str], list[psutil.Process]]
+
+
+@pytest.fixture
+def longer_training(tiny_training: dict[str, Any]) -> dict[str, Any]:
+    """Long enough to be interrupted: a checkpoint every epoch, some seconds in all."""
+    return {**tiny_training, "num_epochs": 12, "automl_policy": "off"}
+
+
+async def running(client: Client, job_id: str) -> None:
+    """Until the trainer has finished its first epoch."""
+    with anyio.fail_after(60):
+        while True:
+            job = (await client.call_tool("get_job", {"job_id": job_id})).structured_content
+            assert job["status"] not in TERMINAL, job
+            if job["status"] == "running" and "mIoU" in job["metrics"]:
+                return
+            await anyio.sleep(0.1)
+
+
+async def ended(client: Client, job_id: str) -> dict[str, Any]:
+    with anyio.fail_after(120):
+        while True:
+            result = await client.call_tool("wait_for_job", {"job_id": job_id, "timeout_s": 10})
+            if result.structured_content["status"] in TERMINAL:
+                return result.structured_content
+
+
+def test_a_new_server_sees_the_training_of_a_killed_one_finish(stdio, longer_training, processes):
+    anyio.run(_kill_the_server, stdio, longer_training, processes)
+
+
+async def _kill_the_server(stdio: Any, training: dict[str, Any], find: Find) -> None:
+    with contextlib.suppress(BaseExceptionGroup, OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        async with Client(stdio) as client:
+            started = (await client.call_tool("train", training)).structured_content
+            await running(client, started["job_id"])
+            for server in find("server.py"):
+                server.kill()
+    assert not find("server.py")
+    assert find(ENGINE), "the trainer must not die with the server"
+    async with Client(stdio) as client:
+        assert (await ended(client, started["job_id"]))["status"] == "succeeded"
+        metrics = (await client.call_tool("get_job_metrics", {"job_id": started["job_id"]})).structured_content
+        assert len(metrics["metrics"]["mIoU"]) == training["num_epochs"]
+
+
+def test_a_killed_supervisor_is_replaced_and_never_two_trainers_run(stdio, longer_training, processes):
+    with watched(processes) as most:
+        anyio.run(_kill_the_supervisor, stdio, longer_training, processes)
+    assert most() == 1
+
+
+async def _kill_the_supervisor(stdio: Any, training: dict[str, Any], find: Find) -> None:
+    async with Client(stdio) as client:
+        started = (await client.call_tool("train", training)).structured_content
+        await running(client, started["job_id"])
+        for supervisor in find(SUPERVISOR):
+            supervisor.kill()
+    async with Client(stdio) as client:  # its start reconciles
+        assert (await ended(client, started["job_id"]))["status"] == "succeeded"
+
+
+def test_supervisor_and_trainer_killed_together_continue_from_the_last_checkpoint(stdio, longer_training, processes):
+    anyio.run(_kill_both, stdio, longer_training, processes)
+
+
+async def _kill_both(stdio: Any, training: dict[str, Any], find: Find) -> None:
+    async with Client(stdio) as client:
+        started = (await client.call_tool("train", training)).structured_content
+        await running(client, started["job_id"])
+        for victim in (*find(SUPERVISOR), *find(ENGINE)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+    async with Client(stdio) as client:
+        assert (await ended(client, started["job_id"]))["status"] == "succeeded"
+        metrics = (await client.call_tool("get_job_metrics", {"job_id": started["job_id"]})).structured_content
+        assert len(metrics["metrics"]["mIoU"]) == training["num_epochs"], "each epoch once, none twice"
+
+
+@contextlib.contextmanager
+def watched(find: Find) -> Iterator[Callable[[], int]]:
+    """Counts the trainers alive at the same time, from another thread, for as long as the block runs."""
+    most = 0
+    stop = threading.Event()
+
+    def count() -> None:
+        nonlocal most
+        while not stop.is_set():
+            # A trainer's data loaders share its command line: only leaders of their group are counted.
+            most = max(most, len({process.pid for process in find(ENGINE) if _leads(process)}))
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    try:
+        yield lambda: most
+    finally:
+        stop.set()
+        thread.join(5)
+
+
+def _leads(process: psutil.Process) -> bool:
+    try:
+        parent = process.parent()
+        return parent is None or ENGINE not in " ".join(parent.cmdline())
+    except psutil.Error:
+        return False

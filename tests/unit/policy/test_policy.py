@@ -1,0 +1,251 @@
+"""The AutoML policy: which words turn it off, who wins, where it leads."""
+
+import pytest
+
+from mask2former_mcp.policy import BundleState, decide, read
+
+READY = BundleState(automl_enabled=True)
+
+OFF = """
+turn off AutoML
+Turn off automl for this run.
+turn AutoML off
+please turn the auto-ml off
+switch off HPO
+switch HPO off please
+shut off the hyperparameter search
+disable AutoML
+Disable Auto ML and train on /data
+train on /data with AutoML disabled
+please disable hyper-parameter optimisation
+deactivate AutoML
+no HPO
+No AutoML.
+no automl, no hpo
+no hyperparameter search please
+no hyper parameter tuning
+Train Mask2Former on s3://bucket/data, no HPO, 10 epochs
+train --no-automl
+train with no-hpo
+plain training
+just plain training
+Plain training on /data/coco, please
+a plain training run
+do plain old training
+I want plain training only
+just do a plain train
+vanilla training
+direct training
+direct model training
+without AutoML
+Train on this folder without any AutoML
+without HPO and without sweeps
+w/o automl
+without using AutoML
+AutoML off please
+AutoML off
+automl: off
+automl=off
+automl_policy: off
+automl_policy=off
+`automl_policy: off`
+set automl_policy to off
+AutoML should be off
+AutoML must be disabled
+AutoML: disabled
+HPO off!
+keep AutoML off
+leave AutoML out
+leave HPO off
+skip the hyperparameter search
+skip AutoML
+skip hpo this time
+bypass AutoML
+avoid AutoML
+avoid using AutoML
+stop using AutoML
+opt out of AutoML
+don't use AutoML
+do not use AutoML
+dont use automl
+don\u2019t run HPO
+never run AutoML on this dataset
+do not run a hyperparameter search
+I don't want AutoML
+I do not want any HPO
+we don't need AutoML
+no need for AutoML
+no need to use AutoML
+no need to run HPO
+you needn't run AutoML
+you don't have to do HPO
+AutoML is not needed
+HPO isn't necessary
+AutoML should not be used
+please don't bother with hyperparameter tuning
+don't start AutoML
+don't enable AutoML
+don't turn on AutoML
+do not enable HPO
+don't forget to disable AutoML
+Please, do not hesitate to turn off AutoML
+can you turn off AutoML?
+could you please disable automl?
+if possible, disable AutoML
+disable AutoML and HPO
+turn off both: automl and hpo... so: no hpo
+AutoML-free training
+train it rather than HPO
+use plain training instead of AutoML
+I used AutoML last time. Turn off AutoML now.
+Last time: AutoML. This time no HPO
+Train a panoptic model on /data/belt with 20 epochs and a swin_small backbone. Turn off AutoML, we have one GPU only.
+""".strip().splitlines()
+
+NOT_OFF = """
+don't disable AutoML
+Don\u2019t disable AutoML
+dont disable automl
+do not disable AutoML
+do not turn off hpo
+don't turn AutoML off
+please do not switch HPO off
+never disable AutoML
+never turn off AutoML
+no need to disable automl
+there is no need to turn off AutoML
+no reason to disable AutoML
+you don't need to disable AutoML
+you do not have to turn off HPO
+you needn't disable AutoML
+we shouldn't turn off AutoML
+you should not disable HPO
+must not disable AutoML
+I don't want you to disable AutoML
+I do not want to turn off AutoML
+I would not disable AutoML
+without disabling AutoML
+without turning off HPO
+AutoML should not be disabled
+AutoML must not be turned off
+AutoML mustn't be off
+AutoML should never be disabled
+don't skip the hyperparameter search
+do not skip AutoML
+don't avoid AutoML
+don't stop using AutoML
+not without AutoML
+don't leave AutoML out
+do not keep AutoML off
+not plain training
+I don't want plain training
+this is not just plain training
+rather than plain training, search
+instead of plain training use AutoML
+no AutoML? No: turn on AutoML
+don't even think of: well, use AutoML
+turn on AutoML
+turn AutoML on
+use AutoML
+with AutoML
+enable HPO
+run a hyperparameter search
+keep AutoML on
+keep AutoML
+automl_policy: on
+automl: on
+AutoML on please
+""".strip().splitlines()
+
+SILENT = """
+train Mask2Former on /data
+train on a picture set of plain trains
+a plain background, training images in /data
+segment the trains on plain tracks
+turn off the light in the images
+disable wandb
+no augmentation
+without a GPU
+turn off mixed precision
+should I turn off AutoML?
+what happens if I disable AutoML?
+No HPO results yet
+automatic number plates
+the class named hpoint
+turn off deterministic mode and train for 5 epochs
+skip validation
+direct the output to /results; training data is in /data
+train an autoML-like
+explain training
+complain training
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("words", OFF)
+def test_words_that_turn_automl_off(words: str) -> None:
+    decision = decide("train", None, words, READY)
+    assert (decision.policy, decision.route, decision.source) == ("off", "direct", "request"), decision
+    assert decision.warnings == ()
+
+
+@pytest.mark.parametrize("words", [*NOT_OFF, *SILENT, "", "   ", "\n"])
+def test_words_that_do_not(words: str) -> None:
+    decision = decide("train", None, words, READY)
+    assert (decision.policy, decision.route) == ("auto", "automl"), decision
+
+
+@pytest.mark.parametrize("words", [line for line in SILENT if "like" not in line])
+def test_words_about_something_else_say_nothing(words: str) -> None:
+    assert read(words) is None
+    assert decide("train", None, words, READY).source == "default"
+
+
+@pytest.mark.parametrize("explicit", ["auto", "on"])
+def test_on_means_auto_and_wins_over_words_with_a_warning(explicit: str) -> None:
+    decision = decide("train", explicit, "plain training, no HPO", READY)
+    assert (decision.policy, decision.route, decision.source) == ("auto", "automl", "argument")
+    assert len(decision.warnings) == 1
+    assert "contradict" in decision.warnings[0]
+    assert "no hpo" in decision.warnings[0]
+
+
+def test_explicit_off_wins_over_words_with_a_warning() -> None:
+    decision = decide("train", "off", "please use AutoML", READY)
+    assert (decision.policy, decision.route) == ("off", "direct")
+    assert "use automl" in decision.warnings[0]
+
+
+@pytest.mark.parametrize(("explicit", "words"), [("off", "no HPO"), ("auto", "use AutoML"), ("off", None), ("auto", "go")])
+def test_agreement_is_silent(explicit: str, words: str | None) -> None:
+    assert decide("train", explicit, words, READY).warnings == ()
+
+
+def test_what_is_said_last_counts() -> None:
+    assert decide("train", None, "No HPO. Actually, use AutoML.", READY).policy == "auto"
+    assert decide("train", None, "Use AutoML. Actually, no HPO.", READY).policy == "off"
+
+
+def test_enabled_but_not_runnable_says_what_is_missing() -> None:
+    decision = decide("train", None, None, BundleState(True, "schemas/train.schema.json does not exist"))
+    assert (decision.policy, decision.route) == ("auto", "direct")
+    assert "enabled for this model but not runnable until its schemas are generated" in decision.reason
+    assert "schemas/train.schema.json does not exist" in decision.reason
+
+
+def test_a_bundle_without_automl_trains_directly() -> None:
+    decision = decide("train", "auto", None, BundleState(False))
+    assert (decision.policy, decision.route) == ("auto", "direct")
+    assert "does not enable" in decision.reason
+
+
+@pytest.mark.parametrize("action", ["evaluate", "inference", "export", "quantize", "gen_trt_engine"])
+@pytest.mark.parametrize("explicit", [None, "auto", "off"])
+def test_other_actions_stay_direct(action: str, explicit: str | None) -> None:
+    decision = decide(action, explicit, "use AutoML", READY)
+    assert (decision.route, decision.source) == ("direct", "action")
+
+
+def test_long_text_is_read_quickly() -> None:
+    for words in ("do not ", "the ", "no the any all ", "plain old ", "turn ", "= : ", "don't to for in "):
+        assert read(words * 6000) is None
+    assert read("automl and " * 2000) is None
