@@ -1,5 +1,6 @@
 """What tests of several rooms share: a small real data set, a home of its own, a server that clients can start."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def stdio(environ: dict[str, str]) -> StdioServerParameters:
 def processes(tmp_path: Path) -> Iterator[Callable[[str], list[psutil.Process]]]:
     """Finds this test's processes by a part of their command line; kills what is left of them at the end.
 
-    They are told from everybody else's by M2F_HOME in their environment.
+    They are told from everybody else's by the home in their environment or, the engine's, in their command line.
     """
     home = str(tmp_path / "home")
 
@@ -76,7 +77,7 @@ def processes(tmp_path: Path) -> Iterator[Callable[[str], list[psutil.Process]]]
 
     yield find
     for process in _of_home(home):
-        if process.pid != os.getpid():
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
@@ -84,7 +85,9 @@ def _of_home(home: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("M2F_HOME") == home:
+            if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                continue
+            if process.environ().get("M2F_HOME") == home or home in " ".join(process.cmdline()):
                 found.append(process)
         except (psutil.Error, OSError):
             continue

@@ -79,15 +79,15 @@ def parent_model(parent: Parent, key: str, choice: str | None = None, *, metric:
     wanted, suffix = _wanted(key)
     if parent.action != wanted:
         raise InvalidRequest(
-            f"{key} takes a file of a {wanted} job, but {parent.job_id} is a {parent.action} job"
+            f"{key} takes a file of {_a(wanted)} job, but {parent.job_id} is {_a(parent.action)} job"
             + (f" (its own parent is {parent.parent_job_id})" if parent.parent_job_id else ""),
-            fix=f"Pass the id of a {wanted} job as parent_job_id, or the file itself.",
+            fix=f"Pass the id of {_a(wanted)} job as parent_job_id, or the file itself.",
         )
     if wanted == "train":
         return checkpoint(parent, choice, metric=metric)
     if choice is not None:
         raise InvalidRequest(
-            f"checkpoint={choice!r} chooses among training checkpoints, but {parent.job_id} is a {parent.action} job",
+            f"checkpoint={choice!r} chooses among training checkpoints, but {parent.job_id} is {_a(parent.action)} job",
             fix="Leave checkpoint out, or pass a train job as parent_job_id.",
         )
     files = sorted(path for path in (parent.results_dir / wanted).glob(f"*{suffix}") if _is_usable(path))
@@ -220,6 +220,10 @@ def _wanted(key: str) -> tuple[Literal["train", "export", "gen_trt_engine"], str
     if key.endswith("trt_engine"):
         return "gen_trt_engine", ".engine"
     return "train", ".pth"
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _must_have_ended(parent: Parent) -> None:

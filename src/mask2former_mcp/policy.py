@@ -82,7 +82,8 @@ def _route(policy: Policy, bundle: BundleState) -> tuple[Route, str]:
 # --- reading words ---------------------------------------------------------------------------------------------------
 
 _NAME = (
-    r"(?:automl|hpo|(?:automatic |auto )?hyperparameters?(?: (?:search(?:es|ing)?|optimi[sz]ation|tuning|sweeps?|study))?"
+    r"(?:automl|hpo|(?:automatic |auto )?hyperparameters?"
+    r"(?: (?:search(?:es|ing)?|optimi[sz]ation|tuning|sweeps?|study))?"
     r"|(?:automatic )?parameter (?:search|sweeps?)|hp (?:search|tuning|sweeps?))"
     r"(?: (?:hpo|search(?:es)?|tuning|policy|routing|runs?|stuff|step|feature|mode))?"
 )
@@ -91,19 +92,22 @@ _TOPIC = rf"(?:(?:the|any|all|its|this|that|an?|our|your|more|such|whole|entire|
 _TOPIC = rf"{_TOPIC}(?:(?: and| or| nor|/|,) {_TOPIC}){{0,3}}"
 _USE = (
     r"(?:us(?:e|ing)|run(?:ning)?|do(?:ing)?|perform(?:ing)?|start(?:ing)?|launch(?:ing)?|enabl(?:e|ing)|activat(?:e|ing)"
-    r"|turn(?:ing)? on|switch(?:ing)? on|want|need|apply(?:ing)?|try(?:ing)?|bother with|bother about|go through|includ(?:e|ing)"
-    r"|trigger(?:ing)?|invok(?:e|ing)|like|wish for|go for|spend time on|waste time on|rely on|kick off|route (?:this |it )?"
-    r"(?:through|to))"
+    r"|turn(?:ing)? on|switch(?:ing)? on|want|need|apply(?:ing)?|try(?:ing)?|bother with|bother about|go through"
+    r"|includ(?:e|ing)"
+    r"|trigger(?:ing)?|invok(?:e|ing)|like|wish for|go for|spend time on|waste time on|rely on|kick off"
+    r"|route (?:this |it )?(?:through|to))"
 )
 _OFF = (
-    r"(?:turn(?:ing|ed)? off|switch(?:ing|ed)? off|shut(?:ting)? (?:off|down)|disabl(?:e|ing)|deactivat(?:e|ing)|skip(?:ping)?"
-    r"|bypass(?:ing)?|omit(?:ting)?|avoid(?:ing)?|drop(?:ping)?|leav(?:e|ing) (?:out|off)|forgo(?:ing)?|opt(?:ing)? out of"
+    r"(?:turn(?:ing|ed)? off|switch(?:ing|ed)? off|shut(?:ting)? (?:off|down)|disabl(?:e|ing)"
+    r"|deactivat(?:e|ing)|skip(?:ping)?|bypass(?:ing)?|omit(?:ting)?|avoid(?:ing)?|drop(?:ping)?"
+    r"|leav(?:e|ing) (?:out|off)|forgo(?:ing)?|opt(?:ing)? out of"
     r"|stop(?:ping)?|exclud(?:e|ing)|suppress(?:ing)?|get(?:ting)? rid of|remov(?:e|ing)|cut(?:ting)? out|refrain from)"
     rf"(?: {_USE})?"
 )
 # A negation, and the few words that may stand between it and what it negates. "don't forget to" is none.
 _NEGATION = (
-    r"(?:do(?:es)?n['o]?t|do(?:es)? not|did ?n['o]?t|did not|never|not|without|nor|no (?:need|reason|wish|point|intention)"
+    r"(?:do(?:es)?n['o]?t|do(?:es)? not|did ?n['o]?t|did not|never|not|without|nor"
+    r"|no (?:need|reason|wish|point|intention)"
     r"|need ?n['o]?t|should ?n['o]?t|must ?n['o]?t|wo ?n['o]?t|ca ?n['o]?t|cannot|would ?n['o]?t|rather than|instead of"
     r"|(?:isn't|is not|ain't) (?:necessary|needed)|against|more than)"
 )
@@ -112,10 +116,14 @@ _BETWEEN = (
     r"|bother|try|and|yet|mean|intend|plan|go|think|should|that|only|actually) )*"
 )
 _NEGATED = rf"(?P<negation>\b{_NEGATION} {_BETWEEN})?"
-_LINK = r"(?:is|are|be|being|to be|stays?|remains?|set|set to|should|must|can|may|shall|will|to|please|=|:|,|->|just|completely)"
+_LINK = (
+    r"(?:is|are|be|being|to be|stays?|remains?|set|set to|should|must|can|may|shall|will|to|please|=|:|,|->|just"
+    r"|completely)"
+)
 _PLAIN = (
     r"(?:plain|vanilla|direct)(?: (?:old|single|simple|direct|model|mask2former|supervised|normal))*"
-    r" (?:training(?: runs?)?|fine-?tuning|fine-?tune|train run|run|train(?= ?(?:$|[,)]|job|please|only|for|with|on my|on this)))"
+    r" (?:training(?: runs?)?|fine-?tuning|fine-?tune|train run|run"
+    r"|train(?= ?(?:$|[,)]|job|please|only|for|with|on my|on this)))"
 )
 _STATE_OFF = r"(?:off|disabled|deactivated|turned off|switched off|skipped|out|unnecessary|false|none|0)\b"
 
@@ -130,13 +138,14 @@ _PATTERNS: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
             True,
         ),
         (
-            rf"{_NEGATED}\b(?:turn|switch|leave|keep|set|put)(?:ing|ed|s)? {_TOPIC} (?:{_LINK} ?)*(?:on|enabled|auto)\b",
+            rf"{_NEGATED}\b(?:turn|switch|leave|keep|set|put)(?:ing|ed|s)? {_TOPIC} (?:{_LINK} ?)*"
+            r"(?:on|enabled|auto)\b",
             False,
         ),
         (rf"\b{_NEGATION} {_BETWEEN}{_USE} {_TOPIC}", True),
         (
-            rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?P<negation>(?:should|must|may|can)(?:n't| not) (?:be )?|cannot be |never (?:be )?)"
-            rf"(?:{_LINK} ?)*{_STATE_OFF}",
+            rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?P<negation>(?:should|must|may|can)(?:n't| not) (?:be )?|cannot be "
+            rf"|never (?:be )?)(?:{_LINK} ?)*{_STATE_OFF}",
             True,
         ),
         (rf"{_NEGATED}\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_OFF}", True),
@@ -144,8 +153,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
         (rf"\b{_TOPIC} ?(?:should|must)(?:n't| not) (?:be )?(?:used|run|started|enabled|on)\b", True),
         (rf"\b(?P<negation>(?:not|never) )without {_TOPIC}", True),
         (
-            rf"(?:\bno|\bwithout|\bw/o|\bminus|\bsans|\bzero|\bnot|\bno need (?:for|of)|\bexcept|\binstead of|\brather than) "
-            rf"{_TOPIC}(?! (?:budget|limits?|results?|problems?|issues?|errors?|yet|restrictions?))",
+            r"(?:\bno|\bwithout|\bw/o|\bminus|\bsans|\bzero|\bnot|\bno need (?:for|of)|\bexcept|\binstead of"
+            rf"|\brather than) {_TOPIC}(?! (?:budget|limits?|results?|problems?|issues?|errors?|yet|restrictions?))",
             True,
         ),
         (rf"\b{_NAME}[ -]free\b", True),
@@ -155,7 +164,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
     )
 )
 _HYPOTHETICAL = re.compile(
-    r"\b(?:should (?:i|we)|what (?:if|happens)|whether|why|would it help|does it help|how (?:do|can|would)(?: i| we)?)\b[^,:]*$"
+    r"\b(?:should (?:i|we)|what (?:if|happens)|whether|why|would it help|does it help"
+    r"|how (?:do|can|would)(?: i| we)?)\b[^,:]*$"
 )
 
 

@@ -17,7 +17,7 @@ from mask2former_mcp.server.app import build
 from mask2former_mcp.server.services import Services
 
 ROOT = Path(__file__).resolve().parents[2]
-ERAS = {"legacy": "2025-11-25", "2026-07-28": "2026-07-28"}
+ERAS = {"legacy": "2025-11-25", "auto": "2026-07-28"}
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +92,7 @@ def test_http_listens_on_the_loopback_and_refuses_another_host_name(environ, pro
 
 def test_the_plan_is_the_same_whichever_way_it_was_asked_for(stdio, environ, tiny_training, processes):
     async def digest(way: str) -> str:
-        async with connected(way, "2026-07-28", stdio, environ) as client:
+        async with connected(way, "auto", stdio, environ) as client:
             plan = await client.call_tool("train", {**tiny_training, "dry_run": True})
             return plan.structured_content["digest"]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from mask2former_mcp.errors import DatasetError
 
-_STALE_S = 24 * 3600.0
+_STALE_S = 3600.0  # an unfetched result is forgotten: the data may have changed since
 _START_S = 20.0  # a process that has not taken its lock by then never will
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mask2former_mcp.datasets import background, detect
 from mask2former_mcp.datasets.compare import compare
 from mask2former_mcp.datasets.files import Roots, Watch, open_all, open_folder
-from mask2former_mcp.datasets.layout import IMAGES, LABEL_MAPS, MASKS, Layout, inside_part
+from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS, Layout, inside_part
 from mask2former_mcp.datasets.problems import Problems
 from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
 from mask2former_mcp.datasets.report import Report, of_survey, told
@@ -47,10 +47,8 @@ def check(
         "role": role,
         "compare_with": compare_with.uri if compare_with else None,
         "sample": sample,
+        "state": [_state(r.folder()) for r in (ref, compare_with) if r is not None],
     }
-    ref.folder()
-    if compare_with is not None:
-        compare_with.folder()
     work = background.find(request, home)
     if work.finished() is None and not work.alive():
         quick = time.monotonic() + min(quick_s, deadline_s)
@@ -78,6 +76,18 @@ def check(
         progress=work.progress(),
         next="call check_dataset again with the same arguments: the check goes on in the background",
     )
+
+
+def _state(folder: Path) -> list[list[Any]]:
+    """Changes with the annotation files and with what the file folders hold: repaired data is another request."""
+    names = {*ANNOTATIONS.values(), *LABEL_MAPS.values(), IMAGES, *MASKS.values()}
+    names |= {archives.stem(name) for name in names}
+    found = []
+    for path in (part / name for part in (folder, folder / "train", folder / "val") for name in sorted(names)):
+        if path.exists():
+            status = path.stat()
+            found.append([str(path), status.st_size, status.st_mtime_ns])
+    return found
 
 
 def run(request: Mapping[str, Any], home: Path, watch: Watch, *, big_archives: bool = True) -> Report:

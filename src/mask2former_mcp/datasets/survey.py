@@ -198,6 +198,8 @@ class _Coco(_Reader):
     def _inside(self, id_: int, polygons: coco.Polygons, image: ImageEntry) -> None:
         limits = (image.width or 0, image.height or 0)
         for polygon in polygons:
+            if polygon.min() >= -1 and polygon.max() <= min(limits) + 1:
+                continue
             for axis in (0, 1):
                 values = polygon[axis::2]
                 if values.min() < -1 or values.max() > limits[axis] + 1:

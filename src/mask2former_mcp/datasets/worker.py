@@ -24,7 +24,10 @@ def main(folder: Path) -> int:
     with (folder / "lock").open("a") as lock:
         if not _locked(lock.fileno()):
             return 2
-        request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+        try:
+            request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return 2  # two were started at once, and the other one has done it
         failure = {"message": "the check failed", "fix": f"See {folder / 'log.txt'}, then call again."}
         try:
             background.write_json(folder / "result.json", _do(request, Path(request["home"]), _Teller(folder)))
@@ -34,6 +37,7 @@ def main(folder: Path) -> int:
         finally:  # whatever ended it, the next call can say so
             if failure:
                 background.write_json(folder / "error.json", failure)
+            (folder / "request.json").unlink(missing_ok=True)
     return 1 if failure else 0
 
 

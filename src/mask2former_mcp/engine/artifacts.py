@@ -71,7 +71,7 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     canvas = cv2.resize(image, size, interpolation=method).astype(np.float32)
     masks = [_smooth(region.mask, size) for region in regions]
     for region, mask in zip(regions, masks, strict=True):
-        canvas[mask] = canvas[mask] * (1 - FILL) + np.float32(_shade(classes, region)) * FILL
+        canvas[mask] = canvas[mask] * (1 - FILL) + np.array(_shade(classes, region), dtype=np.float32) * FILL
     picture = canvas.clip(0, 255).astype(np.uint8)
     for region, mask in zip(regions, masks, strict=True):
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -102,9 +102,7 @@ def panel(columns: Sequence[tuple[str, Sequence[Picture]]], classes: Classes, pr
     return np.asarray(sheet)
 
 
-def comparison(
-    scenes: Sequence[Scene], classes: Classes, *, mode: str, threshold: float
-) -> Picture:
+def comparison(scenes: Sequence[Scene], classes: Classes, *, mode: str, threshold: float) -> Picture:
     """A panel of input, ground truth and prediction, one row per scene."""
     inputs, truths, predictions = [], [], []
     present: set[int] = set()
@@ -182,7 +180,9 @@ def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image
     draw = ImageDraw.Draw(sheet)
     for class_, (left, top) in zip(present, places, strict=True):
         color = classes[class_].color
-        draw.rounded_rectangle((left, top + 4, left + swatch, top + 4 + swatch), 4, fill=color, outline=_contrast(color))
+        draw.rounded_rectangle(
+            (left, top + 4, left + swatch, top + 4 + swatch), 4, fill=color, outline=_contrast(color)
+        )
         draw.text((left + swatch + 8, top + 4 + swatch / 2), classes[class_].name, INK, font, anchor="lm")
     return sheet
 

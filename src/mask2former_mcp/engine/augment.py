@@ -1,4 +1,4 @@
-"""Augmentation: which part of an image the network sees, and how its colours are changed. A pure function of a generator.
+"""Augmentation: which part of an image the network sees, and how its colours change. Pure functions of a generator.
 
 Geometry is decided first and applied to image and labels separately: the image is resized as a whole, the labels are
 only read at the positions where the loss compares masks (stride 4), nearest neighbour.
@@ -74,7 +74,10 @@ def shortest_edge(size: tuple[int, int], edge: int, longest: int) -> tuple[int, 
 
 
 def draw_view(
-    rng: np.random.Generator, source: tuple[int, int], settings: Augmentation, class_map: Callable[[View], NDArray[np.int64]]
+    rng: np.random.Generator,
+    source: tuple[int, int],
+    settings: Augmentation,
+    class_map: Callable[[View], NDArray[np.int64]],
 ) -> View:
     """A training view: a size, a window where no class fills more than 60 % (10 tries), a flip with probability 1/2.
 

@@ -122,7 +122,7 @@ def load_weights(model: nn.Module, path: Path, *, strict: bool = True) -> Loaded
         raise ValueError(f"{path} does not fit this network: {weights.explain(wrong[0], *differ[wrong[0]])}")
     missing = sorted(name for name in own.keys() - found.keys() if not name.endswith(weights.RECOMPUTED))
     unknown = sorted(found.keys() - own.keys())
-    if strict and (missing or unknown) or len(missing) > len(own) // 2:
+    if (strict and (missing or unknown)) or len(missing) > len(own) // 2:
         raise ValueError(
             f"{path} does not fit this network: {len(missing)} names are missing (first: {missing[:2]}), "
             f"{len(unknown)} are not known (first: {unknown[:2]}). Use the architecture keys that the checkpoint was trained with."

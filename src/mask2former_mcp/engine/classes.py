@@ -1,4 +1,4 @@
-"""The classes of a network: class 1..C <-> the category ids, names, colours and kinds of the data. Class 0 is no object."""
+"""The classes of a network: class 1..C <-> category ids, names, colours and kinds of the data. 0 is no object."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

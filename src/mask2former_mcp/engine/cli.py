@@ -1,7 +1,8 @@
 """The `mask2former` command: one verb, one spec file, `key=value` overrides.
 
-Only the standard library is imported here, so that `--help` and a wrong verb are answered at once; the verb's own module
-brings torch. Exit codes: 0 done, 1 failed, 2 the command or the spec is wrong, 130 and 143 ended by SIGINT and SIGTERM.
+Only the standard library is imported here, so that `--help` and a wrong verb are answered at once; the verb's own
+module brings torch. Exit codes: 0 done, 1 failed, 2 the command or the spec is wrong,
+130 and 143 ended by SIGINT and SIGTERM.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mask2former",
         description="Mask2Former: universal image segmentation (panoptic, instance, semantic).",
-        epilog=f"actions:\n{verbs}\n\nexample:\n  mask2former train -e spec.yaml train.num_epochs=20 results_dir=results",
+        epilog=f"actions:\n{verbs}\n\nexample:\n  mask2former train -e spec.yaml results_dir=out train.num_epochs=20",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=tuple(VERBS), metavar="action", help=" | ".join(VERBS))

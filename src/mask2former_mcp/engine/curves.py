@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 class Curves:
-    """One row per epoch in `metrics.csv`, scalars by step elsewhere. Rows of epochs that are trained again are dropped."""
+    """One row per epoch in `metrics.csv`, scalars by step elsewhere. Rows of epochs that are trained again drop out."""
 
     def __init__(self, folder: Path, wandb: Wandb, *, first_epoch: int, spec: Mapping[str, Any]) -> None:
         self._csv = folder / "metrics.csv"
@@ -36,7 +36,7 @@ class Curves:
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Adds the epoch's row; what was not measured stays empty."""
-        self._rows.append({name: f"{value:.6g}" for name, value in finite(row).items() if name in COLUMNS})
+        self._rows.append({name: _short(value) for name, value in finite(row).items() if name in COLUMNS})
         self._write()
         self._events.flush()
 
@@ -54,6 +54,10 @@ class Curves:
         partial.replace(self._csv)
 
 
+def _short(value: float) -> str:
+    return str(int(value)) if value.is_integer() else f"{value:.6g}"
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
@@ -68,7 +72,9 @@ def _start_wandb(folder: Path, settings: Wandb, spec: Mapping[str, Any]) -> Any:
     try:
         wandb = importlib.import_module("wandb")
     except ImportError:
-        print("wandb.enable is true and WANDB_API_KEY is set, but the wandb package is not installed: not logging to it.")
+        print(
+            "wandb.enable is true and WANDB_API_KEY is set, but the wandb package is not installed: not logging to it."
+        )
         return None
     return wandb.init(
         project=settings.project or None,

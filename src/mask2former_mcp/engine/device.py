@@ -1,5 +1,6 @@
 """Where and in which precision a verb computes: one Lightning Fabric, from the spec's keys and from what is there."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def training(settings: Train) -> Fabric:
     cuda = torch.cuda.is_available()
     if settings.precision == "fp16" and not cuda:
         raise ValueError(
-            "train.precision = fp16 needs a GPU: half precision does not train on a CPU. Set train.precision=bf16 or fp32."
+            "train.precision = fp16 needs a GPU: half precision does not train on a CPU."
+            " Set train.precision=bf16 or fp32."
         )
     if settings.distributed_strategy == "fsdp" and settings.num_gpus > 1:
         raise NotImplementedError("train.distributed_strategy = fsdp is not available yet. Set it to ddp.")
@@ -48,10 +50,12 @@ def gpus(gpu_ids: Sequence[int], wanted: int) -> list[int]:
     there = torch.cuda.device_count()
     chosen = list(gpu_ids) if len(gpu_ids) == wanted else list(range(wanted))
     if any(i >= there for i in chosen):
-        raise ValueError(f"GPUs {chosen} were asked for, this machine shows {there}: set num_gpus and gpu_ids accordingly")
+        raise ValueError(
+            f"GPUs {chosen} were asked for, this machine shows {there}: set num_gpus and gpu_ids accordingly"
+        )
     return chosen
 
 
 def use_threads() -> None:
-    """One thread a core; the loader's workers have one each and mostly wait."""
-    torch.set_num_threads(cores())
+    """One thread a core, or as many as OMP_NUM_THREADS says; the loader's workers have one each and mostly wait."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cores()))

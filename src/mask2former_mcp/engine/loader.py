@@ -7,8 +7,9 @@ the order somewhere in the middle.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,9 @@ class Batch:
         labels = self.labels.to(device, non_blocking=True)
         masks = self.masks.to(device, non_blocking=True)
         return Targets(
-            list(labels.split(self.counts)), list(masks.split(self.counts)), self.valid.to(device, non_blocking=True)
+            list(torch.split(labels, self.counts)),
+            list(torch.split(masks, self.counts)),
+            self.valid.to(device, non_blocking=True),
         )
 
 
@@ -225,13 +228,13 @@ def steps_per_epoch(images: int, batch: int, ranks: int, iters_per_epoch: int | 
 def training_loader(samples: Samples, order: Order, *, workers: int, pin: bool) -> "DataLoader[Batch]":
     """One iterator for the whole run: workers keep their caches, and prefetch across the border of two epochs."""
     size = samples.settings.train_crop_size
-    return _loader(samples, order, Collate((size[0], size[1])), workers, pin)
+    return batches(samples, order, Collate((size[0], size[1])), workers, pin=pin)
 
 
 def evaluation_loader(samples: Samples, *, batch: int, workers: int, pin: bool) -> "DataLoader[Batch]":
     """Every image once, in file order, the last batch maybe smaller."""
     keys = [[(0, i) for i in range(at, min(at + batch, len(samples)))] for at in range(0, len(samples), batch)]
-    return _loader(samples, keys, Collate(None), workers, pin)
+    return batches(samples, keys, Collate(None), workers, pin=pin)
 
 
 @dataclass(frozen=True)
@@ -292,13 +295,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _loader(
-    samples: Samples, batches: "Order | list[list[Key]]", collate: Collate, workers: int, pin: bool
-) -> "DataLoader[Batch]":
+def batches(
+    samples: Dataset[Any], keys: Iterable[list[Any]], collate: Callable[[list[Any]], Any], workers: int, *, pin: bool
+) -> "DataLoader[Any]":
+    """A loader of `collate([samples[key], ...])` for each list of keys, in order. workers: at most one a core."""
     workers = min(workers, cores())
     return DataLoader(
-        samples,  # type: ignore[arg-type]  # a loader of items that are collated to batches
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists of keys
+        samples,
+        batch_sampler=keys,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin and torch.cuda.is_available(),

@@ -139,7 +139,9 @@ class InstanceAP:
             entry = _entry(len(self._truths) + 1, image_id, int(truth.labels[k - 1]), mask)
             if entry["area"]:
                 self._truths.append({**entry, "iscrowd": int(truth.crowd[k - 1])})
-        for class_, score, mask in zip(prediction.classes.tolist(), prediction.scores.tolist(), prediction.masks, strict=True):
+        for class_, score, mask in zip(
+            prediction.classes.tolist(), prediction.scores.tolist(), prediction.masks, strict=True
+        ):
             if class_ in self._things:
                 entry = _entry(len(self._found) + 1, image_id, class_, mask)
                 if entry["area"]:

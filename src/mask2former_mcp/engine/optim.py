@@ -74,4 +74,3 @@ def freeze(model: nn.Module, names: Sequence[str]) -> tuple[list[str], list[str]
     for name in found:
         modules[name].requires_grad_(False)
     return found, [name for name in names if name not in modules]
-

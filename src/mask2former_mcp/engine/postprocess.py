@@ -52,7 +52,7 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, resample: Resampler) -> 
     out = np.empty(resample.size, dtype=np.int32)
     for start, stop in _stripes(resample, len(mask_logits) + len(weights)):
         masks = resample(mask_logits.float(), start, stop).sigmoid()
-        scores = (weights @ masks.flatten(1)).unflatten(1, masks.shape[1:])
+        scores = (weights @ masks.flatten(1)).view(-1, *masks.shape[1:])
         out[start:stop] = (scores.argmax(0) + 1).to(torch.int32).cpu().numpy()
     return out
 
@@ -115,7 +115,7 @@ def instances(
     if things is not None:
         keep = torch.isin(classes, torch.tensor(sorted(things), device=classes.device, dtype=classes.dtype))
         scores, classes, query = scores[keep], classes[keep], query[keep]
-    used, mask_of = query.unique(return_inverse=True)
+    used, mask_of = torch.unique(query, return_inverse=True)
     masks: list[dict[str, Any]] = []
     quality: list[Tensor] = []
     each = resample.size[0] * resample.size[1]

@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from mask2former_mcp.engine.status import StatusLog
 
@@ -28,7 +29,7 @@ class Progress:
     def __post_init__(self) -> None:
         self._first, self._start = self.done, time.monotonic()
 
-    def step(self, note: str, *, ahead_s: float = 0.0, **fields: float) -> None:
+    def step(self, note: str, *, ahead_s: float = 0.0, **fields: float | str) -> None:
         """One more step. ahead_s: seconds of other work that is still to come (validations)."""
         self.done += 1
         now = time.monotonic()
@@ -36,17 +37,18 @@ class Progress:
             return
         self._told = now
         eta = self.seconds_per_step() * (self.total - self.done) + ahead_s
+        place: dict[str, Any] = {**fields, "progress": round(self.done / self.total, 4), "eta_s": round(eta, 1)}
         self.status.running(
             self.message,
-            **{**fields, "progress": round(self.done / self.total, 4), "eta_s": round(eta, 1)},
-            time_per_step=_clock(self.seconds_per_step()),
-            eta=_clock(eta),
+            **place,
+            time_per_step=clock(self.seconds_per_step()),
+            eta=clock(eta),
         )
         terminal = sys.stdout.isatty()
         if terminal or now - self._printed >= PRINT_EVERY_S or self.done == self.total:
             self._printed = now
             percent = 100 * self.done / self.total
-            text = f"{percent:3.0f} %  {self.unit} {self.done}/{self.total}  {note}  ETA {_clock(eta)}"
+            text = f"{percent:3.0f} %  {self.unit} {self.done}/{self.total}  {note}  ETA {clock(eta)}"
             end = "\n" if not terminal or self.done == self.total else ""
             print(f"\r{text:<100}" if terminal else text, end=end, flush=True)
 
@@ -59,7 +61,7 @@ class Progress:
         return max(0.0, time.monotonic() - self._start - self._outside) / steps if steps else 0.0
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """h:mm:ss, with a fraction below 10 seconds."""
     whole = int(seconds)
     text = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

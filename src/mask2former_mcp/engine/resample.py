@@ -34,7 +34,11 @@ class Resampler:
 
 
 def to_original(
-    grid: tuple[int, int], padded: tuple[int, int], kept: tuple[int, int], original: tuple[int, int], device: torch.device
+    grid: tuple[int, int],
+    padded: tuple[int, int],
+    kept: tuple[int, int],
+    original: tuple[int, int],
+    device: torch.device,
 ) -> Resampler:
     """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width)."""
     rows, columns = (_axis(*sizes, device=device) for sizes in zip(grid, padded, kept, original, strict=True))

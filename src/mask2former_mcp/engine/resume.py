@@ -82,8 +82,8 @@ def restore(
     saved = content["progress"]
     if saved["steps"] != steps:
         raise ValueError(
-            f"the run was started with {saved['steps']} steps an epoch, the spec now gives {steps}: resume with the same"
-            " training split, dataset.train.batch_size and train.iters_per_epoch"
+            f"the run was started with {saved['steps']} steps an epoch, the spec now gives {steps}: resume with the"
+            " same training split, dataset.train.batch_size and train.iters_per_epoch"
         )
     optimizer.load_state_dict(content["optimizer_states"][0])
     schedule.load_state_dict(content["lr_schedulers"][0])

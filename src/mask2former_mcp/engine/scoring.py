@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -24,7 +25,7 @@ from mask2former_mcp.spec.model import Model
 class Outcome:
     """What was predicted for one image; parts that the mode does not have are None."""
 
-    semantic: NDArray
+    semantic: NDArray[np.int32]
     panoptic: postprocess.Panoptic | None = None
     instances: postprocess.Instances | None = None
 
@@ -37,12 +38,17 @@ class Interpreter:
     classes: Classes
 
     def __call__(
-        self, prediction: Prediction, index: int, kept: tuple[int, int], padded: tuple[int, int], original: tuple[int, int]
+        self,
+        prediction: Prediction,
+        index: int,
+        kept: tuple[int, int],
+        padded: tuple[int, int],
+        original: tuple[int, int],
     ) -> Outcome:
         """index: the image's place in the batch; kept, padded, original: (height, width) as in `resample`."""
         class_logits = prediction.class_logits[-1][index]
         features = prediction.mask_features[index]
-        mask_logits = (prediction.mask_embeddings[-1][index] @ features.flatten(1)).unflatten(1, features.shape[1:])
+        mask_logits = (prediction.mask_embeddings[-1][index] @ features.flatten(1)).view(-1, *features.shape[1:])
         resample = to_original((features.shape[1], features.shape[2]), padded, kept, original, features.device)
         semantic = postprocess.semantic(class_logits, mask_logits, resample)
         panoptic = instances = None
@@ -68,7 +74,7 @@ class Interpreter:
 
 @dataclass
 class Scores:
-    """The metrics that mode and data allow: mIoU always, PQ for panoptic data in panoptic mode, AP where there are things."""
+    """What mode and data allow: mIoU always, PQ for panoptic data in panoptic mode, AP where there are things."""
 
     mode: str
     format: str
@@ -102,10 +108,10 @@ class Scores:
     def per_class(self) -> PerClass:
         return combined(*(p.per_class() for p in (self._semantic, self._panoptic, self._instances) if p is not None))
 
-    def _semantic_truth(self, truth: Truth) -> NDArray:
+    def _semantic_truth(self, truth: Truth) -> NDArray[np.int64]:
         classes = truth.class_map()
         if self.mode == "instance":  # stuff is nobody's target there, so its pixels say nothing
-            classes[~torch.isin(torch.from_numpy(classes), torch.tensor(sorted(self._things))).numpy()] = 0
+            classes[~np.isin(classes, list(self._things))] = 0
         return classes
 
 

@@ -45,8 +45,7 @@ def run(action: str, spec_file: Path, overrides: Sequence[str]) -> int:
         status.failure(f"{action.capitalize()} {error}.")
         print(f"mask2former: {error}", file=sys.stderr)
         return 128 + error.signal_number
-    # The outermost frame: whatever it was, whoever watches the run must read of it, and the traceback goes to the log.
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the outermost frame: whoever watches must read of it, whatever it was
         message = explain(error)
         status.failure(message)
         traceback.print_exc()
@@ -63,7 +62,7 @@ def read_spec(spec_file: Path, overrides: Sequence[str]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"{spec_file} is not valid YAML: {error}") from error
     if not isinstance(mapping, dict):
-        raise ValueError(f"{spec_file} must hold a mapping of sections, found {type(mapping).__name__}")
+        raise ValueError(f"{spec_file} must hold a mapping of sections, found {type(mapping).__name__}")  # noqa: TRY004 - a file's content
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:

@@ -1,8 +1,8 @@
 """status.json: one JSON object a line, appended; what anyone who watches a run reads.
 
 The lines are TAO's (`date`, `time`, `status`, `verbosity`, `message`, `kpi`), local time without padding. Added by us:
-`epoch`, `step`, `progress` (0..1), `eta_s` and `time_per_*` as fields of their own, `kpi` only on the line that measured
-it, a FAILURE line whatever went wrong, and SUCCESS, not RUNNING, at the end.
+`epoch`, `step`, `progress` (0..1), `eta_s` and `time_per_*` as fields of their own, `kpi` only on the line that
+measured it, a FAILURE line whatever went wrong, and SUCCESS, not RUNNING, at the end.
 """
 
 import json
@@ -74,4 +74,4 @@ class StatusLog:
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
     """The values that JSON can hold: what was not measured (NaN) is left out, not written as a number."""
-    return {name: round(float(value), 6) for name, value in values.items() if math.isfinite(value)}
+    return {name: float(f"{value:.7g}") for name, value in values.items() if math.isfinite(value)}

@@ -40,6 +40,8 @@ def field(
 
 def integer(record: object, key: str, file: str | Path, id: int | str | None = None) -> int:
     """A required whole number (a float without fraction is accepted, as some tools write ids that way)."""
+    if isinstance(record, dict) and type(plain := record.get(key)) is int:  # the usual case, a million times over
+        return plain
     value = field(record, key, (int, float), file, id)
     if isinstance(value, bool) or value != int(value):  # type: ignore[call-overload]
         raise FormatError("bad_value", f'"{key}" must be a whole number, found {value!r}', file=file, id=id)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from mask2former_mcp.formats.fault import FormatError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_NUMBER_REST = re.compile(r"[0-9.eE+-]*")
 _CHUNK = 1 << 20
 _DECODER = json.JSONDecoder()
 
@@ -70,8 +71,8 @@ class _Window:
                 continue
             except RecursionError as cause:
                 raise self.fault("nested too deep") from cause
-            # A number that touches the window's end may go on behind it.
-            if stop == len(self.text) and not self.end and self.grow():
+            # A number at the window's end may go on behind it ("1" of "12", "0" of "0.5").
+            if not self.end and _NUMBER_REST.fullmatch(self.text, stop) and self.grow():
                 continue
             self.position = stop
             return value

@@ -49,6 +49,8 @@ def image(entry: Any, file: Path, *, size_required: bool) -> ImageEntry:
 
 def relative(name: str, file: Path, id: int | str | None) -> str:
     """The name itself, if it cannot point outside the folder that it is relative to. Raises FormatError."""
+    if ".." not in name and "\\" not in name and "\0" not in name and name[0] != "/":
+        return name
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise FormatError(

@@ -1,7 +1,7 @@
 """Why a run failed: a stable code, the line that shows the cause, and what to do about it.
 
 Rules are asked in order, so that a root cause stands before what it drags along (a device-side assert ends in NCCL
-errors; a fallen GPU ends in tracebacks).
+errors; a fallen GPU ends in tracebacks). What the run says of itself comes before what its log happens to hold.
 """
 
 import re
@@ -85,11 +85,14 @@ _RULES = (
     _rule("not_available", r"Feature not implemented", "Choose another value; search_spec shows what there is."),
     _rule(
         "communication_failed",
-        r"\bNCCL\b|ncclSystemError|ncclInternalError|\bgloo\b.*(timeout|connect)",
+        r"NCCL (error|timeout)|nccl\w+Error|Watchdog caught collective|\bgloo\b.*(timeout|connect)",
         "resume_job goes on from the last checkpoint; NCCL_DEBUG=INFO in the server's environment says more.",
     ),
 )  # fmt: skip
 
+_ROOT_CAUSES = 2  # of the rules above
+_LAST_WORDS = 20  # lines
+_NAMES = re.compile(r"\w+_\w+|\w+\.\w+")  # spec keys and tools
 _TRACEBACK_END = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Warning)\b.*")
 
 
@@ -97,9 +100,8 @@ def explain(exit_code: int | None, failure_line: str | None, log_tail: Sequence[
     """`exit_code` as the shell or as subprocess counts it (negative: a signal); `failure_line` is the message of
     status.json's FAILURE line, `log_tail` the log's last lines."""
     number = _signal(exit_code)
-    for rule in _RULES:
-        if (cause := _find(rule.pattern, failure_line, log_tail)) is not None:
-            return Failure(rule.code, f"{cause} {rule.advice}")
+    if (found := _by_rule(failure_line, log_tail)) is not None:
+        return found
     if number == signal.SIGKILL:
         return Failure(
             "killed",
@@ -119,10 +121,23 @@ def explain(exit_code: int | None, failure_line: str | None, log_tail: Sequence[
     return Failure("program_error", f"{_cut(cause)}{how} get_job_logs shows more.")
 
 
-def _find(pattern: re.Pattern[str], failure_line: str | None, log_tail: Sequence[str]) -> str | None:
-    """The first line that matches: the cause stands above its consequences."""
-    lines = [*([failure_line] if failure_line else []), *log_tail]
-    return next((_cut(line) for line in lines if pattern.search(line)), None)
+def _by_rule(failure_line: str | None, log_tail: Sequence[str]) -> Failure | None:
+    """Hardware and asserts wherever they show; then the FAILURE line, the log's errors, its last words."""
+    said = [failure_line] if failure_line else []
+    errors = [line for line in log_tail if _TRACEBACK_END.match(line)]
+    searches: list[tuple[Sequence[_Rule], Sequence[str]]] = [
+        (_RULES[:_ROOT_CAUSES], [*said, *log_tail]),
+        (_RULES, said),
+        (_RULES, errors),
+        (_RULES, log_tail[-_LAST_WORDS:]),
+    ]
+    for rules, lines in searches:
+        for rule in rules:
+            cause = next((_cut(line) for line in lines if rule.pattern.search(line)), None)
+            if cause is not None:
+                known = any(word in cause for word in _NAMES.findall(rule.advice))  # it advises already
+                return Failure(rule.code, cause if known else f"{cause} {rule.advice}")
+    return None
 
 
 def _cut(text: str) -> str:

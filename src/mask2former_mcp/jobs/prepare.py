@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mask2former_mcp.datasets.check import verify
+from mask2former_mcp.datasets.verify import verify
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.checkpoints import newest_intact, set_aside_broken
 from mask2former_mcp.jobs.folders import Folders
@@ -62,6 +62,9 @@ def prepare(
     key = _key(job, folders, environ)
     if key is not None:
         spec["encryption_key"] = key
+    if job.attempt > 1:
+        with folders.log.open("a", encoding="utf-8") as log:
+            log.write(f"{attempt_header(job.attempt)} {'; '.join(notes)}\n")
     write_private(folders.spec, yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
     environment = child_environment(environ, devices=gpus, cpu_share=None if gpus else cpu_share)
     task = Task(
@@ -85,6 +88,11 @@ def prepare(
         status_offset=status.stat().st_size if status.exists() else 0,
         notes=tuple(notes),
     )
+
+
+def attempt_header(attempt: int) -> str:
+    """How a later attempt begins in the log."""
+    return f"--- attempt {attempt} ---"
 
 
 def resolved_spec(job: Job, folders: Folders) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mask2former_mcp.errors import InvalidRequest, NotAvailable, StoreError, WrongState
 from mask2former_mcp.jobs import reconcile as reconciling
 from mask2former_mcp.jobs.folders import new_id, stored_results_dir
+from mask2former_mcp.jobs.following import ONE_TRIAL
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.prepare import resolved_spec
@@ -21,14 +22,11 @@ from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _POLL_S = 0.2
-_ORPHAN_CHECK_S = 2.0
+_ORPHAN_CHECK = 4  # polls
 _NOT_BUILT = {
     "quantize": "the engine cannot quantize yet",
     "gen_trt_engine": "the engine cannot build TensorRT engines yet",
 }
-AUTOML_NOTE = (
-    "AutoML policy: auto. The search is not built yet: this is a study of one trial, the resolved spec itself."
-)
 
 
 class Jobs(JobViews):
@@ -71,7 +69,7 @@ class Jobs(JobViews):
                 study_id=job_id if study else None,  # the study and its only trial are one row
                 trial=0 if study else None,
                 phase="queued",
-                message=AUTOML_NOTE if study else "",
+                message=ONE_TRIAL if study else "",
             )
         )
         return self._start(job) if is_new else self._followed(job)
@@ -203,7 +201,7 @@ class Jobs(JobViews):
         return job
 
     def _look_after_orphans(self) -> None:
-        if time.monotonic() - self._checked > _ORPHAN_CHECK_S:
+        if time.monotonic() - self._checked > _ORPHAN_CHECK * self.settings.poll_s:
             self._checked = time.monotonic()
             self.reconcile()
 

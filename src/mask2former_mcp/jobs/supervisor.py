@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mask2former_mcp.errors import Mask2FormerError
 from mask2former_mcp.jobs import artifacts, following
@@ -18,7 +18,7 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases, Waiting
 from mask2former_mcp.jobs.logs import last_lines
-from mask2former_mcp.jobs.prepare import MASK, action_folder, devices_wanted, prepare, resolved_spec
+from mask2former_mcp.jobs.prepare import MASK, action_folder, attempt_header, devices_wanted, prepare, resolved_spec
 from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
@@ -27,11 +27,11 @@ from mask2former_mcp.platforms.devices import inventory
 from mask2former_mcp.platforms.local import LocalPlatform
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
-from mask2former_mcp.platforms.protocol import Handle, Observation, Platform
+from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Task
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
-_RECONCILE_EVERY_S = 5.0
+_RECONCILE_EVERY = 10  # polls
 _LOG_TAIL = 200
 
 _log = logging.getLogger("mask2former_mcp.supervisor")
@@ -91,7 +91,8 @@ class Supervisor:
             phase = f"waiting for {kind} behind {', '.join(answer.behind[:3]) or 'nobody'}"
             if phase != job.phase and self.store.update(job.id, job.attempt, phase=phase):
                 job = self.store.get(job.id)
-            if time.monotonic() - looked > _RECONCILE_EVERY_S:  # whoever is before us may have lost its supervisor
+            # Whoever is before us may have lost its supervisor.
+            if time.monotonic() - looked > _RECONCILE_EVERY * self.settings.poll_s:
                 looked = time.monotonic()
                 reconcile(self.settings, self.store, self.environ)
             time.sleep(self.settings.poll_s)
@@ -106,51 +107,54 @@ class Supervisor:
         if job.handle is not None and self.platform.poll(job.handle).state != "missing":
             self._running(job, job.handle, "found running")
             return
-        folders = Folders.of(self.store.home, job)
+        try:
+            task, notes = self._prepared(job)
+            # The handle is stored before the start: killed in between, a successor still finds what was started.
+            if not self.store.update(
+                job.id, job.attempt, handle=self.platform.render(task)["handle"], phase="starting"
+            ):
+                return
+            if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
+                return
+            handle = self.platform.submit(task)
+        except Stopped:
+            return
+        except Mask2FormerError as error:
+            self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code), None)
+        except OSError as error:
+            self._end(job, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"), None)
+        else:
+            self._running(job, handle, "; ".join(("started", *notes)))
+
+    def _prepared(self, job: Job) -> tuple[Task, tuple[str, ...]]:
+        """The task, and what was decided on the way; the attempt's record stands. Stopped: the job is to end."""
         shown = ""
 
         def report(what: str, done: float) -> None:
             nonlocal shown
             phase = f"{what} ({done:.0%})" if done else what
-            if phase == shown:
-                return
-            shown = phase
-            if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
-                raise Stopped
-            self.store.update(job.id, job.attempt, phase=phase)
+            if phase != shown:
+                shown = phase
+                if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
+                    raise Stopped
+                self.store.update(job.id, job.attempt, phase=phase)
 
-        try:
-            prepared = prepare(
-                job,
-                folders,
-                devices=self.leases.held(job.id),
-                cpu_share=self.settings.cpu_slots,
-                environ=self.environ,
-                report=report,
-            )
-            self.store.history.begin(
-                job.id,
-                job.attempt,
-                resumed_from=prepared.resumed_from,
-                resume_epoch=prepared.resume_epoch,
-                status_offset=prepared.status_offset,
-            )
-            for note in prepared.notes:
-                self.store.history.remark(job.id, job.attempt, note)
-            # The handle is stored before the start: killed in between, a successor still finds what was started.
-            if not self.store.update(job.id, job.attempt, handle=self.platform.render(prepared.task)["handle"]):
-                return
-            report("starting", 0.0)
-            handle = self.platform.submit(prepared.task)
-        except Stopped:
-            return
-        except Mask2FormerError as error:
-            self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code), None)
-            return
-        except OSError as error:
-            self._end(job, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"), None)
-            return
-        self._running(job, handle, "; ".join(("started", *prepared.notes)))
+        prepared = prepare(
+            job,
+            Folders.of(self.store.home, job),
+            devices=self.leases.held(job.id),
+            cpu_share=self.settings.cpu_slots,
+            environ=self.environ,
+            report=report,
+        )
+        self.store.history.begin(
+            job.id,
+            job.attempt,
+            resumed_from=prepared.resumed_from,
+            resume_epoch=prepared.resume_epoch,
+            status_offset=prepared.status_offset,
+        )
+        return prepared.task, prepared.notes
 
     def _running(self, job: Job, handle: Handle, text: str) -> None:
         """Asked to stop in this moment, the transition fails, and the next step ends what was started."""
@@ -162,6 +166,7 @@ class Supervisor:
             text=text,
             handle=handle,
             phase="starting",
+            message="" if job.attempt == 1 else f"Attempt {job.attempt}: {text}.",
         )
 
     # -- running --
@@ -223,7 +228,7 @@ class Supervisor:
             # A later attempt of anything but a training must write its files anew; a training may have been complete.
             newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
             missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
-        tail = last_lines(folders.log, _LOG_TAIL)
+        tail = _of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
         self._end(job, judge(seen.exit_code, follower.run, missing, tail, stopping=stopping), seen.exit_code)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
@@ -253,6 +258,12 @@ class Supervisor:
             phase=following.PHASES[verdict.state],
             **({"progress": 1.0} if succeeded else {}),
         )
+
+
+def _of_attempt(lines: Sequence[str], attempt: int) -> Sequence[str]:
+    """What this attempt wrote: an earlier one's traceback explains nothing."""
+    headers = [number for number, line in enumerate(lines) if line.startswith(attempt_header(attempt))]
+    return lines[headers[-1] + 1 :] if headers else lines
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -81,7 +81,7 @@ def _refuse_reserved(overrides: Mapping[str, Any], params: Mapping[str, str | Ma
             not isinstance(value, str) or not value or "/" in value or "\\" in value or value.startswith(".")
         ):
             raise InvalidRequest(
-                f"overrides {key}={show(value)}: outputs are written into the job's results folder",
+                f"overrides {key}={show(value)} is not a plain file name: outputs go into the job's results folder",
                 fix="Give a plain file name (no folders), or leave it out.",
             )
 

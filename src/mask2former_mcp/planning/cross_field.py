@@ -29,11 +29,11 @@ def swin_shape(spec: Mapping[str, Any]) -> tuple[int, list[int], list[int]]:
     """(width, depths, heads): the type's, and explicit keys that differ from their defaults (tiny's) win."""
     swin = dotted.get(spec, "model.backbone.swin")
     chosen = SWIN_SIZES.get(swin["type"], SWIN_SIZES["tiny"])
-    explicit = (swin["embed_dim"], list(swin["depths"]), list(swin["num_heads"]))
-    width, depths, heads = (
-        mine if mine != default else typed
-        for mine, default, typed in zip(explicit, SWIN_SIZES["tiny"], chosen, strict=True)
-    )
+    width, depths, heads = swin["embed_dim"], list(swin["depths"]), list(swin["num_heads"])
+    default = SWIN_SIZES["tiny"]
+    width = width if width != default[0] else chosen[0]
+    depths = depths if depths != default[1] else chosen[1]
+    heads = heads if heads != default[2] else chosen[2]
     return width, depths, heads
 
 
@@ -58,8 +58,7 @@ def _mode_and_format(s: Situation) -> Iterator[str]:
             f"measure {mode} segmentation",
             fix=f"Choose a legal pair ({pairs}).",
         )
-    if s.format == "ade" and s.runtime == "engine":
-        yield "!our engine reads COCO panoptic and COCO instance data so far; ADE comes with a later version"
+    yield from ()
 
 
 def _network(s: Situation) -> Iterator[str]:
@@ -83,8 +82,8 @@ def _network(s: Situation) -> Iterator[str]:
         )
     if head["norm"] == "GN" and (head["convs_dim"] % 32 or head["mask_dim"] % 32):
         raise InvalidRequest(
-            f"model.sem_seg_head.convs_dim={head['convs_dim']} and mask_dim={head['mask_dim']} must be multiples of 32: "
-            "group norm has 32 groups",
+            f"model.sem_seg_head.convs_dim={head['convs_dim']} and mask_dim={head['mask_dim']} must be multiples of "
+            "32: group norm has 32 groups",
             fix="Choose multiples of 32, e.g. 64 or 256.",
         )
 
@@ -95,7 +94,7 @@ def _swin(s: Situation) -> Iterator[str]:
     for stage, count in enumerate(heads):
         if (width * 2**stage) % count:
             raise InvalidRequest(
-                f"model.backbone.swin: {count} heads do not divide the {width * 2**stage} channels of stage {stage + 1}",
+                f"model.backbone.swin: {count} heads do not divide the {width * 2**stage} channels of stage {stage}",
                 fix=f"Choose num_heads that divide {[width * 2**i for i in range(len(heads))]}.",
             )
     if s.runtime == "tao" and (width, depths, heads) != SWIN_SIZES[name]:
@@ -107,8 +106,9 @@ def _swin(s: Situation) -> Iterator[str]:
     weights = dotted.get(s.spec, "model.backbone.pretrained_weights")
     if s.action == "train" and weights and (width, depths, heads) != SWIN_SIZES[name]:
         raise InvalidRequest(
-            f"pretrained_weights={weights!r} cannot fit a Swin with embed_dim={width}, depths={depths}, num_heads={heads}",
-            fix="Train this size from scratch (pretrained_weights=''), or choose a published size (backbone=swin_tiny).",
+            f"pretrained_weights={weights!r} cannot fit a Swin with embed_dim={width}, depths={depths}, "
+            f"num_heads={heads}",
+            fix="Train this size from scratch (pretrained_weights=''), or choose a published one (backbone=swin_tiny).",
         )
     yield from ()
 
@@ -137,7 +137,8 @@ def _batches(s: Situation) -> Iterator[str]:
             raise DatasetError(
                 f"{s.images['train']} training images are less than one step of {step} "
                 f"(batch {sizes[0]} x {sizes[1]} GPU(s) x {sizes[2]} node(s))",
-                fix=f"Lower batch_size to at most {max(1, s.images['train'] // (sizes[1] * sizes[2]))}, or use fewer GPUs.",
+                fix=f"Lower batch_size to at most {max(1, s.images['train'] // (sizes[1] * sizes[2]))}, or use fewer "
+                "GPUs.",
             )
     yield from ()
 
@@ -182,7 +183,8 @@ def _hardware(s: Situation) -> Iterator[str]:
     if gpus == 0 and s.runtime == "engine":
         yield "no GPU here: one process on the CPU; at least 1 GPU is advised for the published networks, 4 recommended"
     elif dotted.get(s.spec, "train.num_gpus") < 4:
-        yield f"{dotted.get(s.spec, 'train.num_gpus')} GPU(s): the minimum is 1, 4 are recommended for a reasonable speed"
+        count = dotted.get(s.spec, "train.num_gpus")
+        yield f"{count} GPU(s): the minimum is 1, 4 are recommended for a reasonable speed"
     if memory is not None and memory < 23:
         yield f"{memory:.0f} GB of GPU memory: 24 GB or more are recommended; keep batch_size 1 and smaller crops"
 

@@ -132,7 +132,7 @@ def _seconds(size: Network, pixels: float, batch: int, situation: Situation, gpu
     faster = (max(1, situation.machine.cpus) / _CORES) ** 0.7
     if dotted.get(situation.spec, "train.precision") == "bf16" and situation.action == "train":
         faster *= 1.4
-    return _CPU_OVERHEAD_S * share + work / _CPU_RATE / faster
+    return float(_CPU_OVERHEAD_S * share + work / _CPU_RATE / faster)
 
 
 def _measured_or(situation: Situation, earlier: Sequence[Earlier], steps: int, seconds: float) -> tuple[float, str]:
@@ -146,8 +146,10 @@ def _measured_or(situation: Situation, earlier: Sequence[Earlier], steps: int, s
 
 def fingerprint(spec: Mapping[str, Any], action: str) -> tuple[str, ...]:
     """What decides the time of a step: equal for two specs when their steps take equally long."""
-    keys = ("dataset.train.batch_size", "dataset.augmentation", "train.precision", "train.num_gpus", "model.backbone.type",
-            "model.sem_seg_head", "model.mask_former", "model.backbone.efficientvit.name")  # fmt: skip
+    keys = (
+        "dataset.train.batch_size", "dataset.augmentation", "train.precision", "train.num_gpus", "model.backbone.type",
+        "model.sem_seg_head", "model.mask_former", "model.backbone.efficientvit.name",
+    )  # fmt: skip
     named = [f"{swin_shape(spec)}"]
     for key in keys if action == "train" else keys[4:]:
         try:
@@ -155,9 +157,7 @@ def fingerprint(spec: Mapping[str, Any], action: str) -> tuple[str, ...]:
         except KeyError:
             continue
         if isinstance(value, Mapping):
-            value = {
-                k: list(v) if isinstance(v, list | tuple) else v for k, v in sorted(value.items()) if k != "num_classes"
-            }
+            value = sorted((name, str(inner)) for name, inner in value.items() if name != "num_classes")
         named.append(f"{key}={value}")
     return tuple(named)
 

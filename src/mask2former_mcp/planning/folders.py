@@ -86,53 +86,57 @@ def _implied_folder(row: DataSource, value: object, dataset_format: str | None, 
 
 def complete(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) -> bool:
     """Fill in the folders that were not named; whether the evaluation set is a hold-out of the training set."""
-    inherited = _inherited(asked, folders, warnings)
-    is_holdout = False
-    if asked.action == "train":
-        train = _required(asked, folders, "train_datasets")
-        if "eval_dataset" not in folders:
+    _descend(folders, warnings)
+    was_holdout = _inherited(asked, folders, warnings)
+    match asked.action:
+        case "train":
+            train = _required(asked, folders, "train_datasets")
+            if "eval_dataset" in folders:
+                return False
             pair = detect.split(train)
+            folders["eval_dataset"] = pair[1] if pair is not None else train
             if pair is not None:
-                folders["train_datasets"], folders["eval_dataset"] = pair
                 warnings.append(f"no eval_dataset: {pair[1].uri} beside {pair[0].uri} is used")
-            else:
-                folders["eval_dataset"], is_holdout = train, True
-    elif asked.action == "evaluate":
-        evaluation = _required(asked, folders, "eval_dataset")
-        pair = detect.split(evaluation)
-        if pair is not None and pair[0] != evaluation:
-            folders["eval_dataset"] = pair[1]
-            folders.setdefault("train_datasets", pair[0])
-            warnings.append(f"eval_dataset holds train/ and val/: {pair[1].uri} is used")
-        is_holdout = inherited.get("eval", False)
-    elif asked.action == "inference":
-        if "inference_dataset" not in folders:
+            return pair is None
+        case "evaluate":
+            _required(asked, folders, "eval_dataset")
+            return was_holdout
+        case "inference" if "inference_dataset" not in folders:
             folders["inference_dataset"] = _required(asked, folders, "eval_dataset", "inference_dataset")
-        if "eval_dataset" in folders and inherited.get("eval"):
-            del folders["eval_dataset"]  # its annotation files were the parent's hold-out; inference reads none
-    if asked.action == "quantize" and inherited.get("eval"):
-        del folders["eval_dataset"]
-    return is_holdout
+    if was_holdout:
+        del folders["eval_dataset"]  # its annotation files were the parent's own; this action reads none
+    return False
 
 
-def _inherited(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) -> dict[str, bool]:
-    """Take folders that were not named from the parent; role -> whether it was the parent's hold-out."""
-    if asked.parent is None:
-        return {}
-    taken: dict[str, bool] = {}
-    alone = (
-        asked.action == "train" and "train_datasets" in folders
-    )  # new data: the parent's validation set is not its own
+def _descend(folders: dict[str, DatasetRef], warnings: list[str]) -> None:
+    """A folder that holds train/ and val/ stands for the one that the source means."""
+    for source, ref in list(folders.items()):
+        pair = detect.split(ref)
+        if pair is None or pair[0] == ref:
+            continue
+        folders[source] = pair[0] if source == "train_datasets" else pair[1]
+        if source == "train_datasets" and "eval_dataset" not in folders:
+            continue  # both halves are used: said when the other one is filled in
+        warnings.append(f"{ref.uri} holds train/ and val/: {folders[source].uri} is used")
+
+
+def _inherited(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) -> bool:
+    """Take folders that were not named from the parent; whether its evaluation set was a hold-out."""
+    # A fine-tuning on new data does not inherit the old data's validation set.
+    if asked.parent is None or (asked.action == "train" and "train_datasets" in folders):
+        return False
+    was_holdout = False
     for role, source in (("train", "train_datasets"), ("eval", "eval_dataset")):
         known = asked.parent.datasets.get(role)
-        if source in folders or not known or alone:
+        if source in folders or not known:
             continue
-        if asked.action == "train" and role == "eval" and known.get("holdout"):
-            continue
+        held_out = role == "eval" and bool(known.get("holdout"))
+        if held_out and asked.action == "train":
+            continue  # the same seed makes the same hold-out again
         folders[source] = DatasetRef.parse(known["uri"])
-        taken[role] = bool(known.get("holdout"))
+        was_holdout |= held_out
         warnings.append(f"{ARGUMENTS[source]} comes from {asked.parent.job_id}: {known['uri']}")
-    return taken
+    return was_holdout
 
 
 def _required(asked: Asked, folders: Mapping[str, DatasetRef], source: str, wanted: str | None = None) -> DatasetRef:

@@ -83,7 +83,7 @@ class Mask2FormerRules:
 
 
 def _carried(rules: Mask2FormerRules, situation: Situation) -> dict[str, Any]:
-    """Values of the job (or file) the weights come from; an override that disagrees with the architecture is an error."""
+    """Values of the job (or file) the weights come from; an override of the architecture that disagrees is an error."""
     if situation.known_spec is None:
         return {}
     values: dict[str, Any] = {}
@@ -147,7 +147,8 @@ def _num_classes(situation: Situation, contiguous: bool, warnings: list[str]) ->
     if wrong:
         rule = "the number of categories" if contiguous else "at least the largest category id"
         raise DatasetError(
-            f"num_classes={said} does not fit the data: with contiguous_id={str(contiguous).lower()} it is {rule}, {right}",
+            f"num_classes={said} does not fit the data: with contiguous_id={str(contiguous).lower()} it is {rule}, "
+            f"{right}",
             fix=f"Leave num_classes out, or set it to {right}.",
         )
     return int(said)
@@ -200,8 +201,8 @@ def _intervals(situation: Situation, warnings: list[str]) -> dict[str, Any]:
     )
     if by_epoch and checkpoint % validation and validation % checkpoint:
         warnings.append(
-            f"checkpoints every {checkpoint} and validation every {validation} epochs rarely meet: `best` chooses among "
-            "epochs that have both"
+            f"checkpoints every {checkpoint} and validation every {validation} epochs rarely meet: `best` chooses "
+            "among epochs that have both"
         )
     return values
 

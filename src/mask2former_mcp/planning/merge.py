@@ -15,7 +15,7 @@ from mask2former_mcp.spec import dotted
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Values from one origin, flat. `listed`: they appear in the Plan's spec_overrides even where they change nothing."""
+    """Values from one origin, flat. `listed`: they are in the Plan's spec_overrides even where they change nothing."""
 
     origin: str
     values: Mapping[str, Any]

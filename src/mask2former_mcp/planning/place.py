@@ -98,7 +98,7 @@ def devices(said: Mapping[str, Any], action: str) -> dict[str, Any]:
     return {}
 
 
-def check_gpus(spec: dict[str, Any], action: str, machine: Machine, platform: str) -> list[str]:
+def check_gpus(spec: Mapping[str, Any], action: str, machine: Machine, platform: str) -> list[str]:
     """Counts against the machine; warnings. `1` is always accepted: without a GPU it means one CPU process."""
     block = spec.get(action, {})
     wanted = block.get("num_gpus")

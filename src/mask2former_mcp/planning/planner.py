@@ -1,8 +1,8 @@
-"""A typed request -> the frozen Plan. Pure but for the cache of dataset facts: nothing is started, nothing is written."""
+"""A typed request -> the frozen Plan. Nothing is started or written, but for the cache of dataset facts."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,9 +17,11 @@ from mask2former_mcp.planning.folders import ARGUMENTS, Asked
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.mask2former import Mask2FormerRules
 from mask2former_mcp.planning.merge import Layer, merge
+from mask2former_mcp.planning.place import Place
 from mask2former_mcp.planning.request import REQUESTS, ActionRequest
 from mask2former_mcp.planning.rules import Rules, Situation, rules_for
 from mask2former_mcp.planning.sources import Data
+from mask2former_mcp.planning.weights import Weights
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 from mask2former_mcp.spec import dotted
 
@@ -32,6 +34,7 @@ _ARTIFACTS = {
     "quantize": ("quantize/*",),
 }
 _HOUR_S = 3600
+DEFAULT_METRIC = "mIoU"
 
 
 class ParentSource(Protocol):
@@ -42,6 +45,13 @@ class ParentSource(Protocol):
 
     def earlier(self, action: str) -> Sequence[Earlier]:
         """What finished jobs of this action took, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    overrides: dict[str, Any]
+    situation: Situation  # with the final spec
+    notes: tuple[str, ...]
 
 
 class Planner:
@@ -68,28 +78,79 @@ class Planner:
         action, bundle, rules = _ACTIONS[type(request)], self.bundle, self.rules
         schema, template = bundle.schema(action), bundle.template(action)
 
-        # What the caller said, in one flat mapping of known keys.
+        # What the caller said, in one flat mapping of known keys with values that the schema allows.
         said = arguments.said(request, action, bundle, rules, validate.leaf_keys(schema, template))
+        paths = {row.key for row in bundle.data_sources(action)}  # these are read, and repaired, by the data step
+        plain = {key: value for key, value in said.items() if key not in paths}
+        validate.check_schema(merge(template, [Layer("said", plain)])[0], schema, rules.remarks)
         automl = self._policy(request, action)
 
-        # Whose weights, and where it runs.
+        # Whose weights, where it runs, which data and what the data says.
         parent_id = getattr(request, "parent_job_id", None)
         parent = self.parents.parent(parent_id) if parent_id else None
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
         chosen = weights.choose(
             request, action, arguments.model_files(request, said, action), bundle.spec_params(action), parent,
-            tensorrt=tensorrt, metric=bundle.metric or "mIoU",
+            tensorrt=tensorrt, metric=bundle.metric or DEFAULT_METRIC,
         )  # fmt: skip
-
-        # Which data, and what it says.
         data = self._data(request, action, said, parent, chosen.known_spec)
-        said = {key: value for key, value in said.items() if key not in data.read}
 
-        # Template < preset < data < lineage < what was said < what follows from all of it.
-        preset, preset_notes = self._preset(request, said, chosen.known_spec)
-        files, file_notes = inferred.values(bundle.spec_params(action), said, chosen, self.settings.home)
-        said = {key: value for key, value in said.items() if key not in files}
+        # One spec out of all of it: is it legal, can it run here, what will it take?
+        draft = self._draft(request, said, template, data, chosen, where, parent, tensorrt)
+        spec, situation = draft.situation.spec, draft.situation
+        validate.check_schema(spec, schema, rules.remarks)
+        gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
+        found = rules.check(situation)
+        estimate = rules.estimate(situation, self.parents.earlier(action))
+        missing = (*where.missing, *found.missing, *_not_built(request))
+        _refuse_to_start(request, missing)
+        notes = (
+            *automl.warnings, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes, *found.warnings,
+            *self._slow(request, estimate.seconds), *_study(automl),
+            *(f"cannot start yet: {reason}" for reason in missing),
+        )  # fmt: skip
+        return Plan(
+            action=action,
+            automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
+            spec_overrides=draft.overrides,
+            spec=dict(spec),
+            command=self._command(action, tensorrt),
+            image=where.image,
+            platform=where.platform,
+            runtime=where.runtime,
+            estimate=estimate,
+            warnings=tuple(dict.fromkeys(notes)),
+            digest=self._digest(action, spec, data, chosen, where),
+            run_name=request.run_name,
+            parent_job_id=parent_id,
+            results_dir=where.results_dir,
+            checkpoint=inferred.checkpoint(chosen, self.settings.home),
+            staging=data.staging,
+            datasets=dict(data.datasets or (parent.datasets if parent else {})),
+            artifacts=_artifacts(action, spec, tensorrt),
+            key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and _takes_key(bundle, action),
+            metric=bundle.metric or DEFAULT_METRIC,
+        )
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _draft(
+        self,
+        request: ActionRequest,
+        said: Mapping[str, Any],
+        template: Mapping[str, Any],
+        data: Data,
+        chosen: Weights,
+        where: Place,
+        parent: Parent | None,
+        tensorrt: bool,
+    ) -> "_Draft":
+        """Template < preset < parent's values < data sources < what was said < lineage < what follows from these."""
+        action = _ACTIONS[type(request)]
+        preset, preset_notes = self._preset(request, chosen.known_spec)
+        files, file_notes = inferred.values(self.bundle.spec_params(action), said, chosen, self.settings.home)
+        said = {key: value for key, value in said.items() if key not in data.read and key not in files}
         layers = [
             Layer("preset", preset, listed=False),
             Layer("data sources", data.values),
@@ -97,58 +158,16 @@ class Planner:
             Layer("lineage", files),
         ]
         spec, _ = merge(template, layers)
-        validate.check_schema(spec, schema, rules.remarks)
         situation = Situation(
             action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
             data.images, parent, chosen.known_spec,
         )  # fmt: skip
-        derived = rules.derive(situation)
-        layers.insert(1, Layer("carried", _carried(derived.values, chosen.known_spec, rules), listed=False))
-        layers.append(Layer("derived", _own(derived.values, chosen.known_spec, rules)))
+        derived = self.rules.derive(situation)
+        carried = _carried(derived.values, chosen.known_spec, self.rules)
+        layers.insert(1, Layer("carried", carried, listed=False))
+        layers.append(Layer("derived", {k: v for k, v in derived.values.items() if k not in carried}))
         spec, overrides = merge(template, layers)
-
-        # Is it legal, can it run here, what will it take?
-        validate.check_schema(spec, schema, rules.remarks)
-        gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
-        situation = replace(situation, spec=spec)
-        found = rules.check(situation)
-        estimate = rules.estimate(situation, self.parents.earlier(action))
-        missing = (*where.missing, *found.missing, *_not_built(request, where.runtime))
-        self._refuse_to_start(request, missing)
-
-        notes = (
-            *automl.warnings, *preset_notes, *data.warnings, *chosen.warnings, *file_notes, *derived.warnings,
-            *gpu_notes, *found.warnings, *self._slow(request, estimate.seconds), *_study(automl),
-            *(f"cannot start yet: {reason}" for reason in missing),
-        )  # fmt: skip
-        return Plan(
-            action=action,
-            automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
-            spec_overrides=overrides,
-            spec=spec,
-            command=self._command(action, tensorrt),
-            image=where.image,
-            platform=where.platform,
-            runtime=where.runtime,
-            estimate=estimate,
-            warnings=tuple(dict.fromkeys(notes)),
-            digest=digest(
-                action=action, spec=spec, bundle_digest=bundle.digest, datasets=data.datasets, platform=where.platform,
-                runtime=where.runtime, image=where.image, home=self.settings.home,
-                stand_ins=inferred.stand_ins(chosen, data.staging, self.settings.home),
-            ),
-            run_name=request.run_name,
-            parent_job_id=parent_id,
-            results_dir=where.results_dir,
-            checkpoint=inferred.checkpoint(chosen, self.settings.home),
-            staging=data.staging,
-            datasets=dict(data.datasets),
-            artifacts=_artifacts(action, spec, tensorrt),
-            key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and _takes_key(bundle, action),
-            metric=bundle.metric or "mIoU",
-        )  # fmt: skip
-
-    # --- steps -------------------------------------------------------------------------------------------------------
+        return _Draft(overrides, replace(situation, spec=spec), (*preset_notes, *file_notes, *derived.warnings))
 
     def _policy(self, request: ActionRequest, action: str) -> policy.Decision:
         state = policy.BundleState(
@@ -189,9 +208,7 @@ class Planner:
                 )
         return data
 
-    def _preset(
-        self, request: ActionRequest, said: Mapping[str, Any], known_spec: Mapping[str, Any] | None
-    ) -> tuple[dict[str, Any], list[str]]:
+    def _preset(self, request: ActionRequest, known_spec: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
         """The named overrides, less what the parent's weights or the backbone argument decide."""
         name = getattr(request, "preset", None)
         if name is None:
@@ -206,9 +223,7 @@ class Planner:
             notes.append(f"preset={name}: its network is left out, because the weights decide the network")
         elif getattr(request, "backbone", None) is not None:
             values = {key: value for key, value in values.items() if not key.startswith("model.backbone.")}
-            notes.append(
-                f"preset={name}: its backbone is left out, because backbone={getattr(request, 'backbone', None)} is named"
-            )
+            notes.append(f"preset={name}: its backbone is left out, because the argument backbone names another")
         return values, notes
 
     def _command(self, action: str, tensorrt: bool) -> tuple[str, ...]:
@@ -216,11 +231,13 @@ class Planner:
         source = deploy if tensorrt and deploy is not None and action in deploy.actions else self.bundle
         return tuple(word.replace("{config_path}", "{job_dir}/spec.yaml") for word in source.command(action))
 
-    def _refuse_to_start(self, request: ActionRequest, missing: Sequence[str]) -> None:
-        if missing and not request.dry_run:
-            raise NotAvailable(
-                "; ".join(missing), fix="Change the request as said, or call with dry_run=true to see the whole Plan."
-            )
+    def _digest(self, action: str, spec: Mapping[str, Any], data: Data, chosen: Weights, where: Place) -> str:
+        home = self.settings.home
+        return digest(
+            action=action, spec=spec, bundle_digest=self.bundle.digest, datasets=data.datasets, platform=where.platform,
+            runtime=where.runtime, image=where.image, home=home,
+            stand_ins=inferred.stand_ins(chosen, data.staging, home),
+        )  # fmt: skip
 
     def _slow(self, request: ActionRequest, seconds: float | None) -> list[str]:
         """A published network on a machine without a GPU takes hours: say so before it starts."""
@@ -236,12 +253,6 @@ class Planner:
         return [note]
 
 
-def _own(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: Rules) -> dict[str, Any]:
-    """Derived values that are listed in the Plan's overrides: all but those that merely repeat the parent's."""
-    carried = _carried(values, known, rules)
-    return {key: value for key, value in values.items() if key not in carried}
-
-
 def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: Rules) -> dict[str, Any]:
     flat = dotted.flatten(known) if known is not None else {}
     listed = ("dataset.", "model.sem_seg_head.num_classes")
@@ -250,6 +261,13 @@ def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: 
         if key in flat and flat[key] == value and not (key.startswith(listed) and rules.is_architecture(key))
         and not key.endswith(".type")
     }  # fmt: skip
+
+
+def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
+    if missing and not request.dry_run:
+        raise NotAvailable(
+            "; ".join(missing), fix="Change the request as said, or call with dry_run=true to see the whole Plan."
+        )
 
 
 def _artifacts(action: str, spec: Mapping[str, Any], tensorrt: bool) -> tuple[str, ...]:
@@ -267,7 +285,7 @@ def _takes_key(bundle: Bundle, action: str) -> bool:
     return "key" in bundle.spec_params(action).values()
 
 
-def _not_built(request: ActionRequest, runtime: str) -> tuple[str, ...]:
+def _not_built(request: ActionRequest) -> tuple[str, ...]:
     if getattr(request, "format", None) == "transformers":
         return ("export with format=transformers comes with a later version: use format=onnx",)
     return ()

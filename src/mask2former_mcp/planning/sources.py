@@ -55,8 +55,8 @@ def gather(asked: Asked, settings: Settings) -> Data:
         return Data()
     warnings: list[str] = []
     places, read = folders.name(asked, warnings)
-    dataset_format = _format(asked, places)
     is_holdout = folders.complete(asked, places, warnings)
+    dataset_format = _format(asked, places)
     values, staging = _resolve(asked, places, dataset_format, warnings)
     found = {
         role: facts(places[source], dataset_format, home=settings.home)
@@ -121,8 +121,7 @@ def _format(asked: Asked, folders: Mapping[str, DatasetRef]) -> str:
             f"{asked.action} needs a dataset: no folder was named and no parent job has one",
             fix="Pass train_dataset or eval_dataset, or parent_job_id.",
         )
-    pair = detect.split(first)
-    return detect.detect_format(pair[0] if pair else first)
+    return detect.detect_format(first)
 
 
 def _known_type(spec: Mapping[str, Any]) -> str | None:

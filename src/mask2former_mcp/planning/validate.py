@@ -1,7 +1,7 @@
 """A merged spec against the action's JSON Schema, with errors that name key, value, rule and fix."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -16,11 +16,15 @@ _SHOWN = 8
 
 def leaf_keys(schema: Mapping[str, Any], template: Mapping[str, Any]) -> frozenset[str]:
     """Every key that a caller may set: leaves of the schema, and of the template where the schema is silent."""
-    known = set(_leaves(schema, ""))
-    blocks = set(_blocks(schema, ""))
-    return frozenset(
-        known | {key for key in dotted.flatten(template) if key not in blocks and not _covered(key, known)}
-    )
+    known, blocks = set(_leaves(schema, "")), set(_blocks(schema, ""))
+    own = {key for key in dotted.flatten(template) if key not in blocks and known.isdisjoint(_prefixes(key))}
+    return frozenset(known | own)
+
+
+def _prefixes(key: str) -> set[str]:
+    """`a.b.c` -> a, a.b, a.b.c."""
+    parts = key.split(".")
+    return {".".join(parts[: end + 1]) for end in range(len(parts))}
 
 
 def _leaves(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
@@ -38,10 +42,6 @@ def _blocks(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
         if isinstance(node, Mapping) and node.get("properties"):
             yield prefix + name
             yield from _blocks(node, f"{prefix}{name}.")
-
-
-def _covered(key: str, known: Collection[str]) -> bool:
-    return any(key.startswith(leaf + ".") for leaf in known)
 
 
 def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any], remarks: Mapping[str, str]) -> None:
@@ -95,7 +95,7 @@ def _describe(error: ValidationError, remarks: Mapping[str, str]) -> str:
 
 
 def _rule(error: ValidationError) -> str:
-    value = error.validator_value
+    value: Any = error.validator_value
     match error.validator:
         case "type":
             names = value if isinstance(value, list) else [value]
@@ -134,5 +134,6 @@ def _articled(names: list[str]) -> str:
 def _fix(error: ValidationError) -> str:
     key = _key(error)
     if error.validator == "enum":
-        return f"set {key} to one of {', '.join(map(str, error.validator_value))}"
+        choices: Any = error.validator_value
+        return f"set {key} to one of {', '.join(map(str, choices))}"
     return f"give {key} a value that {_rule(error)}"

@@ -105,8 +105,8 @@ def _notes(
         notes.append(f"the architecture is taken from {_SIDECAR} beside the file")
     if parent is None and files and known is None and action != "gen_trt_engine":
         notes.append(
-            "nothing says what network these weights are of: the spec's defaults and overrides must fit them, or loading "
-            "fails"
+            "nothing says what network these weights are of: the spec's defaults and overrides must fit them, or "
+            "loading fails"
         )
     return tuple(notes)
 

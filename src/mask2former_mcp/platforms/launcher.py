@@ -54,7 +54,8 @@ def _keep(run_dir: Path, order: dict[str, Any], tell: IO[str]) -> None:
         tell.write("already")
         return
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the command is told by its own pid; its witness stays
+        # The command is told by its own pid; its witness stays. A handler, because SIG_IGN would be inherited by it.
+        signal.signal(number, _stay)
     try:
         process, copier = _start(order)
     except OSError as error:
@@ -70,6 +71,10 @@ def _keep(run_dir: Path, order: dict[str, Any], tell: IO[str]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             copier.wait(_ORPHAN_GRACE_S)
     _end_group(process.pid)
+
+
+def _stay(_number: int, _frame: object) -> None:
+    """Hear the signal and go on."""
 
 
 def _start(order: dict[str, Any]) -> tuple["subprocess.Popen[bytes]", "subprocess.Popen[bytes] | None"]:

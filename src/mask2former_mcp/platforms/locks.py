@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 
@@ -15,8 +16,7 @@ class ProcessLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
-        # A forked worker must not keep the lock alive after its parent.
-        os.register_at_fork(after_in_child=self._let_go)
+        _locks.add(self)
 
     def acquire(self, timeout_s: float = 0.0) -> bool:
         """Whether the lock is ours now. OSError when the folder is gone."""
@@ -47,8 +47,17 @@ class ProcessLock:
     ) -> None:
         self.release()
 
-    def _let_go(self) -> None:
-        self.release()
+
+_locks: "weakref.WeakSet[ProcessLock]" = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked worker, which must not keep a lock alive after its parent."""
+    for lock in _locks:
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def is_held(path: Path) -> bool:

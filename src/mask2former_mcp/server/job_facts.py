@@ -21,6 +21,8 @@ _PROPERTIES: dict[str, Schema] = {
 }
 SUMMARY_SCHEMA: Schema = {"type": "object", "properties": _PROPERTIES, "required": list(_PROPERTIES)}
 
+# What a summary shows of the best epoch; get_job_metrics has everything.
+SHOWN_METRICS = ("mIoU", "PQ", "SQ", "RQ", "AP", "ACC_all", "val_loss", "train_loss")
 _FOLLOW_UPS = {
     "train": "evaluate, export or inference with parent_job_id='{id}'",
     "evaluate": "list_artifacts(job_id='{id}') for metrics and pictures",
@@ -37,7 +39,7 @@ def summary(job: Job, *, message: str | None = None) -> dict[str, Any]:
         "phase": job.phase,
         "progress": round(job.progress, 4),
         "eta_s": None if job.eta_s is None else round(job.eta_s, 1),
-        "metrics": {name: round(value, 4) for name, value in sorted(job.metrics.items())},
+        "metrics": {name: round(job.metrics[name], 4) for name in SHOWN_METRICS if name in job.metrics},
         "message": job.message if message is None else message,
         "error_code": job.error_code,
         "next": next_step(job),

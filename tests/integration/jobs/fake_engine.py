@@ -64,7 +64,7 @@ def run(action: str, spec: dict[str, Any], fake: dict[str, Any], folder: Path) -
     if text := fake.get("stderr"):
         print(text, file=sys.stderr, flush=True)
     if text := fake.get("failure"):
-        line(folder, "FAILURE", text)
+        line(folder, "FAILURE", text.replace("$KEY", spec.get("encryption_key", "")))
     if number := fake.get("signal"):
         os.kill(os.getpid(), number)
     for name in fake.get("writes", ()):
@@ -83,6 +83,9 @@ def train(section: dict[str, Any], fake: dict[str, Any], folder: Path) -> None:
         first = int(Path(resumed).name.split("_")[2]) + 1
         line(folder, "RUNNING", f"Resuming training from checkpoint: {resumed}")
     epochs = section["num_epochs"]
+    if fake.get("style") == "tao":
+        line(folder, "RUNNING", "Eval metrics generated.", kpi={"mIoU": 0.001})  # Lightning's sanity check
+        line(folder, "RUNNING", "Starting Training Loop.")
     for epoch in range(first, epochs):
         time.sleep(fake.get("epoch_s", 0))
         if not fake.get("no_checkpoint"):

@@ -12,7 +12,7 @@ from mask2former_mcp.planning.request import TrainRequest
 from mask2former_mcp.server.app import build
 from mask2former_mcp.server.services import Services
 
-ERAS = ("legacy", "2026-07-28")
+ERAS = ("legacy", "auto")
 
 def saying(result: ElicitResult, asked: list[str]) -> Any:
     async def reply(_context: Any, params: Any) -> ElicitResult:

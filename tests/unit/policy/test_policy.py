@@ -215,7 +215,9 @@ def test_explicit_off_wins_over_words_with_a_warning() -> None:
     assert "use automl" in decision.warnings[0]
 
 
-@pytest.mark.parametrize(("explicit", "words"), [("off", "no HPO"), ("auto", "use AutoML"), ("off", None), ("auto", "go")])
+@pytest.mark.parametrize(
+    ("explicit", "words"), [("off", "no HPO"), ("auto", "use AutoML"), ("off", None), ("auto", "go")]
+)
 def test_agreement_is_silent(explicit: str, words: str | None) -> None:
     assert decide("train", explicit, words, READY).warnings == ()
 

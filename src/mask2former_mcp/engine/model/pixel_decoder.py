@@ -189,13 +189,14 @@ def sample(value: Tensor, offsets: Tensor, weights: Tensor, geometry: Geometry) 
     -> [B, S, heads * d].
     """
     batch, _, heads, _ = value.shape
-    grids = torch.addcmul(geometry.centres, offsets, geometry.pixel).transpose(1, 2).flatten(0, 1).unbind(2)
-    shares = weights.transpose(1, 2).flatten(0, 1).unsqueeze(1).split(POINTS, 3)  # each [B * heads, 1, S, POINTS]
+    # Points are the rows and tokens the columns of what is sampled, so that the sum over points runs along memory.
+    places = torch.addcmul(geometry.centres, offsets, geometry.pixel).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+    shares = weights.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(1).split(POINTS, 2)  # each [B * heads, 1, POINTS, S]
     maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in geometry.sizes], 2)
     out = []
     for level, size in enumerate(geometry.sizes):
-        found = F.grid_sample(maps[level].unflatten(2, size), grids[level], mode="bilinear", align_corners=False)
-        out.append((found * shares[level]).sum(-1))  # [B * heads, d, S]
+        found = F.grid_sample(maps[level].unflatten(2, size), places[level], mode="bilinear", align_corners=False)
+        out.append((found * shares[level]).sum(2))  # [B * heads, d, S]
     return sum(out[1:], out[0]).unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
 
 

@@ -1,0 +1,80 @@
+"""Trials until 95 % of the best known value on the stand-in: this project's search, random search, one algorithm a line.
+
+    python benchmarks/automl/trials_to_target.py [--seeds 40] [--limit 60] [--algorithms bayesian tpe random cmaes]
+
+One trial at a time, every trial trained in full, so that only the proposals are compared. `random` draws from the same
+curated space but has no first trial with the resolved values, as plain random search has none. Prints one JSON line per
+algorithm with every seed's count; a search that did not get there counts as `limit` and is marked.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+
+sys.path.insert(0, str(Path(__file__).parent))
+import standin
+
+from mask2former_mcp import bundle
+from mask2former_mcp.automl import derive, samplers
+from mask2former_mcp.automl.algorithms import algorithm
+
+TARGET = 0.95 * standin.PEAK
+
+
+def trials_needed(name: str, seed: int, limit: int, *, first: bool) -> int | None:
+    """How many trials a study of this seed needs; None: not within `limit`."""
+    packaged = bundle.load()
+    space = derive.derive(packaged.schema("train"), packaged.template("train"))
+    instance, noise = standin.Instance.drawn(seed), np.random.default_rng([7, seed])
+    study = optuna.create_study(direction="maximize")
+    if first:
+        study.enqueue_trial(samplers.raw(space, standin.RESOLVED))
+    for number in range(limit):
+        study.sampler = samplers.sampler(algorithm(name), space, seed=seed, trial=number)
+        trial = study.ask(samplers.distributions(space))
+        values = space.decode(trial.params)
+        study.tell(trial, instance.measured(values, noise))
+        if instance.value(values) >= TARGET:
+            return number + 1
+    return None
+
+
+def summary(name: str, counts: list[int | None], limit: int) -> dict[str, object]:
+    """Median and a 95 % bootstrap interval of it; the middle half of the seeds."""
+    reached = np.array([limit if count is None else count for count in counts])
+    random = np.random.default_rng(0)
+    medians = [float(np.median(random.choice(reached, len(reached)))) for _ in range(2000)]
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return {
+        "algorithm": name,
+        "seeds": len(counts),
+        "median": float(np.median(reached)),
+        "median_95": [float(low), float(high)],
+        "quartiles": [float(q) for q in np.percentile(reached, [25, 75])],
+        "not_reached": sum(count is None for count in counts),
+        "limit": limit,
+        "counts": counts,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--limit", type=int, default=60)
+    parser.add_argument("--algorithms", nargs="+", default=["bayesian", "tpe", "cmaes", "random"])
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for name in options.algorithms:
+        started = time.perf_counter()
+        counts = [trials_needed(name, seed, options.limit, first=name != "random") for seed in range(options.seeds)]
+        line = summary(name, counts, options.limit)
+        print(json.dumps({**line, "seconds": round(time.perf_counter() - started, 1)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""What a study may cost: trials, epochs, how many at once; and the words that say so before anything starts.
+
+Left alone, a study on one device costs at most three times the plain run: trial 0 is the plain run in full, the others
+go through short rungs and only the best third of each goes on. On a machine without a GPU it is one trial.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from mask2former_mcp.automl.algorithms import Algorithm, algorithm
+from mask2former_mcp.automl.space import Space
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs.plan import Estimate
+from mask2former_mcp.planning.request import AutomlSettings
+
+REDUCTION = 3
+COST_LIMIT = 3.0  # of the plain run, when nobody says how many trials
+MOST_TRIALS = 24  # by default, however many devices there are
+BATCH_KEY = "dataset.train.batch_size"
+
+
+class StudySettings(BaseModel):
+    """Everything a study is, beside the resolved spec that trial 0 runs. Part of the Plan, and of its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    algorithm: str
+    metric: str
+    max_trials: int
+    max_concurrent: int
+    epochs: int  # of a trial that is never stopped early
+    first_rung: int  # epochs; equal to `epochs` where nothing can be stopped early
+    reduction_factor: int
+    seed: int
+    time_budget_s: float | None = None
+    total_epochs: int | None = None  # of all trials together; None: max_trials alone bounds it
+    space: Space
+    adjustments: tuple[str, ...] = ()
+
+    def rungs(self) -> list[int]:
+        """Epochs after which a trial may be stopped."""
+        rungs, at = [], self.first_rung
+        while at < self.epochs:
+            rungs.append(at)
+            at *= self.reduction_factor
+        return rungs
+
+    def next_rung(self, epochs: int) -> int:
+        """Where a trial that has trained `epochs` is looked at next; its last epoch at the latest."""
+        return next((rung for rung in self.rungs() if rung > epochs), self.epochs)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What trials can run on. `count` is GPUs, or the processor cores of a machine without one."""
+
+    kind: str  # gpu | cpu
+    count: int
+    per_trial: int
+
+    @property
+    def at_once(self) -> int:
+        return max(1, self.count // max(self.per_trial, 1))
+
+
+def settle(asked: AutomlSettings, spec: Mapping[str, Any], devices: Devices, space: Space, metric: str) -> StudySettings:
+    """Defaults for what was not asked. `spec` is the resolved train spec. InvalidRequest for what cannot be."""
+    chosen = algorithm(asked.algorithm)
+    train = spec["train"]
+    epochs = int(train["num_epochs"])
+    factor = asked.reduction_factor or REDUCTION
+    first = first_rung(chosen, epochs, factor)
+    concurrent, adjustments = _concurrent(asked, devices)
+    if interval := clamped_interval(train, first):
+        adjustments.append(f"validation and checkpoints every {interval} epoch(s), so that each rung is measured")
+    trials = asked.max_trials or default_trials(chosen, epochs, first, factor, devices)
+    bounded = asked.max_trials is None and trials > 1
+    seed = asked.seed if asked.seed is not None else max(0, int(train.get("seed", 0)))
+    return StudySettings(
+        algorithm=chosen.name,
+        metric=asked.metric or metric,
+        max_trials=trials,
+        max_concurrent=min(concurrent, trials),
+        epochs=epochs,
+        first_rung=first,
+        reduction_factor=factor,
+        seed=seed,
+        time_budget_s=asked.time_budget_minutes * 60 if asked.time_budget_minutes else None,
+        total_epochs=math.floor(COST_LIMIT * epochs) * _default_width(devices) if bounded else None,
+        space=space,
+        adjustments=tuple(adjustments),
+    )
+
+
+def default_trials(chosen: Algorithm, epochs: int, first: int, factor: int, devices: Devices) -> int:
+    """As many trials as COST_LIMIT pays for when one in `factor` passes each rung; one on a CPU."""
+    if devices.kind == "cpu":
+        return 1
+    expected = expected_share(chosen, epochs, first, factor)
+    others = math.floor((COST_LIMIT - 1.0) / expected + 1e-9)
+    return min(1 + others * _default_width(devices), MOST_TRIALS)
+
+
+def first_rung(chosen: Algorithm, epochs: int, factor: int) -> int:
+    """Two rungs below the last epoch where there is room, else one; none for an algorithm that stops nobody."""
+    if chosen.pruner == "none" or epochs < factor:
+        return epochs
+    return math.ceil(epochs / factor**2) if epochs >= factor**2 else math.ceil(epochs / factor)
+
+
+def expected_share(chosen: Algorithm, epochs: int, first: int, factor: int) -> float:
+    """Share of a whole run that a trial other than the first is expected to train."""
+    if chosen.pruner == "none" or first >= epochs:
+        return 1.0
+    share, at, alive = 0.0, 0, 1.0
+    rung = first
+    while True:
+        end = min(rung, epochs)
+        share += alive * (end - at) / epochs
+        if end == epochs:
+            return share
+        at, rung, alive = end, rung * factor, alive / factor
+
+
+def clamped_interval(train: Mapping[str, Any], first: int) -> int | None:
+    """A shorter interval for validation and checkpoints where the spec's would miss the first rung; None: it fits."""
+    by_epoch = train.get("checkpoint_interval_unit", "epoch") == "epoch"
+    intervals = [int(train.get("validation_interval", 1)), int(train.get("checkpoint_interval", 1)) if by_epoch else 1]
+    return first if max(intervals) > first else None
+
+
+def batch_cap(images: int | None, train: Mapping[str, Any]) -> dict[str, int]:
+    """The largest batch that still makes one step an epoch; {} when the number of images is not known."""
+    if not images:
+        return {}
+    return {BATCH_KEY: max(1, images // (int(train.get("num_gpus", 1)) * int(train.get("num_nodes", 1))))}
+
+
+def capped_batch(values: Mapping[str, Any], cap: Mapping[str, int]) -> tuple[dict[str, Any], list[str]]:
+    """Values with batch settings that would make zero steps lowered; and what was adjusted, in words."""
+    kept, notes = dict(values), []
+    for key, most in cap.items():
+        if isinstance(kept.get(key), int) and kept[key] > most:
+            notes.append(f"{key} lowered from {kept[key]} to {most}: the training split has no more images for a step")
+            kept[key] = most
+    return kept, notes
+
+
+def expected_epochs(settings: StudySettings) -> float:
+    """Epochs that all trials together are expected to train."""
+    share = expected_share(
+        algorithm(settings.algorithm), settings.epochs, settings.first_rung, settings.reduction_factor
+    )
+    expected = settings.epochs * (1 + (settings.max_trials - 1) * share)
+    return min(expected, float(settings.total_epochs)) if settings.total_epochs else expected
+
+
+def at_most_epochs(settings: StudySettings) -> int:
+    most = settings.epochs * settings.max_trials
+    return min(most, settings.total_epochs) if settings.total_epochs else most
+
+
+def estimate(plain: Estimate, settings: StudySettings) -> Estimate:
+    """The study's estimate out of the plain run's."""
+    factor = expected_epochs(settings) / settings.epochs
+    seconds = None if plain.seconds is None else plain.seconds * factor / settings.max_concurrent
+    if seconds is not None and settings.time_budget_s is not None:
+        seconds = min(seconds, settings.time_budget_s)
+    return plain.model_copy(
+        update={
+            "gpus": plain.gpus * settings.max_concurrent,
+            "seconds": seconds,
+            "steps": None if plain.steps is None else round(plain.steps * factor),
+            # Each finished trial keeps one checkpoint; while it trains it has them all.
+            "disk_gb": None if plain.disk_gb is None else round(plain.disk_gb * (settings.max_concurrent + 1), 2),
+            "basis": f"{plain.basis}; {factor:.1f} plain runs in all, {settings.max_concurrent} at once",
+        }
+    )
+
+
+def cost_words(plain: Estimate, settings: StudySettings) -> str:
+    """One sentence for the Plan: trials x epochs x time, before anything starts."""
+    rungs = settings.rungs()
+    early = f", weak ones stop after {' or '.join(map(str, rungs))}" if rungs else ""
+    words = (
+        f"AutoML search: at most {settings.max_trials} trials ({settings.algorithm}, {settings.max_concurrent} at "
+        f"once) of {settings.epochs} epochs{early}; about {expected_epochs(settings):.0f} epochs in all, never more "
+        f"than {at_most_epochs(settings)} (a plain run: {settings.epochs})"
+    )
+    if plain.seconds is not None:
+        hours = plain.seconds * expected_epochs(settings) / settings.epochs / settings.max_concurrent / 3600
+        words += f"; {_time(hours)} estimated from: {plain.basis}"
+    if settings.time_budget_s is not None:
+        words += f"; stopped after {_time(settings.time_budget_s / 3600)}"
+    return words + ". Searched: " + "; ".join(f"{key} in {span}" for key, span in settings.space.summary().items())
+
+
+def _concurrent(asked: AutomlSettings, devices: Devices) -> tuple[int, list[str]]:
+    default = devices.at_once if devices.kind == "gpu" else 1
+    if asked.max_concurrent is None or asked.max_concurrent <= devices.at_once:
+        return asked.max_concurrent or default, []
+    kind = "GPU(s)" if devices.kind == "gpu" else "processor core(s)"
+    note = f"max_concurrent lowered from {asked.max_concurrent} to {devices.at_once}: {devices.count} {kind} here"
+    return devices.at_once, [note]
+
+
+def _default_width(devices: Devices) -> int:
+    """How many devices' worth of trials a study left alone takes: those that it can use side by side."""
+    return devices.at_once if devices.kind == "gpu" else 1
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
+
+
+def resumed(settings: StudySettings, asked: AutomlSettings | None, *, finished: bool, devices: Devices) -> dict[str, Any]:
+    """What a resume changes: more trials, another width, a new time budget. InvalidRequest for anything else.
+
+    `finished`: the study had come to its end, so that resuming it only makes sense with a bigger budget.
+    """
+    asked = asked or AutomlSettings()
+    said = {name: value for name, value in asked.model_dump().items() if value is not None}
+    for name in said:
+        if name not in ("max_trials", "max_concurrent", "time_budget_minutes"):
+            raise InvalidRequest(
+                f"automl.{name} cannot change in the middle of a study: its trials would not be comparable",
+                fix="Change max_trials, max_concurrent or time_budget_minutes, or start a new study with train.",
+            )
+    if asked.max_trials is not None and asked.max_trials < settings.max_trials:
+        raise InvalidRequest(
+            f"automl.max_trials={asked.max_trials}, but this study already has {settings.max_trials}",
+            fix=f"Pass max_trials of {settings.max_trials + 1} or more.",
+        )
+    more = (asked.max_trials or 0) > settings.max_trials or asked.time_budget_minutes is not None
+    if finished and not more:
+        raise InvalidRequest(
+            f"this study has used its budget of {settings.max_trials} trials",
+            fix=f'Pass a bigger one: automl={{"max_trials": {settings.max_trials + 4}}}.',
+        )
+    changes: dict[str, Any] = {}
+    if asked.max_trials is not None:
+        # Said outright, the number of trials is the budget.
+        changes |= {"max_trials": asked.max_trials, "total_epochs": None}
+    if asked.max_concurrent is not None:
+        changes["max_concurrent"] = _concurrent(asked, devices)[0]
+    if asked.time_budget_minutes is not None:
+        changes["time_budget_s"] = asked.time_budget_minutes * 60
+    return changes

@@ -1,0 +1,63 @@
+"""One trial as the leaderboard knows it: Optuna's row and the job's row, read together."""
+
+import time
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from mask2former_mcp.automl.budget import StudySettings
+from mask2former_mcp.automl.leaderboard import Status, TrialRecord
+from mask2former_mcp.jobs.checkpoints import saved
+from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.service import Jobs
+
+_PRUNED_BY_RIVALS = "rung"
+
+
+def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySettings) -> TrialRecord:
+    notes: dict[str, Any] = trial.user_attrs
+    status = _status(trial)
+    best: tuple[float, int] | None = None
+    has_checkpoint = False
+    if job is not None:
+        measured = {
+            epoch: values[settings.metric]
+            for epoch, values in jobs.store.series.epochs(job.id).items()
+            if settings.metric in values
+        }
+        kept = {checkpoint.epoch for checkpoint in saved(jobs.results_dir(job.id) / "train")}
+        able = {epoch: value for epoch, value in measured.items() if epoch in kept}
+        has_checkpoint = bool(able)
+        best = max(((value, epoch) for epoch, value in (able or measured).items()), default=None)
+    return TrialRecord(
+        trial=trial.number,
+        status=status,
+        job_id=job.id if job else None,
+        parameters=notes.get("values", {}),
+        metric=trial.value if status == "finished" else best[0] if best else None,
+        epoch=notes.get("epoch", best[1] if best else None) if status != "failed" else None,
+        epochs=trial.last_step or 0,
+        duration_s=_duration(job),
+        checkpoint=has_checkpoint,
+        cause=notes.get("cause", ""),
+        adjustments=tuple(notes.get("adjustments", ())),
+    )
+
+
+def _status(trial: FrozenTrial) -> Status:
+    match trial.state:
+        case TrialState.COMPLETE:
+            return "finished"
+        case TrialState.PRUNED:
+            return "pruned" if trial.user_attrs.get("stop") == _PRUNED_BY_RIVALS else "stopped"
+        case TrialState.FAIL:
+            return "failed"
+        case _:
+            return "running"
+
+
+def _duration(job: Job | None) -> float | None:
+    """Seconds of the job's last attempt; of a running one so far."""
+    if job is None or job.started_at is None:
+        return None
+    return (job.finished_at or time.time()) - job.started_at

@@ -1,0 +1,256 @@
+"""A running study, one look at a time: observe its trials, stop weak ones, start new ones, until none is left to start.
+
+Every step is read from the two stores (Optuna's file, the jobs) and can be done again: a supervisor that was killed at
+any point is followed by one that comes to the same decisions.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from mask2former_mcp.automl import retention, trials
+from mask2former_mcp.automl.algorithms import algorithm
+from mask2former_mcp.automl.budget import StudySettings, expected_share
+from mask2former_mcp.automl.leaderboard import TrialRecord
+from mask2former_mcp.automl.record import record
+from mask2former_mcp.automl.search import OpenTrial, Search
+from mask2former_mcp.errors import Mask2FormerError, NotFound
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.service import Jobs
+from mask2former_mcp.lineage import checkpoint
+from mask2former_mcp.planning.planner import Planner
+
+HOPELESS = 3  # failures without any success, after which no new trial is started
+_PAGE = 200
+
+# What a trial's note `stop` says: why it ended before its last epoch.
+RUNG, BUDGET, TIME, HAND = "rung", "budget", "time", "hand"
+
+_log = logging.getLogger("mask2former_mcp.study")
+
+
+class RunningStudy:
+    def __init__(
+        self, study: Job, settings: StudySettings, search: Search, jobs: Jobs, planner: Planner, *,
+        started_at: float, keep_all: bool,
+    ) -> None:  # fmt: skip
+        """`started_at`: when this attempt of the study began, from which its time budget counts."""
+        self.study, self.settings, self.search = study, settings, search
+        self.jobs, self.planner = jobs, planner
+        self._started_at, self._keep_all = started_at, keep_all
+
+    def members(self) -> dict[str, Job]:
+        """Run name -> job, of every job of this study."""
+        found: list[Job] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = self.jobs.store.list(study_id=self.study.id, limit=_PAGE, cursor=cursor)
+            found += page
+            if cursor is None:
+                return trials.children(found, self.study.id)
+
+    def records(self, members: Mapping[str, Job]) -> list[TrialRecord]:
+        return [
+            record(trial, members.get(trials.trial_name(self.study.id, trial.number)), self.jobs, self.settings)
+            for trial in self.search.trials()
+            if "values" in trial.user_attrs
+        ]
+
+    def step(self) -> bool:
+        """Look at every open trial, then start what may start. False: nothing runs and nothing more is to start."""
+        members = self.members()
+        for trial in self.search.open_trials():
+            self._observe(trial, members.get(trials.trial_name(self.study.id, trial.number)))
+        while self._may_start():
+            trial = self.search.propose()
+            _log.info("trial %d: %s", trial.number, trial.values)
+            self._submit(trial)
+        return bool(self.search.open_trials())
+
+    # -- one trial --
+
+    def _observe(self, trial: OpenTrial, job: Job | None) -> None:
+        if job is None:
+            self._submit(trial)
+            return
+        stop = trial.notes.get("stop")
+        if stop is None:
+            stop = self._judge(trial, job)
+        if job.state.terminal:
+            self._conclude(trial, job, stop)
+        elif stop is not None:
+            self.jobs.cancel(job.id)
+
+    def _judge(self, trial: OpenTrial, job: Job) -> str | None:
+        """Report what was measured since, and decide whether it ends here; the decision is noted before the deed."""
+        best = float("-inf")
+        metric = self.settings.metric
+        known = dict(trial.reported)
+        for epoch, values in self.jobs.store.series.epochs(job.id).items():
+            if metric not in values:
+                continue
+            best = max(best, values[metric])
+            epochs = epoch + 1
+            if epochs < max(known, default=0):
+                continue
+            self.search.report(trial.number, epochs, best)
+            known[epochs] = best
+            if epochs < self.settings.epochs and (stop := self._verdict(trial.number, epochs)):
+                return self._noted(trial.number, stop, f"stopped after {epochs} epochs: {_WORDS[stop]}")
+        if not job.state.terminal and self._time_is_up():
+            return self._noted(trial.number, TIME, _WORDS[TIME])
+        return None
+
+    def _verdict(self, number: int, epochs: int) -> str | None:
+        if self.search.should_stop(number):
+            return RUNG
+        total = self.settings.total_epochs
+        if number == 0 or total is None or not self._at_rung(number, epochs):
+            return None
+        return BUDGET if self._committed(without=number) + self.settings.next_rung(epochs) > total else None
+
+    def _at_rung(self, number: int, epochs: int) -> bool:
+        """Whether this is the first report at or after a rung."""
+        passed = max((step for step in self.search.trials()[number].intermediate_values if step < epochs), default=0)
+        return any(passed < rung <= epochs for rung in self.settings.rungs())
+
+    def _noted(self, number: int, stop: str, cause: str) -> str:
+        self.search.note(number, cause=cause, stop=stop)
+        _log.info("trial %d: %s", number, cause)
+        return stop
+
+    def _conclude(self, trial: OpenTrial, job: Job, stop: str | None) -> None:
+        number = trial.number
+        if stop is not None:
+            self.search.stop(number)
+        elif job.state is JobState.SUCCEEDED:
+            self._finish(number, job)
+        elif job.state is JobState.CANCELLED and trial.notes.get("halted"):
+            # The study was cancelled, not the trial: it goes on from its last checkpoint.
+            self.jobs.resume(job.id)
+            self.search.note(number, halted=False)
+            return
+        elif job.state is JobState.CANCELLED:
+            self._noted(number, HAND, _WORDS[HAND])
+            self.search.stop(number)
+        else:
+            self.search.note(number, cause=f"{job.state}: {job.message}"[:500])
+            self.search.fail(number)
+        self._tidy(number, job)
+
+    def _finish(self, number: int, job: Job) -> None:
+        """Its value is the best epoch's, among those that kept a checkpoint. Without any metric it has failed."""
+        try:
+            chosen = checkpoint(self.jobs.parent(job.id), None, metric=self.settings.metric)
+        except NotFound as missing:
+            self.search.note(number, cause=missing.message)
+            self.search.fail(number)
+            return
+        if chosen.metric is None:
+            self.search.note(number, cause=f"it ended without any {self.settings.metric}")
+            self.search.fail(number)
+            return
+        self.search.note(number, epoch=chosen.epoch)
+        self.search.finish(number, chosen.metric)
+
+    def _tidy(self, number: int, job: Job) -> None:
+        if self._keep_all:
+            return
+        found = self.search.trials()[number]
+        counts = found.value is not None or found.user_attrs.get("stop") in (BUDGET, TIME, HAND)
+        kept = record(found, job, self.jobs, self.settings).epoch if counts else None
+        gone = retention.keep_only(self.jobs.results_dir(job.id) / "train", [] if kept is None else [kept])
+        if gone:
+            _log.info("trial %d: removed %d checkpoints", number, len(gone))
+
+    def tidy_all(self) -> None:
+        """Once more for all that ended: a supervisor may have been killed between the result and the tidying."""
+        members = self.members()
+        for found in self.search.trials():
+            job = members.get(trials.trial_name(self.study.id, found.number))
+            if found.state.is_finished() and job is not None and job.state.terminal:
+                self._tidy(found.number, job)
+
+    # -- starting --
+
+    def _submit(self, trial: OpenTrial) -> None:
+        try:
+            plan, adjusted = trials.trial_plan(self.study, self.settings, trial.number, trial.values, self.planner)
+            if adjusted:
+                self.search.note(trial.number, adjustments=adjusted)
+            self.jobs.submit(plan, study_id=self.study.id, trial=trial.number)
+        except Mask2FormerError as error:
+            self.search.note(trial.number, cause=trials.why(error))
+            self.search.fail(trial.number)
+
+    def _may_start(self) -> bool:
+        settings, search = self.settings, self.search
+        running = len(search.open_trials())
+        if running >= settings.max_concurrent or search.started() >= settings.max_trials or self._time_is_up():
+            return False
+        if self._is_hopeless():
+            return False
+        first = search.started() == 0
+        total = settings.total_epochs
+        return first or total is None or self._committed() + settings.first_rung <= total
+
+    def _is_hopeless(self) -> bool:
+        ended = [trial for trial in self.search.trials() if trial.state.is_finished()]
+        return len(ended) >= HOPELESS and all(trial.state.name == "FAIL" for trial in ended)
+
+    def _time_is_up(self) -> bool:
+        budget = self.settings.time_budget_s
+        return budget is not None and time.time() - self._started_at > budget
+
+    def _committed(self, *, without: int | None = None) -> int:
+        """Epochs that ended trials trained, and that open ones will have trained when they are next looked at."""
+        total = 0
+        for trial in self.search.trials():
+            if trial.number == without or trial.state.name == "WAITING":
+                continue
+            trained = trial.last_step or 0
+            if trial.state.is_finished():
+                total += trained
+            else:
+                total += self.settings.epochs if trial.number == 0 else self.settings.next_rung(trained)
+        return total
+
+    # -- what is left --
+
+    def epochs_trained(self) -> int:
+        return sum(trial.last_step or 0 for trial in self.search.trials())
+
+    def epochs_left(self) -> float:
+        """Expected, over all trials that run or may still start."""
+        settings = self.settings
+        share = expected_share(
+            algorithm(settings.algorithm), settings.epochs, settings.first_rung, settings.reduction_factor
+        )
+        left = 0.0
+        for trial in self.search.open_trials():
+            trained = max(trial.reported, default=0)
+            whole = settings.epochs if trial.number == 0 else max(settings.epochs * share, settings.next_rung(trained))
+            left += max(0.0, whole - trained)
+        to_start = max(0, settings.max_trials - self.search.started())
+        left += to_start * settings.epochs * share
+        if settings.total_epochs is not None:
+            left = min(left, max(0.0, settings.total_epochs - self.epochs_trained()))
+        return left
+
+    def eta_s(self, records: Sequence[TrialRecord]) -> float | None:
+        """Measured: what an epoch took so far, times what is left, side by side. None before the first epoch ended."""
+        rates = [r.duration_s / r.epochs for r in records if r.duration_s and r.epochs]
+        if not rates:
+            return None
+        eta = sorted(rates)[len(rates) // 2] * self.epochs_left() / self.settings.max_concurrent
+        if self.settings.time_budget_s is not None:
+            eta = min(eta, max(0.0, self.settings.time_budget_s - (time.time() - self._started_at)))
+        return eta
+
+
+_WORDS = {
+    RUNG: "not among the best trials at this rung",
+    BUDGET: "the study's epochs are used up",
+    TIME: "the study's time budget is used up",
+    HAND: "cancelled by hand",
+}

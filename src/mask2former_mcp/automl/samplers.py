@@ -1,0 +1,86 @@
+"""Optuna's samplers and pruners behind the algorithm names, and the space in Optuna's distributions.
+
+A sampler is made anew for every proposal, seeded by (study seed, trial number): what it proposes depends on the history
+in the storage alone, not on how often the supervisor was restarted in between.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+
+from mask2former_mcp.automl.algorithms import Algorithm
+from mask2former_mcp.automl.gaussian import GaussianProcessSampler
+from mask2former_mcp.automl.rungs import RungPruner
+from mask2former_mcp.automl.space import Parameter, Space
+
+T = TypeVar("T")
+
+# Trials before the Parzen estimator takes over. Optuna's 10 is more than most studies here have; from benchmarks/automl.
+TPE_STARTUP = 4
+
+
+def sampler(algorithm: Algorithm, space: Space, *, seed: int, trial: int) -> BaseSampler:
+    """The sampler that proposes this one trial."""
+    own = (seed * 1_000_003 + trial * 7_919) % 2**31
+    match algorithm.sampler:
+        case "gp":
+            return GaussianProcessSampler(distributions(space), seed=own)
+        case "random":
+            return RandomSampler(seed=own)
+        case "tpe":
+            return _experimental(
+                lambda: TPESampler(seed=own, multivariate=True, constant_liar=True, n_startup_trials=TPE_STARTUP)
+            )
+        case "cmaes":
+            # The same seed each time: its state, drawn from it, travels through the storage.
+            return _experimental(
+                lambda: CmaEsSampler(seed=seed % 2**31, with_margin=True, warn_independent_sampling=False)
+            )
+
+
+def pruner(algorithm: Algorithm, *, first_rung: int, longest: int, reduction_factor: int) -> BasePruner:
+    """Rungs stand at first_rung * reduction_factor ** k epochs. With none before the last epoch nothing is stopped."""
+    if algorithm.pruner == "none" or first_rung >= longest:
+        return NopPruner()
+    return RungPruner(
+        first=first_rung,
+        longest=longest,
+        reduction_factor=reduction_factor,
+        brackets=algorithm.pruner == "hyperband",
+    )
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    return {parameter.key: _distribution(parameter) for parameter in space.parameters}
+
+
+def raw(space: Space, values: Mapping[str, object]) -> dict[str, object]:
+    """Spec values as Optuna has to see them (enqueued trials)."""
+    return dict(space.encode(values))
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    match parameter.kind:
+        case "real":
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        case "whole":
+            step = 1 if parameter.log else parameter.step
+            return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+        case "power":
+            return IntDistribution(int(parameter.low), int(parameter.high))
+        case "choice":
+            return CategoricalDistribution(parameter.choices)
+        case "weighted":
+            return FloatDistribution(0.0, 1.0)
+
+
+def _experimental(build: Callable[[], T]) -> T:
+    """Optuna marks these options experimental; they have stood for years, and the warning is not the user's business."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return build()

@@ -1,0 +1,96 @@
+"""Evaluation: a checkpoint measured on dataset.val, in numbers and in pictures."""
+
+import json
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from mask2former_mcp.engine import artifacts, criterion, data, device, loader, scoring, trained
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.loader import Batch, Normalize
+from mask2former_mcp.engine.metrics import PerClass
+from mask2former_mcp.engine.progress import Progress
+from mask2former_mcp.engine.status import StatusLog, finite
+from mask2former_mcp.formats import images
+from mask2former_mcp.spec.experiment import Experiment
+
+COUNTS = ("TP", "FP", "FN")  # of segments; everything else is a rate
+PANELS = 8  # pictures, evenly spread over the split
+
+
+def run(spec: Experiment, results_dir: Path) -> None:
+    """Writes `metrics.json` (overall, per class), `panels/*.png` and the KPI line.
+
+    All metrics are taken at the size of the original images (TAO takes mIoU at a quarter of the resized one).
+    Raises ValueError, FileNotFoundError.
+    """
+    status = StatusLog(results_dir)
+    known = trained.open_checkpoint(spec, spec.evaluate.checkpoint, trt_engine=spec.evaluate.trt_engine)
+    annotated = data.open_split(
+        spec.dataset.val, spec.dataset, num_classes=known.model.num_classes, classes=known.classes
+    )
+    classes = annotated.classes
+    fabric = device.single(spec.evaluate.gpu_ids, spec.train.precision)
+    model = fabric.setup_module(known.model)
+    batches = _batches(spec, annotated)
+    scores = scoring.Scores(spec.model.mode, spec.dataset.val.type, classes)
+    progress = Progress(status, len(annotated.source), message="Evaluation in progress", unit="image")
+    pictured = set(range(0, len(annotated.source), max(1, len(annotated.source) // PANELS))[:PANELS])
+    folder = results_dir / "panels"
+    folder.mkdir(exist_ok=True)
+    seen = 0
+
+    def after_batch(batch: Batch, outcomes: list[scoring.Outcome]) -> None:
+        nonlocal seen
+        for name, truth, outcome in zip(batch.names, batch.truths, outcomes, strict=True):
+            if seen in pictured and truth is not None:
+                scene = (images.read(Path(name)), truth, outcome)
+                threshold = spec.model.object_mask_threshold
+                panel = artifacts.comparison([scene], classes, mode=spec.model.mode, threshold=threshold)
+                artifacts.save(folder / f"{seen:05d}_{Path(name).stem}.png", panel)
+            seen += 1
+            progress.step("")
+
+    measured = scoring.score(
+        model,
+        batches,
+        scores,
+        scoring.Interpreter(spec.model, classes),
+        normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
+        criterion=criterion.build(spec),
+        device=fabric.device,
+        after_batch=after_batch,
+    )
+    _write(results_dir / "metrics.json", measured, scores.per_class(), classes, images_measured=seen)
+    status.running("Test metrics generated.", measured)
+    print("  ".join(f"{name} {value:.4f}" for name, value in measured.items()), flush=True)
+
+
+def _batches(spec: Experiment, annotated: data.Annotated) -> "DataLoader[Batch]":
+    split = spec.dataset.val
+    samples = loader.Samples(
+        annotated,
+        loader.rule_for(spec.model.mode, annotated.classes),
+        spec.dataset.augmentation,
+        seed=None,
+        target_size=loader.pair(split.target_size),
+    )
+    batch = spec.evaluate.batch_size if spec.evaluate.batch_size > 0 else split.batch_size
+    return loader.evaluation_loader(samples, batch=batch, workers=split.num_workers, pin=spec.dataset.pin_memory)
+
+
+def _write(
+    path: Path, measured: dict[str, float], per_class: PerClass, classes: Classes, *, images_measured: int
+) -> None:
+    table = [
+        {
+            "class": class_,
+            "category_id": classes[class_].category_id,
+            "name": classes[class_].name,
+            "isthing": classes[class_].isthing,
+            **{name: int(value) if name in COUNTS else value for name, value in finite(values).items()},
+        }
+        for class_, values in sorted(per_class.items())
+    ]
+    content = {"images": images_measured, "overall": finite(measured), "per_class": table}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

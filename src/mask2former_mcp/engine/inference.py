@@ -1,0 +1,224 @@
+"""Inference: every image of a folder segmented, as pictures for people and as files for programs.
+
+    <stem>.jpg                  overlay: contours, names
+    panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), described in panoptic.json (COCO panoptic)
+    instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score
+    semantic/<stem>.png         category id per pixel (16 bit where an id is above 255)
+    images.json                 image_id -> file, stem, size: what the ids above refer to
+
+Panoptic mode writes all of it, instance mode pictures and instances, semantic mode pictures and semantic maps.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former_mcp.engine import artifacts, augment, device, loader, scoring, trained
+from mask2former_mcp.engine import classes as class_table
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.loader import Normalize
+from mask2former_mcp.engine.progress import Progress
+from mask2former_mcp.engine.status import StatusLog
+from mask2former_mcp.formats import images, panoptic
+from mask2former_mcp.formats.fault import FormatError
+from mask2former_mcp.formats.panoptic import Segment
+from mask2former_mcp.formats.records import Category, ImageEntry
+from mask2former_mcp.spec.dataset import Augmentation
+from mask2former_mcp.spec.experiment import Experiment
+
+LEAST_SCORE = 0.05  # instances below are not written: most of the hundred candidates an image has are noise
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """image [h, w, 3] at network size; original: the file's own pixels."""
+
+    index: int
+    image: NDArray[np.uint8]
+    original: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    index: int
+    reason: str
+
+
+class Photos(Dataset["Photo | Unreadable"]):
+    """The images, resized for the network; one that cannot be read is reported, not raised."""
+
+    def __init__(self, paths: Sequence[Path], settings: Augmentation, target_size: tuple[int, int] | None) -> None:
+        self.paths, self.settings, self.target_size = paths, settings, target_size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> "Photo | Unreadable":
+        try:
+            original = images.read(self.paths[index])
+        except FormatError as error:
+            return Unreadable(index, str(error))
+        view = loader.evaluation_view((original.shape[0], original.shape[1]), self.settings, self.target_size)
+        return Photo(index, view.image(original), original)
+
+
+def run(spec: Experiment, results_dir: Path) -> None:
+    """Segments the images of `dataset.test.img_dir`. Raises ValueError when there is none, or none can be read."""
+    status = StatusLog(results_dir)
+    known = trained.open_checkpoint(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
+    labels = class_table.read_labels(spec.dataset.label_map)
+    classes = known.classes or trained.classes_from_labels(labels, spec)
+    paths = find_images(spec.dataset.test.img_dir)
+    fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
+    model = fabric.setup_module(known.model)
+    interpret = scoring.Interpreter(spec.model, classes)
+    normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
+    writer = Writer(results_dir, paths, classes, spec)
+    progress = Progress(status, len(paths), message="Inference in progress", unit="image")
+    unreadable: list[str] = []
+    for items in _batches(spec, paths):
+        photos = [item for item in items if isinstance(item, Photo)]
+        for item in items:
+            if isinstance(item, Unreadable):
+                unreadable.append(item.reason)
+                status.skipped(item.reason)
+                print(f"skipped: {item.reason}", flush=True)
+        if photos:
+            for photo, outcome in zip(photos, predict(model, photos, interpret, normalize, fabric.device), strict=True):
+                writer.add(photo, outcome)
+        for item in items:
+            progress.step(paths[item.index].name)
+    if len(unreadable) == len(paths):
+        raise ValueError(f"none of the {len(paths)} images could be read; the first: {unreadable[0]}")
+    writer.close()
+
+
+@torch.inference_mode()
+def predict(
+    model: torch.nn.Module,
+    photos: Sequence[Photo],
+    interpret: scoring.Interpreter,
+    normalize: Normalize,
+    at: torch.device,
+) -> list[scoring.Outcome]:
+    """One outcome per photo, at its original size."""
+    sizes = [(p.image.shape[0], p.image.shape[1]) for p in photos]
+    padded = (max(h for h, _ in sizes), max(w for _, w in sizes))
+    stacked: Tensor = torch.from_numpy(np.stack([augment.padded(p.image, padded) for p in photos])).permute(0, 3, 1, 2)
+    prediction = model(normalize(stacked, sizes, at))
+    return [
+        interpret(prediction, i, sizes[i], padded, (p.original.shape[0], p.original.shape[1]))
+        for i, p in enumerate(photos)
+    ]
+
+
+class Writer:
+    """Files of one image as it comes; the JSON files, which list all images, at the end."""
+
+    def __init__(self, folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment) -> None:
+        self._folder, self._classes, self._model = folder, classes, spec.model
+        self._paths, self._stems = paths, unique_stems(paths)
+        self._images: list[ImageEntry] = []
+        self._panoptic: list[dict[str, Any]] = []
+        self._instances: list[dict[str, Any]] = []
+        self._ids = np.array([0, *(classes[c].category_id for c in range(1, len(classes) + 1))], dtype=np.int64)
+
+    def add(self, photo: Photo, outcome: scoring.Outcome) -> None:
+        stem, image_id = self._stems[photo.index], photo.index + 1
+        height, width = photo.original.shape[:2]
+        self._images.append(ImageEntry(image_id, str(self._paths[photo.index].name), width, height))
+        mode, threshold = self._model.mode, self._model.object_mask_threshold
+        regions = artifacts.outcome_regions(outcome, self._classes, mode=mode, threshold=threshold)
+        artifacts.save(self._folder / f"{stem}.jpg", artifacts.overlay(photo.original, regions, self._classes))
+        if outcome.panoptic is not None:
+            segments = [Segment(s.id, int(self._ids[s.class_])) for s in outcome.panoptic.segments]
+            panoptic.write_ids(self._file("panoptic", stem), outcome.panoptic.ids)
+            info = panoptic.segments_info(outcome.panoptic.ids, segments)
+            self._panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info})
+        if outcome.instances is not None:
+            self._instances.extend(self._results(image_id, outcome))
+        if mode != "instance":
+            values = self._ids[outcome.semantic]
+            kind = np.uint8 if self._ids.max() < 256 else np.uint16
+            Image.fromarray(values.astype(kind)).save(self._file("semantic", stem))
+
+    def close(self) -> None:
+        listing = [
+            {"id": i.id, "file_name": i.file_name, "stem": self._stems[i.id - 1], "width": i.width, "height": i.height}
+            for i in self._images
+        ]
+        _write_json(self._folder / "images.json", listing)
+        if self._model.mode in ("panoptic", "instance"):
+            _write_json(self._folder / "instances.json", self._instances)
+        if self._model.mode == "panoptic":
+            entries = [self._classes[c] for c in self._classes.known]
+            categories = [Category(e.category_id, e.name, e.isthing) for e in entries]
+            panoptic.write(self._folder / "panoptic.json", categories, self._images, self._panoptic)
+
+    def _results(self, image_id: int, outcome: scoring.Outcome) -> list[dict[str, Any]]:
+        found = outcome.instances
+        assert found is not None  # the caller has looked
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(self._ids[class_]),
+                "segmentation": {"size": [int(n) for n in mask["size"]], "counts": mask["counts"].decode("ascii")},
+                "bbox": [float(v) for v in coco_mask.toBbox(mask)],
+                "score": round(float(score), 5),
+            }
+            for class_, score, mask in zip(found.classes, found.scores, found.masks, strict=True)
+            if score >= LEAST_SCORE and coco_mask.area(mask) > 0
+        ]
+
+    def _file(self, kind: str, stem: str) -> Path:
+        (self._folder / kind).mkdir(exist_ok=True)
+        return self._folder / kind / f"{stem}.png"
+
+
+def find_images(folder: str) -> list[Path]:
+    """The images in a folder and in those directly below it, in name order. Raises ValueError when there is none."""
+    if not folder:
+        raise ValueError("dataset.test.img_dir is empty: set it to the folder with the images to segment")
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"dataset.test.img_dir = {folder}: there is no such folder")
+    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = [image for place in (root, *below) for image in images.listing(place)]
+    if not found:
+        raise ValueError(f"dataset.test.img_dir = {folder}: no image ({', '.join(sorted(images.SUFFIXES))}) in it")
+    return found
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """A name for each image's results: its stem, and where that is taken, with folder and extension as well."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        extension = path.suffix[1:].lower()
+        candidates = (path.stem, f"{path.stem}_{extension}", f"{path.parent.name}_{path.stem}_{extension}")
+        stem = next((c for c in candidates if c not in taken), f"{candidates[-1]}_{len(taken)}")
+        taken.add(stem)
+        stems.append(stem)
+    return stems
+
+
+def _batches(spec: Experiment, paths: Sequence[Path]) -> "DataLoader[Photo | Unreadable]":
+    split = spec.dataset.test
+    photos = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size))
+    batch = spec.inference.batch_size if spec.inference.batch_size > 0 else split.batch_size
+    keys = [list(range(at, min(at + batch, len(paths)))) for at in range(0, len(paths), batch)]
+    return loader.batches(photos, keys, list, split.num_workers, pin=False)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,166 @@
+"""One training run: what the loop needs, put together from the spec."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from mask2former_mcp.engine import checkpoint, criterion, data, device, loader, optim, resume
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.curves import Curves
+from mask2former_mcp.engine.loader import Batch, Normalize
+from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.progress import Progress
+from mask2former_mcp.engine.status import StatusLog
+from mask2former_mcp.spec.experiment import Experiment
+
+
+@dataclass
+class Run:
+    """What the loop needs; made once by `prepare`."""
+
+    spec: Experiment
+    folder: Path
+    status: StatusLog
+    fabric: Fabric
+    model: Any  # the network as Fabric wraps it
+    optimizer: Any  # likewise
+    plain_optimizer: AdamW
+    schedule: LambdaLR
+    criterion: criterion.Criterion
+    normalize: Normalize
+    classes: Classes
+    epochs: int
+    state: resume.State
+    samples: loader.Samples
+    validation: "DataLoader[Batch]"
+    progress: Progress = field(init=False)
+    curves: Curves | None = None  # on the first process
+    validation_seconds: float = 0.0  # what the last one took
+
+    @property
+    def total(self) -> int:
+        return self.epochs * self.state.steps
+
+    def save(self) -> None:
+        resume.save(
+            self.folder,
+            self.state,
+            fabric=self.fabric,
+            model=self.model.module,
+            optimizer=self.plain_optimizer,
+            schedule=self.schedule,
+            hyper_parameters={
+                "spec": self.spec.model_dump(mode="json", exclude={"encryption_key"}),
+                "classes": self.classes.plain(),
+            },
+        )
+
+
+def prepare(spec: Experiment, folder: Path) -> Run:
+    """Data, network, optimiser: everything up to the first step."""
+    status = StatusLog(folder)
+    resumed_from = spec.train.resume_training_checkpoint_path
+    _refuse_mixed_runs(folder, resumed_from)
+    fabric = device.training(spec.train)
+    fabric.launch()
+    content = resume.open_run(Path(resumed_from)) if resumed_from else None
+    seed = spec.train.seed if spec.train.seed >= 0 else int.from_bytes(os.urandom(4), "little")
+    seed = content["progress"]["seed"] if content else seed
+    torch.manual_seed(seed)
+
+    annotated = data.open_split(spec.dataset.train, spec.dataset, num_classes=spec.model.sem_seg_head.num_classes)
+    samples = _training_samples(spec, annotated, seed)
+    batch = spec.dataset.train.batch_size
+    steps = loader.steps_per_epoch(len(samples), batch, fabric.world_size, spec.train.iters_per_epoch)
+    epochs = spec.train.num_epochs
+    if spec.train.is_dry_run:
+        steps, epochs = min(2, steps), 1
+
+    model = network.build(spec)
+    _load_weights(model, spec, status)
+    _freeze(model, spec, status)
+    optimizer = optim.optimizer(model, spec.train.optim)
+    schedule = optim.schedule(optimizer, spec.train.optim, steps_per_epoch=steps, total_steps=epochs * steps)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    if content is None:
+        state = resume.State(seed=seed, steps=steps)
+    else:  # after everything that draws from the generators
+        state = resume.restore(content, steps, fabric=fabric, optimizer=optimizer, schedule=schedule)
+        status.running(f"Resuming training from checkpoint: {resumed_from}", epoch=state.epoch, step=state.step)
+    return Run(
+        spec=spec,
+        folder=folder,
+        status=status,
+        fabric=fabric,
+        model=wrapped,
+        optimizer=wrapped_optimizer,
+        plain_optimizer=optimizer,
+        schedule=schedule,
+        criterion=criterion.build(spec),
+        normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
+        classes=annotated.classes,
+        epochs=epochs,
+        state=state,
+        samples=samples,
+        validation=_validation_batches(spec, annotated.classes),
+    )
+
+
+def _refuse_mixed_runs(folder: Path, resumed_from: str) -> None:
+    found = sorted(p.name for p in folder.glob("model_epoch_*.pth"))
+    if found and not resumed_from:
+        raise ValueError(
+            f"{folder} holds {len(found)} checkpoints of another run already (last: {found[-1]}). Use an empty"
+            " results_dir, or continue that run with train.resume_training_checkpoint_path."
+        )
+
+
+def _training_samples(spec: Experiment, annotated: data.Annotated, seed: int) -> loader.Samples:
+    keep = loader.fits_in_memory(annotated.source, spec.dataset.train.num_workers)
+    rule = loader.rule_for(spec.model.mode, annotated.classes)
+    return loader.Samples(annotated, rule, spec.dataset.augmentation, seed=seed, cache=keep)
+
+
+def _validation_batches(spec: Experiment, classes: Classes) -> "DataLoader[Batch]":
+    split = spec.dataset.val
+    annotated = data.open_split(split, spec.dataset, num_classes=len(classes), classes=classes)
+    rule = loader.rule_for(spec.model.mode, classes)
+    size = loader.pair(split.target_size)
+    samples = loader.Samples(annotated, rule, spec.dataset.augmentation, seed=None, target_size=size)
+    if spec.train.is_dry_run:
+        samples.limit = split.batch_size
+    return loader.evaluation_loader(
+        samples, batch=split.batch_size, workers=split.num_workers, pin=spec.dataset.pin_memory
+    )
+
+
+def _load_weights(model: network.Mask2Former, spec: Experiment, status: StatusLog) -> None:
+    """Weights to start from: those of a run to continue, else the whole network's, else the backbone's."""
+    if spec.train.resume_training_checkpoint_path:
+        checkpoint.load_weights(model, Path(spec.train.resume_training_checkpoint_path))
+        return
+    if path := spec.train.pretrained_model_path:
+        loaded = checkpoint.load_weights(model, Path(path), strict=False)
+    elif path := spec.model.backbone.pretrained_weights:
+        loaded = checkpoint.load_backbone(model, Path(path))
+    else:
+        return
+    status.running(
+        f"Loaded {len(loaded.taken)} tensors from {path}: {len(loaded.missing)} missing, {len(loaded.unknown)} unknown,"
+        f" {len(loaded.kept_fresh)} left as initialised."
+    )
+
+
+def _freeze(model: network.Mask2Former, spec: Experiment, status: StatusLog) -> None:
+    frozen, missing = optim.freeze(model, spec.train.freeze)
+    for name in frozen:
+        status.running(f"Freezed module {name}")
+    for name in missing:
+        status.skipped(f"module {name} not found. Skipped freezing")

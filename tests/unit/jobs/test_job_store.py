@@ -1,0 +1,189 @@
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mask2former_mcp.errors import InvalidRequest, NotFound, StoreError
+from mask2former_mcp.jobs.database import SCHEMA_VERSION, Database
+from mask2former_mcp.jobs.job import TRANSITIONS, Job, JobState
+from mask2former_mcp.jobs.store import LIVE, JobStore
+
+Add = Callable[..., Job]
+
+
+def test_a_stored_job_is_read_back_equal_by_another_process_of_the_same_home(store: JobStore, add: Add) -> None:
+    job = add("train-1", run_name="belt", parent_job_id="train-0", study_id="train-1", trial=0, message="hello")
+    other = JobStore(store.home)
+    try:
+        assert other.get("train-1") == job
+    finally:
+        other.close()
+
+
+def test_the_store_and_its_folder_are_private(store: JobStore) -> None:
+    assert stat.S_IMODE((store.home / "jobs.sqlite3").stat().st_mode) == 0o600
+    assert stat.S_IMODE(store.home.stat().st_mode) == 0o700
+
+
+def test_a_transition_happens_once_however_many_try(store: JobStore, add: Add) -> None:
+    add("train-1")
+    others = [JobStore(store.home) for _ in range(4)]
+    won: list[Job] = []
+    start = threading.Barrier(len(others))
+
+    def attempt(mine: JobStore) -> None:
+        start.wait()
+        moved = mine.transition("train-1", JobState.PREPARING, expect=(JobState.QUEUED,), text="mine")
+        if moved is not None:
+            won.append(moved)
+
+    threads = [threading.Thread(target=attempt, args=(mine,)) for mine in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for mine in others:
+        mine.close()
+    assert len(won) == 1
+    assert [event.to_state for event in store.history.events("train-1")] == [JobState.QUEUED, JobState.PREPARING]
+
+
+def test_a_transition_outside_the_table_is_a_mistake_of_the_program(store: JobStore, add: Add) -> None:
+    add("train-1")
+    with pytest.raises(ValueError, match="no transition from running to queued"):
+        store.transition("train-1", JobState.QUEUED, expect=(JobState.RUNNING,), text="no")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(walk=st.lists(st.tuples(st.sampled_from(JobState), st.sampled_from(JobState), st.booleans()), max_size=12))
+def test_any_walk_keeps_to_the_table_and_its_events_tell_it(
+    store: JobStore, add: Add, walk: list[tuple[JobState, JobState, bool]]
+) -> None:
+    """Random requests against a model: a request moves the job iff it names the present state and attempt."""
+    job_id = f"train-{len(store.list(limit=1000)[0])}"
+    add(job_id)
+    state, attempt, path = JobState.QUEUED, 1, [JobState.QUEUED]
+    for expected, to, right_attempt in walk:
+        if to not in TRANSITIONS[expected]:
+            continue
+        moved = store.transition(job_id, to, expect=(expected,), attempt=attempt + (not right_attempt), text="walk")
+        assert (moved is not None) == (expected is state and right_attempt)
+        if moved is not None:
+            state = to
+            path.append(to)
+        assert store.state(job_id) == (state, attempt)
+        assert store.update(job_id, attempt, phase="x") == (state in LIVE)
+    assert [event.to_state for event in store.history.events(job_id)] == path
+    assert (store.get(job_id).finished_at is not None) == any(step.terminal for step in path)
+
+
+def test_a_retry_is_lost_then_queued_and_keeps_its_place_in_the_queue(store: JobStore, add: Add) -> None:
+    add("train-1")
+    store.transition("train-1", JobState.RUNNING, expect=(JobState.QUEUED,), text="go", handle={"run": "x"})
+    again = store.retry("train-1", attempt=1, restarts=1, reason="gone")
+    assert again is not None
+    assert (again.state, again.attempt, again.restarts, again.handle) == (JobState.QUEUED, 2, 1, None)
+    assert again.queued_at == again.created_at
+    assert [e.to_state for e in store.history.events("train-1")][-2:] == [JobState.LOST, JobState.QUEUED]
+    assert store.retry("train-1", attempt=1, restarts=2, reason="late") is None
+    assert not store.update("train-1", 1, phase="an overtaken supervisor writes nothing")
+
+
+@pytest.mark.parametrize("ended", [state for state in JobState if state.terminal])
+def test_every_ended_job_can_be_resumed_as_the_next_attempt(store: JobStore, add: Add, ended: JobState) -> None:
+    add("train-1")
+    store.transition("train-1", ended, expect=(JobState.QUEUED,), text="end", message="over", error_code="x")
+    job = store.resume("train-1", expect=ended, attempt=1, changes={"train.num_epochs": 9})
+    assert job is not None
+    assert (job.state, job.attempt, job.message, job.error_code, job.finished_at) == (
+        JobState.QUEUED,
+        2,
+        "",
+        None,
+        None,
+    )
+    assert job.changes == {"train.num_epochs": 9}
+
+
+def test_events_can_neither_be_changed_nor_removed(store: JobStore, add: Add) -> None:
+    add("train-1")
+    for statement in ("UPDATE events SET text = ''", "DELETE FROM events"):
+        with pytest.raises(StoreError, match="append-only"), store.database.write() as connection:
+            connection.execute(statement)
+    store.transition("train-1", JobState.CANCELLED, expect=(JobState.QUEUED,), text="end")
+    assert store.remove("train-1")
+    assert [event.text for event in store.history.events("train-1")] == ["submitted", "end", "deleted"]
+
+
+def test_a_results_folder_belongs_to_one_job(store: JobStore, add: Add) -> None:
+    add("train-1", results_dir="/data/run")
+    with pytest.raises(InvalidRequest, match="train-1"):
+        add("train-2", results_dir="/data/run")
+
+
+def test_an_unknown_job_names_the_nearest_ids(store: JobStore, add: Add) -> None:
+    with pytest.raises(NotFound, match="no job") as nothing:
+        store.get("train-x")
+    assert "train" in nothing.value.fix
+    add("train-7f3k9q2d")
+    with pytest.raises(NotFound) as near:
+        store.get("train-7f3k9q2x")
+    assert "train-7f3k9q2d" in near.value.fix
+
+
+def test_listing_pages_through_all_jobs_newest_first(store: JobStore, add: Add) -> None:
+    for number in range(7):
+        add(f"train-{number}", created_at=float(number // 2))
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page, cursor = store.list(limit=3, cursor=cursor)
+        seen += [job.id for job in page]
+        if cursor is None:
+            break
+    assert seen == [f"train-{number}" for number in (6, 5, 4, 3, 2, 1, 0)]
+    with pytest.raises(InvalidRequest, match="cursor"):
+        store.list(cursor="nonsense")
+    assert store.list(states=(JobState.RUNNING,)) == ([], None)
+
+
+def test_a_store_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    connection.close()
+    with pytest.raises(StoreError, match=f"version {SCHEMA_VERSION + 1}") as refused:
+        Database(path)
+    assert "Upgrade" in refused.value.fix
+
+
+def test_an_older_store_is_migrated_forward_and_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    first = Database(path)
+    with first.write() as connection:
+        connection.execute("INSERT INTO leases (device, job_id, acquired_at) VALUES ('cpu:0', 'train-1', 1)")
+    first.close()
+    from mask2former_mcp.jobs import database
+
+    added = ("ALTER TABLE leases ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",)
+    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, added))
+    monkeypatch.setattr(database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    second = Database(path)
+    with second.read() as connection:
+        assert tuple(connection.execute("SELECT device, note FROM leases").fetchone()) == ("cpu:0", "none")
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION + 1
+    second.close()
+
+
+def test_a_file_that_is_no_database_and_an_unwritable_home_are_store_errors(tmp_path: Path) -> None:
+    (tmp_path / "jobs.sqlite3").write_text("this is not a database, whatever its name says" * 50)
+    with pytest.raises(StoreError, match="cannot be used"):
+        JobStore(tmp_path)
+    with pytest.raises(StoreError) as refused:
+        JobStore(tmp_path / "jobs.sqlite3" / "below-a-file")
+    assert "M2F_HOME" in refused.value.fix

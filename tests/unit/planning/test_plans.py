@@ -1,0 +1,458 @@
+"""Whole plans: what each action's Plan says, on real folders."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, WrongState
+from mask2former_mcp.lineage import Earlier
+from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.request import REQUESTS
+from mask2former_mcp.spec import dotted
+
+GPUS = Machine(gpus=4, gpu_memory_gb=80.0, cpus=16, memory_gb=128.0)
+
+
+def said(plan: Any, text: str) -> bool:
+    return any(text in warning for warning in plan.warnings)
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_train_plan_builds_the_whole_data_source_table(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"))
+    train, val = data / "shop" / "train", data / "shop" / "val"
+    expected = {
+        "dataset.train.img_dir": f"{train}/images",
+        "dataset.label_map": f"{train}/label_map_panoptic.json",
+        "dataset.train.panoptic_json": f"{train}/annotations_panoptic.json",
+        "dataset.train.panoptic_dir": f"{train}/images_panoptic",
+        "dataset.val.img_dir": f"{val}/images",
+        "dataset.val.panoptic_json": f"{val}/annotations_panoptic.json",
+        "dataset.val.panoptic_dir": f"{val}/images_panoptic",
+        "dataset.test.img_dir": f"{val}/images",
+        "dataset.train.type": "coco_panoptic",
+        "dataset.val.type": "coco_panoptic",
+        "dataset.test.type": "coco_panoptic",
+        "dataset.contiguous_id": True,
+        "model.sem_seg_head.num_classes": 3,
+        "model.mode": "panoptic",
+        "results_dir": "{results_dir}",
+    }
+    assert expected.items() <= made.spec_overrides.items()
+    assert all(dotted.get(made.spec, key) == value for key, value in expected.items())
+    assert said(made, "dataset.train.instance_json")  # left out with a note: no file, and this format does not read it
+    assert made.command == ("mask2former", "train", "-e", "{job_dir}/spec.yaml")
+    assert made.artifacts == ("train/model_epoch_*.pth",)
+    assert made.automl.route == "automl"
+    assert said(made, "study of one trial")
+    assert made.datasets["train"]["hashes"].keys() == {"annotations_panoptic.json", "label_map_panoptic.json"}
+
+
+def test_val_beside_train_is_used_and_named(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"))
+    assert made.datasets["eval"]["uri"] == str(data / "shop" / "val")
+    assert said(made, str(data / "shop" / "val"))
+
+
+def test_without_validation_data_a_tenth_is_held_out_and_named(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "alone"))
+    (staged,) = made.staging
+    assert staged.kind == "split"
+    assert staged.source == str(data / "alone" / "annotations_panoptic.json")
+    assert made.spec["dataset"]["train"]["panoptic_json"] == "{job_dir}/holdout/train/annotations_panoptic.json"
+    assert made.spec["dataset"]["val"]["panoptic_json"] == "{job_dir}/holdout/val/annotations_panoptic.json"
+    assert made.spec["dataset"]["val"]["img_dir"] == str(data / "alone" / "images")
+    assert made.datasets["eval"]["holdout"] == {"fraction": 0.1, "seed": 1234}
+    assert said(made, "2 of 20 training images are held out")
+    assert made.estimate.steps == 10 * 18
+
+
+def test_one_image_cannot_be_held_out(plan: Any, tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "single"
+    (folder / "images").mkdir(parents=True)
+    source = data / "alone"
+    document = json.loads((source / "annotations_panoptic.json").read_text())
+    document["annotations"] = document["annotations"][:1]
+    (folder / "annotations_panoptic.json").write_text(json.dumps(document))
+    (folder / "label_map_panoptic.json").write_text((source / "label_map_panoptic.json").read_text())
+    (folder / "images_panoptic").mkdir()
+    with pytest.raises(DatasetError, match="hold-out"):
+        plan("train", train_dataset=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode", "key"), [("coco", "instance", "instance_json"), ("ade", "semantic", "annot_file")]
+)
+def test_the_mode_follows_the_format_unless_said(plan: Any, data: Path, folder: str, mode: str, key: str) -> None:
+    made = plan("train", train_dataset=str(data / folder), eval_dataset=str(data / folder))
+    assert made.spec["model"]["mode"] == mode
+    assert made.spec["dataset"]["train"][key].startswith(str(data / folder))
+    assert said(made, "the same folder")
+
+
+def test_raw_ids_need_room_for_the_largest(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"), contiguous_id=False)
+    assert made.spec["model"]["sem_seg_head"]["num_classes"] == 11
+    made = plan("train", train_dataset=str(data / "shop"), contiguous_id=False, num_classes=20)
+    assert made.spec["model"]["sem_seg_head"]["num_classes"] == 20
+    with pytest.raises(DatasetError, match=r"num_classes=10 .*largest category id, 11"):
+        plan("train", train_dataset=str(data / "shop"), contiguous_id=False, num_classes=10)
+
+
+def test_a_wrong_class_count_is_an_error_with_the_right_one(plan: Any, data: Path) -> None:
+    with pytest.raises(DatasetError, match="num_classes=90 does not fit") as caught:
+        plan("train", train_dataset=str(data / "shop"), num_classes=90)
+    assert "3" in caught.value.fix
+
+
+def test_categories_in_another_order_are_an_error(plan: Any, data: Path) -> None:
+    with pytest.raises(DatasetError, match="differ at position 0"):
+        plan("train", train_dataset=str(data / "shop" / "train"), eval_dataset=str(data / "swapped"))
+
+
+def test_intervals_are_clamped_with_a_warning(plan: Any, data: Path) -> None:
+    made = plan(
+        "train",
+        train_dataset=str(data / "shop"),
+        num_epochs=5,
+        overrides={"train.checkpoint_interval": 10, "train.validation_interval": 10},
+    )
+    assert (made.spec["train"]["checkpoint_interval"], made.spec["train"]["validation_interval"]) == (5, 5)
+    assert said(made, "train.checkpoint_interval=10 is more than train.num_epochs=5")
+
+
+def test_intervals_default_to_one(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"))
+    assert (made.spec["train"]["checkpoint_interval"], made.spec["train"]["validation_interval"]) == (1, 1)
+
+
+def test_every_spelling_of_an_override_is_the_same_plan(plan: Any, data: Path) -> None:
+    folder = str(data / "shop")
+    plans = [
+        plan("train", train_dataset=folder, num_epochs=7, learning_rate=0.001),
+        plan("train", train_dataset=folder, overrides={"train.num_epochs": 7, "train.optim.lr": 0.001}),
+        plan("train", train_dataset=folder, overrides={"train": {"num_epochs": 7, "optim": {"lr": 0.001}}}),
+        plan("train", train_dataset=folder, overrides={"num_epochs": 7, "learning_rate": 0.001}),
+        plan("train", train_dataset=folder, num_epochs=7, overrides={"num_epochs": 7, "train": {"optim.lr": 0.001}}),
+    ]
+    assert len({made.digest for made in plans}) == 1
+
+
+def test_the_published_skills_own_overrides_are_understood(plan: Any, data: Path) -> None:
+    """The seed's literal form: archive names, the label map as a rule by format, intervals of ten, num_gpus 1."""
+    train, val = str(data / "shop" / "train"), str(data / "shop" / "val")
+    made = plan(
+        "train",
+        dataset_format="coco_panoptic",
+        overrides={
+            "train.num_gpus": 1,
+            "train.num_epochs": 10,
+            "train.checkpoint_interval": 10,
+            "train.validation_interval": 10,
+            "dataset.contiguous_id": True,
+            "dataset.train.img_dir": f"{train}/images.tar.gz",
+            "dataset.label_map": {"coco_panoptic": f"{train}/label_map_panoptic.json; *: label_map.json"},
+            "dataset.train.instance_json": f"{train}/annotations.json",
+            "dataset.train.panoptic_json": f"{train}/annotations_panoptic.json",
+            "dataset.train.panoptic_dir": f"{train}/images_panoptic.tar.gz",
+            "dataset.val.img_dir": f"{val}/images.tar.gz",
+            "dataset.val.instance_json": f"{val}/annotations.json",
+            "dataset.val.panoptic_json": f"{val}/annotations_panoptic.json",
+            "dataset.val.panoptic_dir": f"{val}/images_panoptic.tar.gz",
+            "dataset.test.img_dir": f"{val}/images.tar.gz",
+        },
+    )
+    assert made.spec["dataset"]["label_map"] == f"{train}/label_map_panoptic.json"
+    assert said(made, "repaired")
+    assert made.spec["dataset"]["val"]["img_dir"] == f"{val}/images"
+
+
+def test_mini_is_offered_where_a_default_network_takes_hours(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"), num_epochs=500)
+    assert made.estimate.seconds > 3600
+    assert said(made, 'preset="mini"')
+    mini = plan("train", train_dataset=str(data / "shop"), preset="mini")
+    assert mini.estimate.seconds < 600
+    assert not said(mini, "preset=")
+    assert mini.spec["model"]["backbone"]["swin"]["embed_dim"] == 48
+    assert mini.spec["model"]["sem_seg_head"]["num_classes"] == 3
+
+
+def test_an_explicit_backbone_wins_over_the_presets(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"), preset="mini", backbone="swin_small")
+    assert made.spec["model"]["backbone"]["swin"]["type"] == "small"
+    assert made.spec["model"]["backbone"]["swin"]["embed_dim"] == 96
+    assert said(made, "backbone is left out")
+
+
+def test_from_scratch_says_why_it_matters(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"))
+    assert said(made, "from scratch")
+    assert made.spec["model"]["backbone"]["pretrained_weights"] == ""
+
+
+def test_the_name_of_pretrained_weights_sets_the_window(plan: Any, data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "swin_base_patch4_window12_384_22k.pth"
+    weights.write_bytes(b"swin")
+    made = plan("train", train_dataset=str(data / "shop"), backbone="swin_base", pretrained_weights=str(weights))
+    assert made.spec["model"]["backbone"]["swin"]["window_size"] == 12
+    assert not said(made, "from scratch")
+    with pytest.raises(InvalidRequest, match="window_size=7 does not fit"):
+        plan(
+            "train",
+            train_dataset=str(data / "shop"),
+            backbone="swin_base",
+            pretrained_weights=str(weights),
+            overrides={"model.backbone.swin.window_size": 7},
+        )
+    with pytest.raises(InvalidRequest, match="are of swin base"):
+        plan("train", train_dataset=str(data / "shop"), pretrained_weights=str(weights))
+
+
+def test_fsdp_forces_fp16_and_says_so(plan: Any, data: Path) -> None:
+    overrides = {"train.distributed_strategy": "fsdp"}
+    made = plan("train", machine=GPUS, train_dataset=str(data / "shop"), num_gpus=2, overrides=overrides)
+    assert made.spec["train"]["precision"] == "fp16"
+    assert said(made, "trains in fp16")
+    assert made.spec["train"]["gpu_ids"] == [0, 1]
+    alone = plan("train", machine=GPUS, train_dataset=str(data / "shop"), overrides=overrides)
+    assert alone.spec["train"]["precision"] == "fp32"
+    assert said(alone, "nothing to shard")
+
+
+def test_efficientvit_plans_but_does_not_start(make_planner: Any, plan: Any, data: Path) -> None:
+    arguments = {"train_dataset": str(data / "shop"), "backbone": "efficientvit_b0", "num_gpus": 2}
+    made = plan("train", machine=GPUS, **arguments)
+    assert made.spec["model"]["backbone"] | {} == made.spec["model"]["backbone"]
+    assert made.spec["model"]["backbone"]["efficientvit"]["name"] == "b0"
+    assert said(made, "sync_batchnorm")
+    assert said(made, "cannot start yet")
+    with pytest.raises(NotAvailable, match="EfficientViT"):
+        make_planner(machine=GPUS).plan(REQUESTS["train"].model_validate(arguments))
+
+
+def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
+    assert said(plan("train", train_dataset=str(data / "shop")), "4 recommended")
+    small = Machine(gpus=1, gpu_memory_gb=11.0, cpus=8, memory_gb=32.0)
+    made = plan("train", machine=small, train_dataset=str(data / "shop"))
+    assert said(made, "4 are recommended")
+    assert said(made, "24 GB or more")
+
+
+def test_words_turn_automl_off_for_this_run_only(plan: Any, make_planner: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"), request="Please train it, no HPO")
+    assert (made.automl.policy, made.automl.route, made.automl.source) == ("off", "direct", "request")
+    assert not said(made, "study of one trial")
+    assert make_planner().bundle.automl_enabled
+    contradiction = plan("train", train_dataset=str(data / "shop"), request="no HPO", automl_policy="auto")
+    assert contradiction.automl.route == "automl"
+    assert said(contradiction, "contradict")
+
+
+def test_an_earlier_job_with_the_same_network_is_the_measure(plan: Any, data: Path, shelf: Any) -> None:
+    first = plan("train", train_dataset=str(data / "shop"), preset="mini", num_epochs=2)
+    shelf.history.append(Earlier("train-zzzz9999", first.spec, steps=100, seconds=50.0))
+    made = plan("train", train_dataset=str(data / "shop"), preset="mini", num_epochs=4)
+    assert made.estimate.basis == "measured by train-zzzz9999"
+    assert made.estimate.seconds == pytest.approx(made.estimate.steps * 0.5)
+    other = plan("train", train_dataset=str(data / "shop"), preset="mini", batch_size=4)
+    assert "measured" not in other.estimate.basis
+
+
+def test_a_plan_is_quick_and_writes_only_the_facts_cache(plan: Any, data: Path, home: Path) -> None:
+    plan("train", train_dataset=str(data / "shop"))
+    start = time.perf_counter()
+    plan("train", train_dataset=str(data / "shop"), preset="mini")
+    assert time.perf_counter() - start < 1.0
+    assert {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()} == {("cache", "facts")}
+
+
+def test_the_key_is_only_announced(make_planner: Any, data: Path) -> None:
+    planner = make_planner(environ={"M2F_ENCRYPTION_KEY": "sesame"})
+    made = planner.plan(REQUESTS["train"].model_validate({"train_dataset": str(data / "shop"), "dry_run": True}))
+    assert made.key_from_environment
+    assert "sesame" not in made.model_dump_json()
+    assert made.spec["encryption_key"] == ""
+
+
+# --- later actions ---------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_carries_the_parents_network_and_data(plan: Any, trained: Any, data: Path) -> None:
+    made = plan("evaluate", parent_job_id=trained.job_id)
+    assert made.checkpoint.epoch == 1
+    assert made.checkpoint.metric == 0.55
+    assert made.spec["evaluate"]["checkpoint"] == (
+        "{home}/jobs/train-aaaa1111/results/train/model_epoch_001_step_00010.pth"
+    )
+    assert made.spec["model"]["backbone"] == trained.spec["model"]["backbone"]
+    assert made.spec["model"]["mask_former"] == trained.spec["model"]["mask_former"]
+    assert made.spec["model"]["sem_seg_head"]["num_classes"] == 3
+    assert made.spec["dataset"]["augmentation"]["test_min_size"] == 192
+    assert made.spec["dataset"]["val"]["img_dir"] == str(data / "shop" / "val" / "images")
+    assert made.spec_overrides["dataset.contiguous_id"] is True
+    assert made.spec_overrides["model.sem_seg_head.num_classes"] == 3
+    assert made.automl.source == "action"
+    assert made.estimate.steps == 5
+
+
+@pytest.mark.parametrize(
+    ("choice", "epoch"), [(None, 1), ("best", 1), ("latest", 2), ("epoch=0", 0), ("epoch=2,step=15", 2)]
+)
+def test_the_checkpoint_is_chosen_by_metric_or_as_asked(plan: Any, trained: Any, choice: str, epoch: int) -> None:
+    made = plan("export", parent_job_id=trained.job_id, checkpoint=choice)
+    assert made.checkpoint.epoch == epoch
+    assert made.checkpoint.sha256
+    assert made.checkpoint.reason
+
+
+def test_evaluate_on_other_data_must_have_the_same_classes(plan: Any, trained: Any, data: Path) -> None:
+    made = plan("evaluate", parent_job_id=trained.job_id, eval_dataset=str(data / "alone"))
+    assert made.spec["dataset"]["val"]["img_dir"] == str(data / "alone" / "images")
+    with pytest.raises(DatasetError, match=r"has 2 classes, but the weights of train-aaaa1111 have 3"):
+        plan("evaluate", parent_job_id=trained.job_id, eval_dataset=str(data / "other"))
+
+
+def test_a_parents_hold_out_is_made_again(plan: Any, shelf: Any, home: Path, data: Path) -> None:
+    first = plan("train", train_dataset=str(data / "alone"), preset="mini")
+    results = home / "jobs" / "train-hhhh0000" / "results"
+    (results / "train").mkdir(parents=True)
+    (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
+    from mask2former_mcp.lineage import Parent
+
+    shelf.jobs["train-hhhh0000"] = Parent("train-hhhh0000", "train", first.spec, results, {}, "failed", first.datasets)
+    made = plan("evaluate", parent_job_id="train-hhhh0000")
+    assert made.staging == first.staging or made.staging[0].options == first.staging[0].options
+    assert made.spec["dataset"]["val"]["panoptic_json"] == "{job_dir}/holdout/val/annotations_panoptic.json"
+    assert made.estimate.steps == 2
+    assert said(made, "ended as failed")
+    run = plan("inference", parent_job_id="train-hhhh0000")
+    assert run.spec["dataset"]["test"]["img_dir"] == str(data / "alone" / "images")
+
+
+def test_inference_takes_a_plain_folder_of_images(plan: Any, trained: Any, data: Path) -> None:
+    made = plan("inference", parent_job_id=trained.job_id, inference_dataset=str(data / "pictures"), threshold=0.7)
+    assert made.spec["dataset"]["test"]["img_dir"] == str(data / "pictures")
+    assert made.spec["dataset"]["label_map"] == str(data / "shop" / "train" / "label_map_panoptic.json")
+    assert made.spec["model"]["object_mask_threshold"] == 0.7
+    assert made.artifacts == ("inference/*",)
+
+
+def test_inference_without_a_folder_uses_the_evaluation_images(plan: Any, trained: Any, data: Path) -> None:
+    made = plan("inference", parent_job_id=trained.job_id)
+    assert made.spec["dataset"]["test"]["img_dir"] == str(data / "shop" / "val" / "images")
+
+
+def test_export_names_its_file_in_the_results(plan: Any, trained: Any) -> None:
+    made = plan(
+        "export", parent_job_id=trained.job_id, mode="semantic", input_width=192, input_height=160, batch_size=2
+    )
+    assert made.spec["export"]["onnx_file"] == "{results_dir}/export/model.onnx"
+    assert made.artifacts == ("export/model.onnx",)
+    assert made.spec["model"]["mode"] == "semantic"
+    assert (made.spec["export"]["input_width"], made.spec["export"]["batch_size"]) == (192, 2)
+    named = plan("export", parent_job_id=trained.job_id, overrides={"export.onnx_file": "shop.onnx"})
+    assert named.artifacts == ("export/shop.onnx",)
+
+
+def test_transformers_export_plans_but_does_not_start(plan: Any, make_planner: Any, trained: Any) -> None:
+    assert said(plan("export", parent_job_id=trained.job_id, format="transformers"), "cannot start yet")
+    request = REQUESTS["export"].model_validate({"parent_job_id": trained.job_id, "format": "transformers"})
+    with pytest.raises(NotAvailable, match="transformers"):
+        make_planner().plan(request)
+
+
+def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, exported: Any) -> None:
+    made = plan("quantize", parent_job_id=trained.job_id)
+    assert made.spec["quantize"]["model_path"].endswith("model_epoch_001_step_00010.pth")
+    assert made.spec["model"]["sem_seg_head"]["num_classes"] == 3
+    built = plan("gen_trt_engine", parent_job_id=exported.job_id, data_type="FP16", max_batch_size=4, opt_batch_size=2)
+    assert built.spec["gen_trt_engine"]["onnx_file"] == "{home}/jobs/export-bbbb2222/results/export/model.onnx"
+    assert built.spec["gen_trt_engine"]["trt_engine"] == "{results_dir}/gen_trt_engine/model.engine"
+    assert built.spec["gen_trt_engine"]["tensorrt"]["data_type"] == "FP16"
+    run = plan("evaluate", parent_job_id=engine.job_id)
+    assert run.spec["evaluate"]["trt_engine"].endswith("gen_trt_engine/model.engine")
+    assert run.spec["evaluate"]["checkpoint"] == ""
+    assert said(run, "cannot start yet")
+
+
+def test_tensorrt_evaluation_needs_a_semantic_export(plan: Any, exported: Any, shelf: Any, home: Path) -> None:
+    made = plan("gen_trt_engine", parent_job_id=exported.job_id)
+    results = home / "jobs" / "gen_trt_engine-eeee5555" / "results"
+    (results / "gen_trt_engine").mkdir(parents=True)
+    (results / "gen_trt_engine" / "model.engine").write_bytes(b"e")
+    from mask2former_mcp.lineage import Parent
+
+    shelf.jobs["gen_trt_engine-eeee5555"] = Parent(
+        "gen_trt_engine-eeee5555", "gen_trt_engine", made.spec, results, {}, "succeeded", made.datasets
+    )
+    with pytest.raises(InvalidRequest, match="semantic export"):
+        plan("evaluate", parent_job_id="gen_trt_engine-eeee5555")
+
+
+def test_fine_tuning_starts_from_the_parents_weights(plan: Any, trained: Any, data: Path) -> None:
+    made = plan("train", parent_job_id=trained.job_id, train_dataset=str(data / "other"), num_epochs=2)
+    assert made.spec["train"]["pretrained_model_path"].endswith("model_epoch_001_step_00010.pth")
+    assert made.spec["model"]["backbone"]["swin"]["embed_dim"] == 48
+    assert made.spec["model"]["sem_seg_head"]["num_classes"] == 2
+    assert not said(made, "from scratch")
+    again = plan("train", parent_job_id=trained.job_id)
+    assert again.datasets["train"]["uri"] == str(data / "shop" / "train")
+
+
+def test_a_checkpoint_file_brings_the_spec_beside_it(plan: Any, trained: Any, data: Path, tmp_path: Path) -> None:
+    import yaml
+
+    file = tmp_path / "model_epoch_004_step_00050.pth"
+    file.write_bytes(b"weights")
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(trained.spec))
+    made = plan("evaluate", checkpoint=str(file), eval_dataset=str(data / "shop" / "val"))
+    assert made.spec["model"]["backbone"]["swin"]["embed_dim"] == 48
+    assert made.checkpoint.epoch == 4
+    assert plan("export", checkpoint=str(file)).spec["model"]["sem_seg_head"]["num_classes"] == 3
+    run = plan("inference", checkpoint=str(file), inference_dataset=str(data / "pictures"))
+    assert run.spec["dataset"]["label_map"] == str(data / "shop" / "train" / "label_map_panoptic.json")
+
+
+def test_a_bare_checkpoint_needs_the_class_count(plan: Any, tmp_path: Path, data: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"weights")
+    with pytest.raises(InvalidRequest, match="does not know how many classes"):
+        plan("export", checkpoint=str(file))
+    made = plan("export", checkpoint=str(file), overrides={"num_classes": 12})
+    assert made.spec["model"]["sem_seg_head"]["num_classes"] == 12
+    assert said(made, "nothing says what network")
+    evaluated = plan("evaluate", checkpoint=str(file), eval_dataset=str(data / "shop" / "val"))
+    assert evaluated.spec["model"]["sem_seg_head"]["num_classes"] == 3
+
+
+def test_an_architecture_override_that_does_not_fit_is_refused(plan: Any, trained: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"hidden_dim=128 does not fit.*hidden_dim=64"):
+        plan("export", parent_job_id=trained.job_id, overrides={"model.mask_former.hidden_dim": 128})
+
+
+def test_a_running_parent_is_not_ready_to_be_used(plan: Any, trained: Any, shelf: Any) -> None:
+    from dataclasses import replace
+
+    shelf.jobs["train-bbbb0000"] = replace(trained, job_id="train-bbbb0000", state="running")
+    with pytest.raises(WrongState, match="still running"):
+        plan("evaluate", parent_job_id="train-bbbb0000")
+
+
+def test_a_results_folder_must_be_new_or_empty(plan: Any, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    made = plan("train", train_dataset=str(data / "shop"), results_dir=str(folder))
+    assert made.results_dir == str(folder)
+    assert made.spec["results_dir"] == "{results_dir}"
+    folder.mkdir()
+    assert plan("train", train_dataset=str(data / "shop"), results_dir=str(folder)).digest == made.digest
+    (folder / "old.txt").write_text("x")
+    with pytest.raises(InvalidRequest, match="not empty"):
+        plan("train", train_dataset=str(data / "shop"), results_dir=str(folder))
+    again = plan("train", train_dataset=str(data / "shop"), results_dir=str(folder), run_name="same-job")
+    assert again.digest == made.digest

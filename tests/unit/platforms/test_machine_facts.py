@@ -1,0 +1,146 @@
+"""Processes, locks, devices, environments."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mask2former_mcp.platforms.devices import gpus, inventory, read_listing
+from mask2former_mcp.platforms.environment import child_environment, secrets_in
+from mask2former_mcp.platforms.locks import ProcessLock, is_held
+from mask2former_mcp.platforms.process import alive, end, identify, labelled
+
+LISTING = "0, GPU-aaaa, NVIDIA H100 80GB HBM3, 81559\n1, GPU-bbbb, NVIDIA H100 80GB HBM3, 81559\nbroken line\n"
+
+
+def sleeper(**variables: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, **variables})
+
+
+def test_a_process_is_itself_until_it_ends_and_never_somebody_else() -> None:
+    process = sleeper()
+    identity = identify(process.pid)
+    assert alive(identity)
+    assert not alive({"pid": process.pid, "birth": "another birth"})
+    assert not alive({})
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped: a zombie
+    assert not alive(identity)
+    assert identify(process.pid) is None
+    process.wait()
+    assert not alive(identity)
+    assert not alive(None)
+
+
+def test_processes_are_found_by_their_label_and_ended() -> None:
+    process, other = sleeper(M2F_RUN="/x/1"), sleeper(M2F_RUN="/x/12")
+    try:
+        found = labelled("M2F_RUN", "/x/1")
+        assert [identity["pid"] for identity in found] == [process.pid]
+        end(found, grace_s=2.0)
+        assert process.wait(5) != 0
+        assert alive(identify(other.pid))
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_lock_is_exclusive_and_released_by_death(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_held(path)
+    with ProcessLock(path) as mine, ProcessLock(path) as theirs:
+        assert mine.acquire()
+        assert not theirs.acquire(0.05)
+        assert is_held(path)
+    code = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print(1, flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert is_held(path)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with ProcessLock(path) as again:
+        assert again.acquire(1.0)
+
+
+def test_a_forked_worker_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
+    lock = ProcessLock(tmp_path / "lock")
+    assert lock.acquire()
+    (told, tell), (wait, release) = os.pipe(), os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.write(tell, b"x")
+        os.read(wait, 1)
+        os._exit(0)
+    os.read(told, 1)
+    assert is_held(tmp_path / "lock")
+    lock.release()
+    held = is_held(tmp_path / "lock")
+    os.write(release, b"x")
+    os.waitpid(worker, 0)
+    for descriptor in (told, tell, wait, release):
+        os.close(descriptor)
+    assert not held
+
+
+def test_the_drivers_listing_is_read() -> None:
+    assert [(gpu.index, gpu.uuid, round(gpu.memory_gb)) for gpu in read_listing(LISTING)] == [
+        (0, "GPU-aaaa", 80),
+        (1, "GPU-bbbb", 80),
+    ]
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> dict[str, str]:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '{LISTING}'\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    return {"PATH": f"{tmp_path}:/bin:/usr/bin"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "setting", "found"),
+    [
+        ({}, "auto", ("GPU-aaaa", "GPU-bbbb")),
+        ({}, "none", ()),
+        ({}, "GPU-bbbb", ("GPU-bbbb",)),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "auto", ("GPU-bbbb",)),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-aa"}, "auto", ("GPU-aaaa",)),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "auto", ()),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "GPU-aaaa", ()),
+    ],
+)
+def test_jobs_get_the_gpus_that_server_and_operator_leave_them(
+    driver: dict[str, str], variables: dict[str, str], setting: str, found: tuple[str, ...]
+) -> None:
+    assert tuple(gpu.uuid for gpu in gpus({**driver, **variables}, setting)) == found
+
+
+def test_without_a_gpu_there_are_cpu_slots(tmp_path: Path, driver: dict[str, str]) -> None:
+    assert inventory({"PATH": str(tmp_path / "empty")}, "auto", 2).names == ("cpu:0", "cpu:1")
+    assert inventory(driver, "auto", 2).kind == "gpu"
+
+
+def test_only_allowed_variables_reach_a_job() -> None:
+    environ = {
+        **dict.fromkeys(("PATH", "HOME", "LC_ALL", "PYTHONPATH", "CUDA_HOME", "https_proxy"), "yes"),
+        "WANDB_API_KEY": "wandb-secret",
+        **dict.fromkeys(("AWS_SECRET_ACCESS_KEY", "M2F_ENCRYPTION_KEY", "GITHUB_TOKEN", "NGC_API_KEY"), "no"),
+        **dict.fromkeys(("MYPATH", "PATHS"), "no"),
+    }
+    child = child_environment(environ, devices=("GPU-1", "GPU-2"), cpu_share=None)
+    assert "no" not in child.values()
+    assert set(environ) - set(child) == {name for name, value in environ.items() if value == "no"}
+    assert (child["CUDA_VISIBLE_DEVICES"], child["PYTHONUNBUFFERED"]) == ("GPU-1,GPU-2", "1")
+    assert secrets_in(child) == ("wandb-secret",)
+
+
+def test_jobs_that_share_the_cores_get_their_share_of_threads() -> None:
+    cores = os.cpu_count() or 1
+    assert child_environment({}, devices=(), cpu_share=2)["OMP_NUM_THREADS"] == str(max(cores // 2, 1))
+    assert "OMP_NUM_THREADS" not in child_environment({}, devices=(), cpu_share=1)
+    assert child_environment({"OMP_NUM_THREADS": "7"}, devices=(), cpu_share=2)["OMP_NUM_THREADS"] == "7"

@@ -1,0 +1,166 @@
+"""What every platform must do. Another platform joins by another parameter of `platform`."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mask2former_mcp.errors import NotAvailable
+from mask2former_mcp.platforms.local import LocalPlatform
+from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Task
+
+pytestmark = pytest.mark.timeout(60)
+PATIENCE_S = 20.0
+
+PROGRAM = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+verb = sys.argv[1]
+print("verb", verb, flush=True)
+Path("ran.txt").open("a").write(f"{os.getpid()}\\n")
+if verb == "code": sys.exit(int(sys.argv[2]))
+if verb == "die": os.kill(os.getpid(), int(sys.argv[2]))
+if verb == "secret": print("the word is", sys.argv[2], flush=True)
+if verb == "environment": print(sorted(os.environ), flush=True)
+if verb == "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if verb == "family":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    Path("child.txt").write_text(str(child.pid))
+if verb in ("deaf", "family", "sleep"):
+    Path("ready.txt").touch()
+    time.sleep(600)
+"""
+
+
+class Workshop:
+    def __init__(self, platform: Platform, home: Path) -> None:
+        self.platform = platform
+        self.home = home
+
+    def task(self, *words: str, **fields: Any) -> Task:
+        job_dir = self.home / "jobs" / "train-1"
+        job_dir.mkdir(parents=True, exist_ok=True)
+        values: dict[str, Any] = {
+            "job_id": "train-1",
+            "attempt": 1,
+            "command": ("mask2former", *words),
+            "job_dir": job_dir,
+            "results_dir": job_dir / "results",
+            "log_file": job_dir / "log.txt",
+            "devices": (),
+            "environment": {"PATH": "/bin"},
+        }
+        return Task(**{**values, **fields})
+
+    def wait(self, handle: Handle) -> Observation:
+        deadline = time.monotonic() + PATIENCE_S
+        while (seen := self.platform.poll(handle)).state in ("waiting", "running"):
+            assert time.monotonic() < deadline, f"still {seen}"
+            time.sleep(0.02)
+        return seen
+
+    def ready(self, task: Task, name: str = "ready.txt") -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (task.job_dir / name).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.fixture(params=["local"])
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    home = tmp_path / "home"
+    yield Workshop(LocalPlatform(home, (sys.executable, str(program))), home)
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("M2F_RUN", "").startswith(str(home)):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+@pytest.mark.parametrize(("words", "code"), [(("code", "0"), 0), (("code", "7"), 7), (("die", "9"), -9)])
+def test_the_exit_code_is_told_also_to_another_process(workshop: Workshop, words: tuple[str, ...], code: int) -> None:
+    handle = workshop.platform.submit(workshop.task(*words))
+    assert workshop.wait(handle) == Observation("exited", exit_code=code)
+    assert list(workshop.platform.logs(handle)) == [f"verb {words[0]}\n"]
+
+
+def test_the_handle_is_known_before_the_start_and_is_plain_data(workshop: Workshop) -> None:
+    task = workshop.task("sleep")
+    before = workshop.platform.render(task)["handle"]
+    assert workshop.platform.poll(before).state == "missing"
+    assert list(workshop.platform.logs(before)) == []
+    workshop.platform.cancel(before, grace_s=0.1)
+    assert workshop.platform.submit(task) == before
+    assert str(workshop.home) not in str(before)
+    assert workshop.platform.poll(before).state == "running"
+
+
+def test_one_attempt_starts_once_and_the_next_attempt_again(workshop: Workshop) -> None:
+    task = workshop.task("sleep")
+    first = workshop.platform.submit(task)
+    workshop.ready(task)
+    assert workshop.platform.submit(task) == first
+    workshop.platform.cancel(first, grace_s=0.5)
+    assert workshop.platform.submit(task) == first
+    assert workshop.platform.poll(first).state == "exited"
+    assert len((task.job_dir / "ran.txt").read_text().splitlines()) == 1
+    workshop.wait(workshop.platform.submit(workshop.task("code", "0", attempt=2)))
+    assert len((task.job_dir / "ran.txt").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("verb", ["sleep", "deaf", "family"])
+def test_cancel_returns_when_all_of_it_is_gone(workshop: Workshop, verb: str) -> None:
+    task = workshop.task(verb)
+    handle = workshop.platform.submit(task)
+    workshop.ready(task)
+    pids = [int((task.job_dir / "ran.txt").read_text())]
+    if verb == "family":
+        pids.append(int((task.job_dir / "child.txt").read_text()))
+    workshop.platform.cancel(handle, grace_s=0.3)
+    assert workshop.platform.poll(handle) == Observation("exited", exit_code=-9 if verb == "deaf" else -15)
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    workshop.platform.cancel(handle, grace_s=0.3)
+
+
+def test_a_secret_is_masked_in_the_log(workshop: Workshop) -> None:
+    handle = workshop.platform.submit(workshop.task("secret", "hunter2-hunter2", secrets=("hunter2-hunter2",)))
+    workshop.wait(handle)
+    deadline = time.monotonic() + PATIENCE_S
+    while len(lines := list(workshop.platform.logs(handle))) < 2:
+        assert time.monotonic() < deadline
+    assert lines == ["verb secret\n", "the word is ***\n"]
+
+
+def test_the_process_sees_the_given_environment_and_its_label_only(workshop: Workshop) -> None:
+    task = workshop.task("environment", environment={"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "GPU-1"})
+    handle = workshop.platform.submit(task)
+    workshop.wait(handle)
+    seen = set(eval("".join(list(workshop.platform.logs(handle))[1:])))
+    assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= seen <= {"PATH", "CUDA_VISIBLE_DEVICES", "M2F_RUN", "LC_CTYPE"}
+
+
+def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
+    workshop = Workshop(LocalPlatform(tmp_path, ("/nowhere/python",)), tmp_path)
+    with pytest.raises(NotAvailable, match="/nowhere/python"):
+        workshop.platform.submit(workshop.task("code", "0"))
+
+
+def test_the_local_rendering_is_pure_and_whole(tmp_path: Path) -> None:
+    task = Workshop(LocalPlatform(tmp_path, ()), tmp_path).task("train", "-e", "spec.yaml", secrets=("word",))
+    job = tmp_path / "jobs" / "train-1"
+    assert LocalPlatform(tmp_path, ("python", "-m", "engine")).render(task) == {
+        "argv": ["python", "-m", "engine", "train", "-e", "spec.yaml"],
+        "cwd": str(job),
+        "env": {"PATH": "/bin"},
+        "log": str(job / "log.txt"),
+        "run": str(job / "run/1"),
+        "secrets": ["word"],
+        "handle": {"platform": "local", "run": "jobs/train-1/run/1", "log": "jobs/train-1/log.txt"},
+    }
