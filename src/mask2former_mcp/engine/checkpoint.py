@@ -89,9 +89,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint of tensors and plain values: {str(error).splitlines()[0]}"
-        ) from error
+        reason = next(iter(str(error).splitlines()), "it ends too early")
+        raise ValueError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
     return content

@@ -142,7 +142,7 @@ class Criterion:
         wanted = matched.new_zeros(layers, batch, queries + 1)
         wanted = wanted.scatter(2, slot, targets.labels.expand_as(matched))[:, :, :queries]
         surprise = -_wide(logits).log_softmax(-1).gather(3, wanted[..., None]).squeeze(3)
-        weight = torch.where(wanted == 0, self.no_object_weight, 1.0).to(surprise.dtype)
+        weight = torch.ones_like(surprise).masked_fill_(wanted == 0, self.no_object_weight)
         return ((surprise * weight).sum((1, 2)) / weight.sum((1, 2))).sum()
 
 

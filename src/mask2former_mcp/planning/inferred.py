@@ -33,13 +33,12 @@ def _published(
     key: str, published: Mapping[str, str], said: Mapping[str, Any], chosen: Weights, home: Path
 ) -> tuple[str, str]:
     """Published backbone weights: the file that the caller names; nothing is downloaded by this version."""
-    named = said.get(key)
-    if any(target.endswith("pretrained_model_path") for target in chosen.files):
-        ignored = f"{key}={show(named)} is left out: the whole network starts from a checkpoint" if named else ""
-        return "", ignored
-    if named:
-        file = lineage.explicit_file("pretrained_weights", str(named))
+    file = chosen.files.get(key)
+    if file is not None:
         return portable(file.path, home), f"backbone weights: {file.path.name}, sha256 {file.sha256[:12]}"
+    if chosen.files:
+        named = said.get(key)
+        return "", f"{key}={show(named)} is left out: the whole network starts from a checkpoint" if named else ""
     name = posixpath.basename(published.get("link", ""))
     return "", (
         "from scratch: no local weights are named, so the backbone starts untrained. That matters: without pretrained "

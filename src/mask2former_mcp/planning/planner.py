@@ -11,7 +11,7 @@ from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
 from mask2former_mcp.jobs.plan import AutomlDecision, Plan
 from mask2former_mcp.lineage import Earlier, Parent
-from mask2former_mcp.planning import arguments, inferred, machine, place, sources, validate, weights
+from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
 from mask2former_mcp.planning.digest import digest
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
 from mask2former_mcp.planning.machine import Machine
@@ -27,12 +27,6 @@ from mask2former_mcp.spec import dotted
 
 RULES: Mapping[str, Rules] = {"mask2former": Mask2FormerRules()}
 _ACTIONS = {model: action for action, model in REQUESTS.items()}
-_ARTIFACTS = {
-    "train": ("train/model_epoch_*.pth",),
-    "evaluate": ("evaluate/status.json",),
-    "inference": ("inference/*",),
-    "quantize": ("quantize/*",),
-}
 _HOUR_S = 3600
 DEFAULT_METRIC = "mIoU"
 
@@ -67,6 +61,7 @@ class Planner:
     ) -> None:
         self.bundle, self.settings, self.parents = bundle, settings, parents
         self.rules = rules_for(bundle, RULES)
+        self.metric = bundle.metric or DEFAULT_METRIC
         self._machine, self._environ = machine, environ
 
     @cached_property
@@ -76,7 +71,7 @@ class Planner:
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
         action, bundle, rules = _ACTIONS[type(request)], self.bundle, self.rules
-        schema, template = bundle.schema(action), bundle.template(action)
+        schema, template, contract_notes = contract.spec_parts(bundle, action)
 
         # What the caller said, in one flat mapping of known keys with values that the schema allows.
         said = arguments.said(request, action, bundle, rules, validate.leaf_keys(schema, template))
@@ -91,9 +86,8 @@ class Planner:
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
         chosen = weights.choose(
-            request, action, arguments.model_files(request, said, action), bundle.spec_params(action), parent,
-            tensorrt=tensorrt, metric=bundle.metric or DEFAULT_METRIC,
-        )  # fmt: skip
+            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=self.metric
+        )
         data = self._data(request, action, said, parent, chosen.known_spec)
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
@@ -106,8 +100,8 @@ class Planner:
         missing = (*where.missing, *found.missing, *_not_built(request))
         _refuse_to_start(request, missing)
         notes = (
-            *automl.warnings, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes, *found.warnings,
-            *self._slow(request, estimate.seconds), *_study(automl),
+            *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
+            *found.warnings, *self._slow(request, estimate.seconds), *_study(automl, request),
             *(f"cannot start yet: {reason}" for reason in missing),
         )  # fmt: skip
         return Plan(
@@ -115,7 +109,7 @@ class Planner:
             automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
             spec_overrides=draft.overrides,
             spec=dict(spec),
-            command=self._command(action, tensorrt),
+            command=contract.command(bundle, action, tensorrt),
             image=where.image,
             platform=where.platform,
             runtime=where.runtime,
@@ -128,9 +122,9 @@ class Planner:
             checkpoint=inferred.checkpoint(chosen, self.settings.home),
             staging=data.staging,
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
-            artifacts=_artifacts(action, spec, tensorrt),
-            key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and _takes_key(bundle, action),
-            metric=bundle.metric or DEFAULT_METRIC,
+            artifacts=contract.artifacts(action, spec, bundle, tensorrt),
+            key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and contract.takes_key(bundle, action),
+            metric=self.metric,
         )
 
     # --- steps -------------------------------------------------------------------------------------------------------
@@ -199,6 +193,7 @@ class Planner:
         data = sources.gather(
             Asked(action, named, said, request.dataset_format, parent, known_spec, rows), self.settings
         )
+        notes: list[str] = []
         for role, facts in data.facts.items():
             if facts.errors:
                 shown = "; ".join(problem.message for problem in facts.problems if problem.severity == "error")
@@ -206,7 +201,10 @@ class Planner:
                     f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
                     fix="Repair the annotation file; check_dataset lists every problem with file and id.",
                 )
-        return data
+            if facts.warnings:
+                first = next((problem.message for problem in facts.problems), "")
+                notes.append(f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {first}")
+        return replace(data, warnings=(*data.warnings, *notes))
 
     def _preset(self, request: ActionRequest, known_spec: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
         """The named overrides, less what the parent's weights or the backbone argument decide."""
@@ -225,11 +223,6 @@ class Planner:
             values = {key: value for key, value in values.items() if not key.startswith("model.backbone.")}
             notes.append(f"preset={name}: its backbone is left out, because the argument backbone names another")
         return values, notes
-
-    def _command(self, action: str, tensorrt: bool) -> tuple[str, ...]:
-        deploy = self.bundle.deploy
-        source = deploy if tensorrt and deploy is not None and action in deploy.actions else self.bundle
-        return tuple(word.replace("{config_path}", "{job_dir}/spec.yaml") for word in source.command(action))
 
     def _digest(self, action: str, spec: Mapping[str, Any], data: Data, chosen: Weights, where: Place) -> str:
         home = self.settings.home
@@ -270,28 +263,18 @@ def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
         )
 
 
-def _artifacts(action: str, spec: Mapping[str, Any], tensorrt: bool) -> tuple[str, ...]:
-    """Globs below the results folder that a successful job has filled."""
-    if action == "export":
-        return (str(dotted.get(spec, "export.onnx_file")).removeprefix("{results_dir}/"),)
-    if action == "gen_trt_engine":
-        return (str(dotted.get(spec, "gen_trt_engine.trt_engine")).removeprefix("{results_dir}/"),)
-    if tensorrt:
-        return (f"trt_{action}/*",)
-    return _ARTIFACTS[action]
-
-
-def _takes_key(bundle: Bundle, action: str) -> bool:
-    return "key" in bundle.spec_params(action).values()
-
-
 def _not_built(request: ActionRequest) -> tuple[str, ...]:
     if getattr(request, "format", None) == "transformers":
         return ("export with format=transformers comes with a later version: use format=onnx",)
     return ()
 
 
-def _study(automl: policy.Decision) -> tuple[str, ...]:
+def _study(automl: policy.Decision, request: ActionRequest) -> tuple[str, ...]:
+    settings = getattr(request, "automl", None)
     if automl.route != "automl":
-        return ()
-    return ("the AutoML search itself is not built yet: this runs as a study of one trial, the resolved spec as it is",)
+        return ("automl settings are given, but this run trains directly: they are not used",) if settings else ()
+    unused = "; the automl settings are not used yet" if settings else ""
+    return (
+        "the AutoML search itself is not built yet: this runs as a study of one trial, the resolved spec as it is"
+        f"{unused}",
+    )

@@ -12,7 +12,8 @@ from typing import Any
 from mask2former_mcp.bundle import DataSource
 from mask2former_mcp.datasets import detect, sources
 from mask2former_mcp.datasets.facts import DatasetFacts, facts
-from mask2former_mcp.datasets.reference import DatasetRef
+from mask2former_mcp.datasets.layout import ANNOTATIONS
+from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.jobs.plan import Staging
 from mask2former_mcp.planning import folders
@@ -31,7 +32,14 @@ _OPENED = {
     "inference": ("inference_dataset",),
     "quantize": (),
 }
-_ANNOTATIONS = {"coco_panoptic": "panoptic_json", "coco": "instance_json", "ade": "annot_file"}
+# Whose annotation file says which format it is.
+_DECISIVE = {
+    "train": ("train_datasets",),
+    "evaluate": ("eval_dataset",),
+    "inference": ("train_datasets", "eval_dataset"),
+    "quantize": ("train_datasets", "eval_dataset"),
+}
+_ANNOTATION_KEYS = {"coco_panoptic": "panoptic_json", "coco": "instance_json", "ade": "annot_file"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +115,11 @@ def _format(asked: Asked, folders: Mapping[str, DatasetRef]) -> str:
         wanted = str(value)
     if wanted is not None:
         return wanted
-    if asked.parent is not None:
-        for known in asked.parent.datasets.values():
-            if known.get("format"):
-                return str(known["format"])
-    if asked.known_spec is not None and (known_type := _known_type(asked.known_spec)):
-        return known_type
-    first = next((folders[s] for s in ("train_datasets", "eval_dataset") if s in folders), None)
-    if first is None:
-        first = next(iter(folders.values()), None)
+    decisive = _DECISIVE[asked.action]
+    first = next((folders[source] for source in decisive if source in folders), None)
+    known = _known_format(asked)
+    if known is not None and (first is None or find(first, ANNOTATIONS.get(known, "")) is not None):
+        return known
     if first is None:
         raise InvalidRequest(
             f"{asked.action} needs a dataset: no folder was named and no parent job has one",
@@ -124,9 +128,14 @@ def _format(asked: Asked, folders: Mapping[str, DatasetRef]) -> str:
     return detect.detect_format(first)
 
 
-def _known_type(spec: Mapping[str, Any]) -> str | None:
+def _known_format(asked: Asked) -> str | None:
+    """What the weights were trained with."""
+    if asked.parent is not None:
+        for known in asked.parent.datasets.values():
+            if known.get("format"):
+                return str(known["format"])
     try:
-        return str(dotted.get(spec, "dataset.train.type"))
+        return str(dotted.get(asked.known_spec or {}, "dataset.train.type"))
     except KeyError:
         return None
 
@@ -187,7 +196,7 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
 def _is_other(key: str, dataset_format: str) -> bool:
     """Annotation files of other formats: a hold-out does not divide them, so they are not handed on undivided."""
     leaf = key.rsplit(".", 1)[-1]
-    return leaf in _ANNOTATIONS.values() and leaf != _ANNOTATIONS[dataset_format]
+    return leaf in _ANNOTATION_KEYS.values() and leaf != _ANNOTATION_KEYS[dataset_format]
 
 
 def _described(ref: DatasetRef, dataset_format: str, known: DatasetFacts | None) -> dict[str, Any]:
@@ -205,7 +214,7 @@ class _HoldOut:
 
 def _hold_out(dataset_format: str, values: Mapping[str, Any], *, shared: bool) -> _HoldOut:
     """Two annotation files in the job's folder stand for one; `shared`: the training keys read the same file."""
-    leaf = _ANNOTATIONS[dataset_format]
+    leaf = _ANNOTATION_KEYS[dataset_format]
     source = values[f"dataset.val.{leaf}"]
     name = posixpath.basename(source)
     train, val = f"{{job_dir}}/holdout/train/{name}", f"{{job_dir}}/holdout/val/{name}"

@@ -10,6 +10,7 @@ import yaml
 from mask2former_mcp import lineage
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.lineage import Chosen, Parent
+from mask2former_mcp.planning import arguments
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 
@@ -34,19 +35,19 @@ class Weights:
 def choose(
     request: ActionRequest,
     action: str,
-    named: Mapping[str, tuple[str, str]],
+    said: Mapping[str, Any],
     params: Mapping[str, str | Mapping[str, str]],
     parent: Parent | None,
     *,
     tensorrt: bool,
     metric: str,
 ) -> Weights:
-    """Resolve every `parent_model`-like parameter of the action.
+    """Resolve every parameter of the action that holds a model file.
 
-    `named` are the files that the caller names (spec key -> argument, text); a choice such as `best` or `epoch=3` needs
-    a parent. InvalidRequest when neither a file nor a parent says which weights to use.
+    A file may be named by an argument or an override; a choice such as `best` or `epoch=3` needs a parent.
+    InvalidRequest when neither a file nor a parent says which weights to use.
     """
-    keys = _keys(action, params, tensorrt)
+    named = arguments.model_files(request, said, action)
     files: dict[str, Chosen] = {}
     known: Mapping[str, Any] | None = parent.spec if parent is not None else None
     for key, (argument, text) in named.items():
@@ -60,25 +61,27 @@ def choose(
                     fix="Pass parent_job_id (list_jobs), or the checkpoint file itself.",
                 )
             continue
-        if action == "train" and parent is not None and argument == "checkpoint":
-            pass  # a file of one's own, with the parent's architecture
         files[key] = lineage.explicit_file(argument, text, _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES))
         if parent is None:
             known = beside(files[key].path)
-    for key in keys:
-        if key in files:
+    for key in _keys(action, params, tensorrt):
+        if key in files or (parent is None and action == "train"):
             continue
         if parent is None:
-            if action == "train":
-                continue
             raise InvalidRequest(
                 f"{action} needs {key}: no parent job and no file was named",
                 fix=f"Pass parent_job_id (list_jobs finds it) or {key.rsplit('.', 1)[-1]}=<file>.",
             )
         choice = named.get(key, (None, None))[1]
-        wanted = "quantize.model_path.onnx_file" if _wants_onnx(key, request) else key
+        wanted = "quantize.model_path.onnx_file" if _wants_onnx(key, request, said) else key
         files[key] = lineage.parent_model(parent, wanted, choice, metric=metric)
-    return Weights(files, known, _notes(parent, files, known, action))
+    notes = _notes(parent, files, known, action)
+    if not files:
+        # Published weights fill the backbone only, and only where no checkpoint fills the whole network.
+        for key, function in params.items():
+            if isinstance(function, Mapping) and said.get(key):
+                files[key] = lineage.explicit_file("pretrained_weights", str(said[key]))
+    return Weights(files, known, notes)
 
 
 def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: bool) -> list[str]:
@@ -91,8 +94,9 @@ def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: 
     return keys
 
 
-def _wants_onnx(key: str, request: ActionRequest) -> bool:
-    return key == "quantize.model_path" and getattr(request, "backend", None) == "modelopt.onnx"
+def _wants_onnx(key: str, request: ActionRequest, said: Mapping[str, Any]) -> bool:
+    backend = getattr(request, "backend", None) or said.get("quantize.backend")
+    return key == "quantize.model_path" and backend == "modelopt.onnx"
 
 
 def _notes(

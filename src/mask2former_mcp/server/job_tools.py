@@ -198,7 +198,9 @@ def _artifacts(services: Services, request: ListArtifactsRequest) -> CallToolRes
     start = int(request.cursor or 0)
     folder = str(services.jobs.results_dir(request.job_id))
     # The path below the folder says it all: the absolute one, repeated for each file, would double the answer.
-    page = [{key: value for key, value in item.items() if key != "file"} for item in found[start : start + request.limit]]
+    page = [
+        {key: value for key, value in item.items() if key != "file"} for item in found[start : start + request.limit]
+    ]
     cursor = str(start + request.limit) if start + request.limit < len(found) else None
     facts = {"job_id": request.job_id, "folder": folder, "artifacts": page, "next_cursor": cursor}
     return answer(facts)

@@ -50,7 +50,9 @@ class WaitForJobRequest(JobRequest):
 
 class JobLogsRequest(JobRequest):
     tail: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="Last lines.")
-    grep: Annotated[str, Field(max_length=200)] | None = Field(None, description="Only lines with this text; a|b: either.")
+    grep: Annotated[str, Field(max_length=200)] | None = Field(
+        None, description="Only lines with this text; a|b: either."
+    )
     cursor: str | None = Field(None, description="next_cursor of the call before: lines written since.")
 
 

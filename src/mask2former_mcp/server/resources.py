@@ -1,8 +1,9 @@
 """Read-only views under m2f:// for clients that attach context: jobs with spec, log, metrics, files; the bundle."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from mcp.server.mcpserver import MCPServer
@@ -16,6 +17,7 @@ from mask2former_mcp.server.untrusted import clean_line, fenced
 
 _MAX_ARTIFACT_BYTES = 8_000_000
 _LOG_TAIL = 200
+_Read = TypeVar("_Read")
 
 
 def add_resources(server: MCPServer[None], services: Services) -> None:
@@ -94,7 +96,7 @@ def _read_artifact(services: Services, job_id: str, path: str) -> bytes:
     raise NotFound(f"{job_id} has no artifact {path!r}.", fix="list_artifacts names what there is.")
 
 
-def _guard(read: Any) -> Any:
+def _guard(read: Callable[[], _Read]) -> _Read:
     """Our errors as the SDK's, so that clients get the message instead of a bare failure."""
     try:
         return read()

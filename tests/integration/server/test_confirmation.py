@@ -14,6 +14,7 @@ from mask2former_mcp.server.services import Services
 
 ERAS = ("legacy", "auto")
 
+
 def saying(result: ElicitResult, asked: list[str]) -> Any:
     async def reply(_context: Any, params: Any) -> ElicitResult:
         asked.append(params.message)

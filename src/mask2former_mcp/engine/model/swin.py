@@ -68,7 +68,7 @@ class Swin(nn.Module):
             side = pretrain_img_size // PATCH
             self.absolute_pos_embed = nn.Parameter(torch.empty(1, embed_dim, side, side))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
-        drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        rates = iter(drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.layers = nn.ModuleList()
         for i, (dim, depth, heads) in enumerate(zip(self.num_features, depths, num_heads, strict=True)):
             blocks = [
@@ -78,7 +78,7 @@ class Swin(nn.Module):
                     shift=window_size // 2 if j % 2 else 0,
                     hidden=int(dim * mlp_ratio),
                     drop=drop_rate,
-                    drop_path=next(drop_path),
+                    drop_path=next(rates),
                 )
                 for j in range(depth)
             ]

@@ -163,7 +163,7 @@ def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 def explains_most(name: str) -> tuple[int, str]:
     """Sort key: names whose shape says which spec value is wrong come first."""
-    telling = (CLASS_HEAD, "backbone.patch_embed", "patch_embed", "relative_position_bias_table", "query_feat")
+    telling = (CLASS_HEAD, "query_feat", "patch_embed.proj.weight", "relative_position_bias_table")
     return next((i for i, part in enumerate(telling) if part in name), len(telling)), name
 
 

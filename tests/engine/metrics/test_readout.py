@@ -1,0 +1,113 @@
+"""The read-out of queries, in stripes and at original size, against the published rules written out slowly."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from mask2former_mcp.engine import postprocess
+from mask2former_mcp.engine.resample import Resampler, to_original
+
+GRID, PADDED, KEPT, ORIGINAL = (12, 16), (48, 64), (41, 64), (67, 101)
+THINGS = frozenset({1, 3})
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=range(4))
+def query_outputs(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
+    """Confident queries with blob-shaped masks: class logits [Q, C + 1], mask logits [Q, h, w]."""
+    generator = torch.Generator().manual_seed(request.param)
+    classes = torch.randn(10, 5, generator=generator) * 4
+    coarse = torch.randn(10, 1, 4, 4, generator=generator) * 8 - 8
+    return classes, F.interpolate(coarse, size=GRID, mode="bilinear")[:, 0]
+
+
+@pytest.fixture(autouse=True)
+def small_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postprocess, "STRIPE_ELEMENTS", 5000)  # several stripes even for a small image
+
+
+def resized(masks: Tensor) -> Tensor:
+    """The published two steps: to the padded input, cut, to the original."""
+    up = F.interpolate(masks[None], size=PADDED, mode="bilinear", align_corners=False)[:, :, : KEPT[0], : KEPT[1]]
+    return F.interpolate(up, size=ORIGINAL, mode="bilinear", align_corners=False)[0]
+
+
+def resampler() -> Resampler:
+    return to_original(GRID, PADDED, KEPT, ORIGINAL, CPU)
+
+
+def test_one_product_per_axis_equals_both_resizes(query_outputs: tuple[Tensor, Tensor]) -> None:
+    masks = query_outputs[1]
+    torch.testing.assert_close(resampler()(masks), resized(masks), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(resampler()(masks, 10, 25), resized(masks)[:, 10:25], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(resampler().transposed(masks), resized(masks).transpose(1, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_semantic_is_the_best_sum_over_queries(query_outputs: tuple[Tensor, Tensor]) -> None:
+    classes, masks = query_outputs
+    scores = torch.einsum("qc,qhw->chw", classes.softmax(-1)[:, 1:], resized(masks).sigmoid())
+    found = postprocess.semantic(classes, masks, resampler())
+    assert found.min() >= 1
+    assert (found == scores.argmax(0).numpy() + 1).mean() > 0.999
+
+
+def slow_panoptic(classes: Tensor, masks: Tensor, threshold: float, overlap: float) -> tuple[np.ndarray, list[int]]:
+    scores, labels = classes.softmax(-1).max(-1)
+    keep = (labels != 0) & (scores > threshold)
+    probabilities = resized(masks[keep]).sigmoid()
+    winner = (probabilities * scores[keep][:, None, None]).argmax(0)
+    ids, found, stuff = np.zeros(ORIGINAL, dtype=np.int32), [], {}
+    for k, label in enumerate(labels[keep].tolist()):
+        inside = probabilities[k] >= 0.5
+        mask = (winner == k) & inside
+        if not (mask.any() and inside.any() and (winner == k).sum() / inside.sum() >= overlap):
+            continue
+        if label not in THINGS and label in stuff:
+            ids[mask.numpy()] = stuff[label]
+            continue
+        found.append(label)
+        ids[mask.numpy()] = len(found)
+        if label not in THINGS:
+            stuff[label] = len(found)
+    return ids, found
+
+
+def test_panoptic_follows_the_published_loop(query_outputs: tuple[Tensor, Tensor]) -> None:
+    classes, masks = query_outputs
+    found = postprocess.panoptic(
+        classes, masks, resampler(), things=THINGS, object_mask_threshold=0.4, overlap_threshold=0.5
+    )
+    ids, expected = slow_panoptic(classes, masks, 0.4, 0.5)
+    assert expected
+    assert [s.class_ for s in found.segments] == expected
+    assert (found.ids == ids).mean() > 0.999
+
+
+def test_panoptic_of_nothing_confident_is_empty(query_outputs: tuple[Tensor, Tensor]) -> None:
+    found = postprocess.panoptic(
+        *query_outputs, resampler(), things=THINGS, object_mask_threshold=1.0, overlap_threshold=0.5
+    )
+    assert found.segments == ()
+    assert not found.ids.any()
+
+
+def test_instances_are_the_best_pairs_with_mask_quality(query_outputs: tuple[Tensor, Tensor]) -> None:
+    classes, masks = query_outputs
+    found = postprocess.instances(classes, masks, resampler(), topk=15, things=THINGS)
+    probabilities = classes.softmax(-1)[:, 1:]
+    expected = []
+    for score, place in zip(*probabilities.flatten().topk(15), strict=True):
+        query, class_ = int(place) // 4, int(place) % 4 + 1
+        if class_ in THINGS:
+            logits = resized(masks)[query]
+            inside = logits > 0
+            quality = (logits.sigmoid() * inside).sum() / (inside.sum() + 1e-6)
+            expected.append((float(score * quality), class_, inside.numpy()))
+    expected.sort(key=lambda row: -row[0])
+    assert found.scores == pytest.approx([row[0] for row in expected], abs=1e-4)
+    assert found.classes.tolist() == [row[1] for row in expected]
+    for mask, row in zip(found.masks, expected, strict=True):
+        assert (coco_mask.decode(mask).astype(bool) == row[2]).mean() > 0.999
