@@ -1,9 +1,9 @@
-"""One training step of our network and criterion beside transformers' Mask2Former with its own loss, same sizes, same weights.
+"""One training step of our network and criterion beside transformers' Mask2Former with its own loss; same weights.
 
-    python benchmarks/engine_cpu.py [mini|swin-t ...] [--steps 10] [--threads 2]
+    python benchmarks/engine_cpu.py [--case mini|swin-t] [--steps 10] [--threads 2]
 
-A step is forward, matching, loss, backward and AdamW, in float32 on the CPU, on random images with 8 targets each. The two
-networks take turns step by step, so that a machine that slows down slows both; the median is reported.
+A step is forward, matching, loss, backward and AdamW, in float32 on the CPU, on random images with 8 targets each. The
+two networks take turns step by step, so that a machine that slows down slows both; the median is reported.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def theirs(
 
 def batch(size: int, images: int, classes: int) -> tuple[Tensor, Targets]:
     side = size // 4
-    blocks = torch.stack([torch.randperm((side // 8) ** 2).remainder(TARGETS).view(side // 8, -1) for _ in range(images)])
-    segments = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    blocks = [torch.randperm((side // 8) ** 2).remainder(TARGETS).view(side // 8, -1) for _ in range(images)]
+    segments = torch.stack(blocks).repeat_interleave(8, 1).repeat_interleave(8, 2)
     masks = [torch.stack([image == k for k in range(TARGETS)]) for image in segments]
     labels = [torch.randint(1, classes + 1, (TARGETS,)) for _ in range(images)]
     return torch.randn(images, 3, size, size), Targets(labels, masks, torch.ones(images, side, side, dtype=torch.bool))
@@ -103,19 +103,19 @@ def measure(case: str, steps: int) -> None:
             if step >= 2:
                 seconds[name].append(time.perf_counter() - start)
     own, other = (statistics.median(seconds[name]) for name in ("own", "transformers"))
-    print(f"{case}: {size} px, batch {images}: own {own:.3f} s, transformers {other:.3f} s a step: {other / own:.2f}x", flush=True)
+    print(f"{case}: {size} px, batch {images}: own {own:.3f} s, transformers {other:.3f} s a step: {other / own:.2f}x")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=[*CASES, []], metavar="case")
+    parser.add_argument("--case", choices=CASES, action="append", help="which network; both without it")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for case in arguments.cases:
+    for case in arguments.case or CASES:
         measure(case, arguments.steps)
 
 

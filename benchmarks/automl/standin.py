@@ -17,7 +17,7 @@ A measured value carries normal noise of NOISE, as two seeds of one training dif
 the value times 1 - exp(-4 e / E), with a little more for slow rates still to come.
 
 The best known value of an instance is PEAK: the resolved architecture and resolution at the best rates. A search that
-leaves those alone starts from factors of 1, which is the point of a curated space; one that varies them may win nothing.
+leaves those alone starts from factors of 1, which is the point of a curated space; one that varies them wins little.
 """
 
 import math
@@ -54,9 +54,7 @@ class Instance:
     @classmethod
     def drawn(cls, seed: int) -> "Instance":
         random = np.random.default_rng([20_240, seed])
-        return cls(
-            lr=random.uniform(-0.8, 0.8), backbone=random.uniform(-0.6, 0.6), decay=random.uniform(-0.7, 0.7)
-        )
+        return cls(lr=random.uniform(-0.8, 0.8), backbone=random.uniform(-0.6, 0.6), decay=random.uniform(-0.7, 0.7))
 
     def value(self, knobs: Mapping[str, Any]) -> float:
         """Noise-free mIoU of a whole run; knobs that are not named keep their resolved value."""

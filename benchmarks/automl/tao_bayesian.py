@@ -65,7 +65,7 @@ def main():
     options = parser.parse_args()
     schema = generate_schema("mask2former", "train")
     specs = schema["default"]
-    parameters, names = generate_hyperparams_to_search("mask2former", "train", specs, None, schema=schema)
+    parameters, _ = generate_hyperparams_to_search("mask2former", "train", specs, None, schema=schema)
     print(json.dumps({"parameters": {p["parameter"]: [str(p["valid_min"]), str(p["valid_max"])] for p in parameters}}))
     started = time.perf_counter()
     results = []

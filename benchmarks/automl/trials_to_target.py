@@ -1,4 +1,4 @@
-"""Trials until 95 % of the best known value on the stand-in: this project's search, random search, one algorithm a line.
+"""Trials until 95 % of the best known value on the stand-in: our algorithms and random search, one a line.
 
     python benchmarks/automl/trials_to_target.py [--seeds 40] [--limit 60] [--algorithms bayesian tpe random cmaes]
 

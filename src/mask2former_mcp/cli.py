@@ -5,7 +5,6 @@ answer within two seconds, `version` at once.
 """
 
 import argparse
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.version import version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,7 +149,7 @@ def _generate(arguments: argparse.Namespace, _: dict[str, str]) -> int:
 
 
 def _version(_: argparse.Namespace, __: dict[str, str]) -> int:
-    print(importlib.metadata.version("mask2former-mcp"))
+    print(version())
     return 0
 
 

@@ -37,6 +37,7 @@ class Settings:
     engine_command: tuple[str, ...] = ()  # stands for `mask2former`; empty: `python -m mask2former_mcp.engine`
     gpus: str = "auto"  # auto | none | UUIDs, comma-separated: what jobs may lease
     cpu_slots: int = 1  # jobs at once on a machine without a GPU
+    keep_checkpoints: bool = False  # of all trials of a study; False: the best one of each finished trial
     require_digest: bool = False  # starting a job needs `expect_digest`
     max_restarts: int = 3  # automatic attempts after a lost process, per submission or resume
     cancel_grace_s: float = 60.0  # between SIGTERM and SIGKILL: time to write a checkpoint
@@ -161,6 +162,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "engine_command": _words,
     "gpus": _text,
     "cpu_slots": _whole(1),
+    "keep_checkpoints": _flag,
     "require_digest": _flag,
     "max_restarts": _whole(0),
     "cancel_grace_s": _seconds,

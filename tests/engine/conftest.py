@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from mask2former_mcp.engine import session
 from mask2former_mcp.formats import panoptic, rle
 from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
@@ -114,7 +116,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(shapes: Path) -> Callable[..., dict[str, Any]]:
     """A nested spec of a tiny network on `shapes`; `format` and dotted keys as changes."""
 
@@ -134,3 +136,14 @@ def tiny(shapes: Path) -> Callable[..., dict[str, Any]]:
         return dotted.unflatten(flat)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def weights(tiny: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny network, trained for a few epochs on `shapes`."""
+    folder = tmp_path_factory.mktemp("trained")
+    spec = tiny(train__num_epochs=15, train__validation_interval=15, train__checkpoint_interval=15)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    faster = [f"results_dir={folder}", "train.optim.lr=3e-3", "train.optim.lr_scheduler=Warmuppoly"]
+    assert session.run("train", folder / "spec.yaml", faster) == 0
+    return folder / "train" / "mask2former_model_latest.pth"

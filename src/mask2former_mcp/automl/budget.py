@@ -67,7 +67,9 @@ class Devices:
         return max(1, self.count // max(self.per_trial, 1))
 
 
-def settle(asked: AutomlSettings, spec: Mapping[str, Any], devices: Devices, space: Space, metric: str) -> StudySettings:
+def settle(
+    asked: AutomlSettings, spec: Mapping[str, Any], devices: Devices, space: Space, metric: str
+) -> StudySettings:
     """Defaults for what was not asked. `spec` is the resolved train spec. InvalidRequest for what cannot be."""
     chosen = algorithm(asked.algorithm)
     train = spec["train"]
@@ -217,7 +219,9 @@ def _time(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
 
 
-def resumed(settings: StudySettings, asked: AutomlSettings | None, *, finished: bool, devices: Devices) -> dict[str, Any]:
+def resumed(
+    settings: StudySettings, asked: AutomlSettings | None, *, finished: bool, devices: Devices
+) -> dict[str, Any]:
     """What a resume changes: more trials, another width, a new time budget. InvalidRequest for anything else.
 
     `finished`: the study had come to its end, so that resuming it only makes sense with a bigger budget.

@@ -1,6 +1,6 @@
 """The search space of one request: which keys a study varies, and where the user's wishes come in.
 
-Without wishes: `automl_default_parameters` of the train schema (leaves with `automl_enabled` where the list is missing),
+Without wishes: `automl_default_parameters` of the train schema (leaves with `automl_enabled` where there is no list),
 minus `automl_disabled_parameters`, minus what the field's own declaration freezes or leaves off (architecture).
 
 With wishes (`automl.search_space`) exactly the keys named there are searched, each as it says:
@@ -26,10 +26,11 @@ from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.search import KEYWORD
 
 # Other bundles' schemas say nothing about these; varying them changes the problem, the metric or the cost of a trial.
-_FROZEN_WORDS = frozenset(
-    "size height width resolution shape crop classes class epochs epoch iters interval gpus gpu nodes workers seed"
-    " threshold topk contiguous_id path dir pretrained checkpoint".split()
-)
+_FROZEN_WORDS = {
+    "size", "height", "width", "resolution", "shape", "crop", "classes", "class", "epochs", "epoch", "iters",
+    "interval", "gpus", "gpu", "nodes", "workers", "seed", "threshold", "topk", "contiguous", "path", "dir",
+    "pretrained", "checkpoint",
+}  # fmt: skip
 _WORDS = {
     "min": "min", "low": "min", "valid_min": "min", "max": "max", "high": "max", "valid_max": "max",
     "log": "log", "step": "step",
@@ -240,7 +241,7 @@ def _related(
         if other is None or other in keys:
             continue
         fixed = values.get(other)
-        if not _number(fixed) or not parameter.high > fixed:
+        if fixed is None or not _number(fixed) or not parameter.high > fixed:
             left_out[parameter.key] = f"it must exceed {other}, which leaves no value"
         else:
             floors[parameter.key] = float(fixed)

@@ -66,14 +66,15 @@ def is_over(evaluation: Mapping[str, Any]) -> bool:
 
 def winner_facts(found: TrialRecord, jobs: Jobs, settings: StudySettings, plain: TrialRecord | None) -> dict[str, Any]:
     """The winner with its reasons: job, checkpoint, sha256, epoch, and the spec that made it."""
-    assert found.job_id is not None  # a trial wins with a checkpoint, and a checkpoint comes from a job
+    assert found.job_id is not None  # a trial wins with a metric and a checkpoint, and these come from a job
+    assert found.metric is not None
     job = jobs.store.get(found.job_id)
     folders = Folders.of(jobs.store.home, job)
     chosen = lineage.checkpoint(jobs.parent(job.id), f"epoch={found.epoch}", metric=settings.metric)
-    reason = f"best {settings.metric} {found.metric:.4f} over epochs" if found.metric is not None else "the only trial"
+    reason = f"best {settings.metric} {found.metric:.4f}, at epoch {found.epoch} (counted from 0)"
     if found.trial == 0:
         reason += "; it is trial 0, the plain run: the search found nothing better"
-    elif plain is not None and plain.metric is not None and found.metric is not None:
+    elif plain is not None and plain.metric is not None:
         reason += f"; the plain run (trial 0) reached {plain.metric:.4f}"
     if found.status != "finished":
         reason += f"; {found.cause}, and no trial ran to its end"

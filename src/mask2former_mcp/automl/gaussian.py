@@ -194,4 +194,3 @@ def _legal(distribution: FloatDistribution | IntDistribution, value: float) -> f
         steps = round((value - low) / distribution.step)
         return int(min(max(low + steps * distribution.step, low), high))
     return min(max(value, low), high)
-

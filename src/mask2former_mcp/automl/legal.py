@@ -40,14 +40,18 @@ class Legal:
 
     def allows(self, value: Any) -> bool:
         if self.kind == "choice":
-            return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices)
+            return any(
+                value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
         if not self.low <= value <= self.high:
             return False
         if self.kind == "real":
             return True
-        return float(value).is_integer() and value % self.step == 0 and (self.base is None or _is_power(value, self.base))
+        return (
+            float(value).is_integer() and value % self.step == 0 and (self.base is None or _is_power(value, self.base))
+        )
 
 
 def legal(leaf: Mapping[str, Any]) -> Legal:

@@ -8,12 +8,12 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot is imported by the functions below: there is no screen here
 
-import matplotlib.pyplot as plt  # noqa: E402
-from optuna.exceptions import ExperimentalWarning  # noqa: E402
-from optuna.importance import get_param_importances  # noqa: E402
-from optuna.study import Study  # noqa: E402
-from optuna.trial import TrialState  # noqa: E402
-from optuna.visualization.matplotlib import (  # noqa: E402
+import matplotlib.pyplot as plt
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import get_param_importances
+from optuna.study import Study
+from optuna.trial import TrialState
+from optuna.visualization.matplotlib import (
     plot_optimization_history,
     plot_parallel_coordinate,
     plot_param_importances,

@@ -1,7 +1,7 @@
 """When a trial is stopped early: asynchronous successive halving, decided from the reports alone.
 
-Li et al., "A System for Massively Parallel Hyperparameter Tuning" (2020), algorithm 2: at each rung a trial goes on if it
-is among the best 1/eta of those that have reached the rung so far. Brackets (hyperband) start at later rungs in turn.
+Li et al., "A System for Massively Parallel Hyperparameter Tuning" (2020), algorithm 2: at each rung a trial goes on
+if it is among the best 1/eta of those that have reached the rung so far. Brackets (hyperband) start at later rungs.
 
 Optuna's own pruner of that kind keeps its verdicts in the storage and gives another answer when asked twice; a
 supervisor that was killed between the verdict and the deed must decide the same again, so this one keeps nothing.

@@ -157,7 +157,7 @@ class RunningStudy:
         if self._keep_all:
             return
         found = self.search.trials()[number]
-        counts = found.value is not None or found.user_attrs.get("stop") in (BUDGET, TIME, HAND)
+        counts = found.state.name == "COMPLETE" or found.user_attrs.get("stop") in (BUDGET, TIME, HAND)
         kept = record(found, job, self.jobs, self.settings).epoch if counts else None
         gone = retention.keep_only(self.jobs.results_dir(job.id) / "train", [] if kept is None else [kept])
         if gone:

@@ -20,7 +20,7 @@ from mask2former_mcp.automl.space import Parameter, Space
 
 T = TypeVar("T")
 
-# Trials before the Parzen estimator takes over. Optuna's 10 is more than most studies here have; from benchmarks/automl.
+# Trials before the Parzen estimator takes over. Optuna's 10 is more than most studies here have.
 TPE_STARTUP = 4
 
 
@@ -80,7 +80,7 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def _experimental(build: Callable[[], T]) -> T:
-    """Optuna marks these options experimental; they have stood for years, and the warning is not the user's business."""
+    """Optuna marks these options experimental; they have stood for years, and the warning helps no user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return build()

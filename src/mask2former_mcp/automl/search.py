@@ -134,9 +134,7 @@ class Search:
 
     def _completed(self, trial: Trial) -> OpenTrial:
         """Every parameter drawn. Those drawn before a crash stand; the others come out as they would have."""
-        raw = {
-            name: _suggest(trial, name, distribution) for name, distribution in sorted(self._distributions.items())
-        }
+        raw = {name: _suggest(trial, name, distribution) for name, distribution in sorted(self._distributions.items())}
         values = dict(self.resolved) if trial.number == 0 else self.settings.space.decode(raw)
         trial.set_user_attr("values", values)
         return OpenTrial(trial.number, values)

@@ -15,13 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from mask2former_mcp import bundle
-from mask2former_mcp.automl import ending, leaderboard, pictures, result
-from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.automl.search import Search
 from mask2former_mcp.automl.settings import settings_of
 from mask2former_mcp.automl.trials import why
+from mask2former_mcp.automl.view import StudyView
 from mask2former_mcp.datasets.verify import verify
 from mask2former_mcp.errors import Mask2FormerError
 from mask2former_mcp.jobs.folders import Folders
@@ -145,7 +144,7 @@ class StudySupervisor:
             self._reconciled = time.monotonic()
             jobs.reconcile()
 
-    def _conclude(self, job: Job, view: "StudyView") -> None:
+    def _conclude(self, job: Job, view: StudyView) -> None:
         message, won = view.conclude()
         if won:
             self._end(job, JobState.SUCCEEDED, message, None)
@@ -184,93 +183,6 @@ class StudySupervisor:
             job.id, state, expect=_LIVE, attempt=job.attempt, text=message, message=message, error_code=code,
             phase=phases[state], **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
         )  # fmt: skip
-
-
-class StudyView:
-    """What a running study is doing, written to the store and to study.json; and whether it has come to its end."""
-
-    def __init__(
-        self, job: Job, settings: StudySettings, running: RunningStudy, evaluations: Evaluations, folders: Folders
-    ) -> None:
-        self.job, self.settings, self.running = job, settings, running
-        self.evaluations, self.folders = evaluations, folders
-        self.store = running.jobs.store
-        self._shown: dict[str, Any] = {}
-        self._written: dict[str, Any] = {}
-
-    def look(self) -> bool:
-        """One step; True when nothing is left to do but to say how it ended."""
-        members = self.running.members()
-        baseline = self.evaluations.baseline(members)
-        if not ending.is_over(baseline):
-            self._show("evaluating the starting weights", 0.0, None, {})
-            self._write(baseline=baseline, final=None, won=None, drawn=(), eta_s=None)
-            return False
-        busy = self.running.step()
-        members = self.running.members()
-        records = self.running.records(members)
-        best = leaderboard.winner(records)
-        if not busy and best is not None:
-            final = self.evaluations.final(members, best)
-            self._show("evaluating the winner", 0.99, None, self._metrics(best))
-            self._write(baseline=baseline, final=final, won=None, drawn=(), eta_s=None)
-            return ending.is_over(final)
-        eta = self.running.eta_s(records)
-        left, trained = self.running.epochs_left(), self.running.epochs_trained()
-        progress = 0.98 * trained / max(trained + left, 1.0)
-        self._show(self._phase(records), progress, eta, self._metrics(best) if best else {})
-        self._write(baseline=baseline, final=None, won=None, drawn=(), eta_s=eta)
-        return not busy
-
-    def conclude(self) -> tuple[str, bool]:
-        """(closing words, whether somebody won). Checkpoints are tidied, pictures drawn, the result written."""
-        self.running.tidy_all()
-        members = self.running.members()
-        records = self.running.records(members)
-        best = leaderboard.winner(records)
-        baseline = self.evaluations.baseline(members)
-        _log.info("\n%s", leaderboard.table(records, self.settings.metric))
-        if best is None:
-            causes = "; ".join(f"trial {r.trial}: {r.cause}" for r in records if r.cause)[:600]
-            self._write(baseline=baseline, final=None, won=None, drawn=(), eta_s=None)
-            return f"No trial of {len(records)} ended with a {self.settings.metric} and a checkpoint. {causes}", False
-        plain = next((record for record in records if record.trial == 0), None)
-        won = ending.winner_facts(best, self.running.jobs, self.settings, plain)
-        search = self.running.search
-        drawn = pictures.draw(search.study, self.folders.results / ending.PICTURES, metric=self.settings.metric)
-        self._write(
-            baseline=baseline, final=self.evaluations.final(members, best), won=won,
-            drawn=[path.relative_to(self.folders.results).as_posix() for path in drawn], eta_s=None,
-        )  # fmt: skip
-        self._show("done", 0.99, None, self._metrics(best))
-        return f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.", True
-
-    def _phase(self, records: list[leaderboard.TrialRecord]) -> str:
-        running = [record for record in records if record.status == "running"]
-        shown = ", ".join(f"trial {r.trial} epoch {r.epochs}/{self.settings.epochs}" for r in running[:3])
-        ended = len(records) - len(running)
-        return f"{ended} of at most {self.settings.max_trials} trials ended" + (f"; {shown}" if shown else "")
-
-    def _metrics(self, best: leaderboard.TrialRecord) -> dict[str, float]:
-        if best.job_id is None or best.epoch is None:
-            return {}
-        return dict(self.store.series.epochs(best.job_id).get(best.epoch, {}))
-
-    def _show(self, phase: str, progress: float, eta_s: float | None, metrics: dict[str, float]) -> None:
-        shown = {"phase": phase, "progress": round(progress, 3), "metrics": metrics}
-        if shown != self._shown:
-            self._shown = shown
-            self.store.update(self.job.id, self.job.attempt, eta_s=eta_s, **shown)
-
-    def _write(self, **facts: Any) -> None:
-        records = self.running.records(self.running.members())
-        content = ending.report(self.job, self.settings, self.running, records, **facts)
-        # Times that pass are no news: rewritten when anything else changed.
-        news = {**content, "eta_s": None, "leaderboard": [{**x, "duration_s": 0} for x in content["leaderboard"]]}
-        news["trials"] = [{**x, "duration_s": 0} for x in content["trials"]]
-        if news != self._written:
-            self._written = news
-            result.write(self.folders.results, content)
 
 
 def main(arguments: list[str] | None = None) -> int:

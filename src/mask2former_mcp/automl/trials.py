@@ -1,6 +1,6 @@
 """A trial as a job: its Plan, made of the study's; and the evaluate jobs before and after.
 
-A child's run name says whose it is (`<study>-trial-<n>`), so submitting it twice answers the same job: that is the fence
+A child's run name says whose it is (`<study>-trial-<n>`), so submitting it twice answers the same job: the fence
 between the numbers in Optuna's storage and the jobs in the store.
 """
 
@@ -73,9 +73,7 @@ def trial_plan(
     return _with_digest(member, planner), adjusted
 
 
-def evaluate_plan(
-    study: Job, planner: Planner, *, name: str, parent_job_id: str | None, checkpoint: str
-) -> Plan:
+def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str | None, checkpoint: str) -> Plan:
     """Evaluate a checkpoint on exactly the data that the trials validate on. Mask2FormerError says why it cannot be."""
     plan = study.plan
     uri = (plan.datasets.get("eval") or {}).get("uri")

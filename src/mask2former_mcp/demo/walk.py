@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from mask2former_mcp.demo import scenes
+from mask2former_mcp.reports.curves import curves
 from mask2former_mcp.reports.panels import sheet
 from mask2former_mcp.reports.tables import metrics_table
 from mask2former_mcp.server.job_facts import duration
@@ -60,9 +61,11 @@ async def walk(plan: Walk, console: Console, environ: Mapping[str, str] | None =
         await steps.job("export", parent)
         await steps.job("inference", {**parent, "inference_dataset": str(plan.folder / "test" / "images")})
         picture = await steps.picture(evaluated["job_id"], plan.folder.parent / "prediction.png")
+        learning = await steps.curves(train["job_id"], plan.folder.parent / "curves.png")
     rows = {"while training (best epoch)": train["metrics"], "evaluate, best checkpoint": evaluated["metrics"]}
     console.print(metrics_table(rows, title="Mask2Former on images it was not trained on"))
     console.print(f"Training took {duration(steps.seconds['train'])}.")
+    console.print(f"Training curves: {learning}", soft_wrap=True)
     console.print(f"Input, ground truth, prediction: {picture}", soft_wrap=True)
     return {"metrics": rows, "picture": picture, "jobs": steps.jobs, "seconds": steps.seconds}
 
@@ -141,9 +144,13 @@ class _Steps:
         listed = await self._call("list_artifacts", {"job_id": job_id, "limit": 100})
         panels = sorted(item["path"] for item in listed["artifacts"] if "/panels/" in f"/{item['path']}")
         folder = Path(listed["folder"])
-        return sheet(
-            [folder / path for path in panels[:_PICTURES]], target, titles=("input", "ground truth", "prediction")
-        )
+        return sheet([folder / path for path in panels[:_PICTURES]], target)
+
+    async def curves(self, job_id: str, target: Path) -> Path:
+        """How mIoU, PQ and AP rose over the epochs."""
+        measured = (await self._call("get_job_metrics", {"job_id": job_id}))["metrics"]
+        series = {name: measured[name] for name in ("mIoU", "PQ", "AP") if name in measured}
+        return curves(series, target, title=f"{job_id}, validation")
 
     async def _call(self, tool: str, arguments: dict[str, Any], **options: Any) -> dict[str, Any]:
         result: CallToolResult = await self.client.call_tool(tool, arguments, **options)

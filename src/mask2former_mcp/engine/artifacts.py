@@ -3,19 +3,20 @@
 Only drawing: no files are read or written but by `save`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as coco_mask
 
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.data import Truth
 from mask2former_mcp.engine.scoring import Outcome
+from mask2former_mcp.formats import rle
 
 Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Scene = tuple[Picture, Truth, Outcome]
@@ -52,7 +53,7 @@ def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold:
     if mode == "instance" and outcome.instances is not None:
         best = outcome.instances
         chosen = [i for i, score in enumerate(best.scores) if score >= threshold]
-        masks = [(coco_mask.decode(best.masks[i]).astype(bool), int(best.classes[i])) for i in chosen]
+        masks = [(_decoded(best.masks[i]), int(best.classes[i])) for i in chosen]
         return _numbered(list(reversed(masks)), classes)
     return class_regions(outcome.semantic, classes)
 
@@ -120,6 +121,10 @@ def comparison(scenes: Sequence[Scene], classes: Classes, *, mode: str, threshol
 def save(path: Path, picture: Picture) -> None:
     """Writes a PNG, or a JPEG where the name says so."""
     Image.fromarray(picture).save(path, quality=92) if path.suffix == ".jpg" else Image.fromarray(picture).save(path)
+
+
+def _decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
+    return rle.decode({"size": [int(n) for n in mask["size"]], "counts": mask["counts"].decode("ascii")})
 
 
 def _numbered(masks: Sequence[tuple[NDArray[np.bool_], int]], classes: Classes) -> list[Region]:

@@ -53,7 +53,8 @@ def save(
 ) -> None:
     """Writes a checkpoint and points `mask2former_model_latest.pth` beside it at it. Both appear whole or not at all.
 
-    model, optimizer, scheduler: the object or its state dict. rng: see `random_state`. progress: whatever the loop needs to go on.
+    model, optimizer, scheduler: the object or its state dict; rng: see `random_state`; progress: what the loop needs to
+    go on.
     Raises TypeError naming the place of a value that is neither a tensor nor a plain Python value.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
@@ -83,7 +84,7 @@ def save(
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint. Raises FileNotFoundError, or ValueError where the file is not a readable checkpoint."""
+    """The content of a checkpoint. Raises FileNotFoundError, or ValueError where the file is no readable checkpoint."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
@@ -92,12 +93,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         reason = next(iter(str(error).splitlines()), "it ends too early")
         raise ValueError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint.")
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint.")  # noqa: TRY004 - a bad file
     return content
 
 
 class Loaded(NamedTuple):
-    """What `load_weights` did with each name: taken from the file, missing in it, not known to the model, or left as it was."""
+    """What loading did with each name: taken from the file, missing in it, unknown to the model, or left as it was."""
 
     taken: list[str]
     missing: list[str]
@@ -108,8 +109,9 @@ class Loaded(NamedTuple):
 def load_weights(model: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
     """Copies the weights of a checkpoint (ours, TAO's, or a bare state dict) into a network.
 
-    strict: every name and shape must fit. Otherwise, for fine-tuning: class head and queries of another size stay fresh, names
-    may be missing. Raises ValueError that says which spec value the file was made with, before anything is copied.
+    strict: every name and shape must fit. Otherwise, for fine-tuning: class head and queries of another size stay
+    fresh, names may be missing. Raises ValueError that says which spec value the file was made with, before anything
+    is copied.
     """
     found = weights.without_prefix(_state_dict(load(path), path), PREFIX)
     own = model.state_dict()
@@ -124,7 +126,7 @@ def load_weights(model: nn.Module, path: Path, *, strict: bool = True) -> Loaded
     if (strict and (missing or unknown)) or len(missing) > len(own) // 2:
         raise ValueError(
             f"{path} does not fit this network: {len(missing)} names are missing (first: {missing[:2]}), "
-            f"{len(unknown)} are not known (first: {unknown[:2]}). Use the architecture keys that the checkpoint was trained with."
+            f"{len(unknown)} are not known (first: {unknown[:2]}). Use the architecture keys that it was trained with."
         )
     taken = {name: found[name] for name in shapes.keys() - set(kept_fresh) if not name.endswith(weights.RECOMPUTED)}
     model.load_state_dict(taken, strict=False)
@@ -148,7 +150,8 @@ def load_backbone(model: nn.Module, path: Path) -> Loaded:
     # Output norms do not exist in a classifier's file: they stay fresh.
     missing = sorted(name for name in own.keys() - found.keys() if not name.endswith(weights.RECOMPUTED))
     if len(missing) > len(own) // 2:
-        raise ValueError(f"{path} holds no Swin backbone: {len(missing)} of {len(own)} names are missing, first {missing[:2]}.")
+        lack = f"{len(missing)} of {len(own)} names are missing, first {missing[:2]}"
+        raise ValueError(f"{path} holds no Swin backbone: {lack}.")
     backbone.load_state_dict({name: found[name] for name in own.keys() & found.keys()}, strict=False)
     return Loaded(sorted(own.keys() & found.keys()), missing, sorted(found.keys() - own.keys()), missing)
 

@@ -1,8 +1,8 @@
 """Matching and losses of Mask2Former, for all decoder layers and all images at once.
 
-TAO's loss: masks are compared densely at stride 4 with sigmoid focal loss (Lin et al., 2017) and dice (Milletari et al., 2016);
-classes with weighted cross entropy in which "no object" (class 0) counts little. Queries and targets are matched by the
-same terms (Hungarian). Pixels that are void or padding take no part in any mask term.
+TAO's loss: masks are compared densely at stride 4 with sigmoid focal loss (Lin et al., 2017) and dice (Milletari et
+al., 2016); classes with weighted cross entropy in which "no object" (class 0) counts little. Queries and targets are
+matched by the same terms (Hungarian). Pixels that are void or padding take no part in any mask term.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ IMPOSSIBLE = 1e9  # a cost that is not a number (the network diverges) becomes t
 class Targets:
     """Ground truth of a batch of B images.
 
-    labels: B tensors [T_b] of classes 1..C; masks: B bool tensors [T_b, h, w] at the size of the mask features (stride 4);
-    valid: bool [B, h, w], False where a pixel is void or padding.
+    labels: B tensors [T_b] of classes 1..C; masks: B bool tensors [T_b, h, w] at the size of the mask features
+    (stride 4); valid: bool [B, h, w], False where a pixel is void or padding.
     """
 
     labels: list[Tensor]
@@ -47,7 +47,7 @@ class Targets:
 
 
 class Losses(NamedTuple):
-    """total: what to differentiate. parts: its weighted terms, summed over layers: loss_ce, loss_mask, loss_dice (detached)."""
+    """total: what to differentiate; parts: its weighted terms loss_ce, loss_mask, loss_dice, detached."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -56,7 +56,8 @@ class Losses(NamedTuple):
 class _Padded(NamedTuple):
     """Targets in fixed slots: T is the largest number of targets that an image of the batch has (at least 1).
 
-    labels [B, T] (0 in empty slots), masks [B, T, N] (0 or 1; 0 at invalid pixels), valid [B, N] (0 or 1), counts: T_b of each image.
+    labels [B, T] (0 in empty slots), masks [B, T, N] (0 or 1; 0 at invalid pixels), valid [B, N] (0 or 1);
+    counts: the number of targets of each image.
     """
 
     labels: Tensor
@@ -79,7 +80,7 @@ class Criterion:
     deep_supervision: bool = True
 
     def __call__(self, prediction: Prediction, targets: Targets) -> Losses:
-        """Losses of a prediction. Raises ValueError if masks and mask features differ in size, or a label is out of range."""
+        """Losses of a prediction. Raises ValueError if masks and mask features differ in size."""
         logits, embeddings = prediction.class_logits, prediction.mask_embeddings
         if not self.deep_supervision:
             logits, embeddings = logits[-1:], embeddings[-1:]
@@ -98,9 +99,10 @@ class Criterion:
 
     @torch.no_grad()
     def match(self, logits: Tensor, embeddings: Tensor, features: Tensor, targets: _Padded) -> Tensor:
-        """The query of each target slot, [L, B, T] long; -1 in empty slots. One copy to the host for all layers and images.
+        """The query of each target slot, [L, B, T] long; -1 in empty slots.
 
-        With more targets than queries the assignment leaves the dearest targets out (-1 as well).
+        One copy to the host for all layers and images, because the device waits at each. With more targets than
+        queries the dearest targets are left out (-1 as well).
 
         logits [L, B, Q, C + 1], embeddings [L, B, Q, D], features [B, D, N].
         """
@@ -132,7 +134,7 @@ class Criterion:
         dice = 1 - (2 * overlap[:, :-1] + 1) / (overlap[:, -1:] + masks.sum(1) + 1)
         probability = _wide(logits).softmax(-1)[..., targets.labels[image]].flatten(0, 1)  # [LQ, T]
         cost = self.mask_weight * focal + self.dice_weight * dice - self.class_weight * probability
-        return cost.unflatten(0, logits.shape[:2])
+        return torch.unflatten(cost, 0, logits.shape[:2])
 
     def _class_loss(self, logits: Tensor, matched: Tensor, targets: _Padded) -> Tensor:
         """Cross entropy of every query, averaged by weight within a layer, summed over layers."""
@@ -147,7 +149,7 @@ class Criterion:
 
 
 def build(experiment: Experiment) -> Criterion:
-    """The criterion that the spec describes. `train_num_points` and the two sampling ratios have no effect: masks are compared densely."""
+    """The criterion that the spec describes. Masks are compared densely: the keys for sampled points have no effect."""
     former = experiment.model.mask_former
     return Criterion(
         class_weight=former.class_weight,
@@ -160,10 +162,10 @@ def build(experiment: Experiment) -> Criterion:
 
 def _mask_losses(embeddings: Tensor, features: Tensor, matched: Tensor, targets: _Padded) -> tuple[Tensor, Tensor]:
     """Focal and dice loss of the matched masks, summed over layers; only these masks are ever formed."""
-    layers, batch, slots = matched.shape
+    layers, _, slots = matched.shape
     chosen = embeddings.gather(2, matched.clamp(min=0)[..., None].expand(-1, -1, -1, embeddings.shape[3]))
     x = chosen.transpose(0, 1).flatten(1, 2) @ features  # [B, LT, N]
-    x = _wide(x).unflatten(1, (layers, slots))
+    x = torch.unflatten(_wide(x), 1, (layers, slots))
     t, valid = targets.masks[:, None], targets.valid[:, None, None]
     used = (matched >= 0).transpose(0, 1).to(x.dtype)  # [B, L, T]
     p = x.sigmoid()
@@ -176,7 +178,7 @@ def _mask_losses(embeddings: Tensor, features: Tensor, matched: Tensor, targets:
 
 
 def _targets_per_process(counts: list[int], like: Tensor) -> Tensor:
-    """Mean number of targets over the processes (at least 1), so that gradients averaged over them are those of one large batch."""
+    """Mean number of targets over the processes, at least 1: averaged gradients are then those of one large batch."""
     number = torch.tensor(float(sum(counts)), dtype=like.dtype).to(like.device, non_blocking=True)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(number)
@@ -208,7 +210,8 @@ def _check(targets: Targets, prediction: Prediction) -> None:
         )
     for b, (labels, masks) in enumerate(zip(targets.labels, targets.masks, strict=True)):
         if masks.shape != (len(labels), height, width):
-            raise ValueError(f"masks of image {b} have shape {tuple(masks.shape)}: must be {(len(labels), height, width)}.")
+            wanted = (len(labels), height, width)
+            raise ValueError(f"masks of image {b} have shape {tuple(masks.shape)}: must be {wanted}.")
 
 
 def _wide(x: Tensor) -> Tensor:

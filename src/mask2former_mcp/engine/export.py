@@ -12,6 +12,8 @@ K is min(test_topk_per_image, queries x classes).
 
 import hashlib
 import json
+import logging
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
     try:
         write_onnx(module, partial, settings.batch_size, (settings.input_height, settings.input_width), opset)
         status.running("ONNX file written; checking it in onnxruntime.")
+        if settings.verbose:
+            print(onnx.printer.to_text(onnx.load(str(partial))))
         report = check(module, partial, settings.batch_size, (settings.input_height, settings.input_width))
         partial.replace(path)
     finally:
@@ -127,18 +131,21 @@ def write_onnx(module: Exportable, path: Path, batch_size: int, size: tuple[int,
     dynamic = batch_size < 1
     # Exporters take a size of 1 for a constant: two examples stand for "any".
     example = torch.zeros(2 if dynamic else batch_size, 3, *size)
-    torch.onnx.export(
-        module,
-        (example,),
-        str(path),
-        input_names=["inputs"],
-        output_names=list(OUTPUTS[module.mode]),
-        opset_version=opset,
-        dynamo=True,
-        external_data=False,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic else None,
-        verbose=False,
-    )
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every constant that it does not fold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter warns of its own future
+        torch.onnx.export(
+            module,
+            (example,),
+            str(path),
+            input_names=["inputs"],
+            output_names=list(OUTPUTS[module.mode]),
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic else None,
+            verbose=False,
+        )
 
 
 def check(module: Exportable, path: Path, batch_size: int, size: tuple[int, int]) -> dict[str, Any]:

@@ -92,6 +92,8 @@ def explain(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return OUT_OF_MEMORY.format(cause=text.splitlines()[0])
+    if "in DataLoader worker process" in text:  # it comes with the worker's whole traceback; the last line says it
+        return f"Data error: {text.strip().splitlines()[-1].partition('Error: ')[2] or text.strip().splitlines()[-1]}"
     if isinstance(error, NotImplementedError):
         return f"Feature not implemented: {text}"
     if isinstance(error, ValueError):

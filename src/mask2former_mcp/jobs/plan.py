@@ -96,3 +96,4 @@ class Plan(Frozen):
     artifacts: tuple[str, ...] = ()  # globs below {results_dir}; each must match a non-empty file for success
     key_from_environment: bool = False  # the encryption key is read from the environment when the spec is written
     metric: str = "mIoU"  # the monitored task metric
+    study: dict[str, Any] | None = None  # a search over trials: its settings (automl/budget.py); None: one plain run

@@ -99,6 +99,8 @@ def resolved_spec(job: Job, folders: Folders) -> dict[str, Any]:
     """The Plan's spec with real paths and what resume_job changed; without the key."""
     spec: dict[str, Any] = folders.fill(job.plan.spec)
     for dotted, value in job.changes.items():
+        if job.plan.study is not None:
+            break  # a study's changes are to its budget, not to the spec of its trials
         section = spec
         *path, last = dotted.split(".")
         for name in path:
@@ -129,6 +131,8 @@ def _verify_data(job: Job, spec: Mapping[str, Any], report: Report) -> None:
     dataset = spec.get("dataset")
     if not isinstance(dataset, dict) or not job.plan.datasets:
         return
+    if job.study_id not in (None, job.id):
+        return  # a member of a study: checked once, by the study
     roles = [
         role
         for role in _VERIFIED.get(job.action, ())

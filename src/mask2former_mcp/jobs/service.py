@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mask2former_mcp.errors import InvalidRequest, NotAvailable, StoreError, WrongState
 from mask2former_mcp.jobs import reconcile as reconciling
 from mask2former_mcp.jobs.folders import new_id, stored_results_dir
 from mask2former_mcp.jobs.following import ONE_TRIAL
 from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.members import members, outsiders
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.spawn import spawn, supervised
@@ -44,9 +46,10 @@ class Jobs(JobViews):
 
     # -- starting --
 
-    def submit(self, plan: Plan) -> Job:
+    def submit(self, plan: Plan, *, study_id: str | None = None, trial: int | None = None) -> Job:
         """Store the job and start its supervisor. The same run name with the same plan answers the same job.
 
+        `study_id` and `trial` make it a member of a study, whose supervisor alone passes them.
         NotAvailable: this action, runtime or platform cannot run here; nothing is stored. InvalidRequest: the run name
         or the results folder belongs to something else.
         """
@@ -55,7 +58,7 @@ class Jobs(JobViews):
             return self._followed(found)
         job_id = new_id(plan.action)
         _refuse_used_folder(plan.results_dir)
-        study = plan.automl.route == "automl"
+        single = plan.automl.route == "automl" and plan.study is None  # the study and its only trial are one row
         job, is_new = self.store.insert(
             Job(
                 id=job_id,
@@ -66,17 +69,20 @@ class Jobs(JobViews):
                 results_dir=stored_results_dir(self.store.home, job_id, plan.results_dir),
                 run_name=plan.run_name,
                 parent_job_id=plan.parent_job_id,
-                study_id=job_id if study else None,  # the study and its only trial are one row
-                trial=0 if study else None,
+                study_id=job_id if single or plan.study is not None else study_id,
+                trial=0 if single else trial,
                 phase="queued",
-                message=ONE_TRIAL if study else "",
+                message=ONE_TRIAL if single else "",
             )
         )
         return self._start(job) if is_new else self._followed(job)
 
-    def resume(self, job_id: str, *, num_epochs: int | None = None) -> Job:
+    def resume(
+        self, job_id: str, *, num_epochs: int | None = None, study: Mapping[str, Any] | None = None
+    ) -> Job:
         """Continue an ended job as its next attempt: same id, same folder; a training from its last whole checkpoint.
 
+        `study`: for a study, what changes of its budget (automl/resume.py checks it).
         WrongState: it has not ended. InvalidRequest: num_epochs for another action, or not more than it had.
         """
         job = self.store.get(job_id)
@@ -84,8 +90,12 @@ class Jobs(JobViews):
             raise WrongState(
                 f"{job.id} is {job.state}: only an ended job is resumed", fix=f"wait_for_job {job.id}, or cancel_job."
             )
-        changes = dict(job.changes)
-        if num_epochs is not None or (job.action == "train" and job.state is JobState.SUCCEEDED):
+        changes = {**job.changes, **(study or {})}
+        if job.plan.study is not None and study is None:
+            raise InvalidRequest(f"{job.id} is a study", fix="Resume it with resume_job, which knows its budget.")
+        if job.plan.study is None and (num_epochs is not None or (
+            job.action == "train" and job.state is JobState.SUCCEEDED
+        )):
             changes["train.num_epochs"] = self._more_epochs(job, num_epochs)
         resumed = self.store.resume(job.id, expect=job.state, attempt=job.attempt, changes=changes)
         if resumed is None:
@@ -173,9 +183,13 @@ class Jobs(JobViews):
         WrongState: it has not ended, or other jobs depend on it.
         """
         job = self.store.get(job_id)
-        dependents = self.store.dependents(job.id)
+        inside = members(self.store, job.id) if job.plan.study is not None else []
+        dependents = outsiders(self.store, job.id, inside)
         if not job.state.terminal:
             raise WrongState(f"{job.id} is {job.state}: it cannot be deleted", fix=f"cancel_job {job.id} first.")
+        if not dependents:
+            for member in inside:  # newest first: an evaluation before the trial that it evaluated
+                self.delete(member.id)
         if not dependents and self.store.remove(job.id):
             folder = self._folders(job).job
             reconciling.discard(self.store.home, folder)

@@ -16,6 +16,7 @@ from mask2former_mcp.platforms.process import alive, identify
 from mask2former_mcp.settings import Settings
 
 SUPERVISOR = "mask2former_mcp.jobs.supervisor"
+STUDY_SUPERVISOR = "mask2former_mcp.automl.supervisor"  # by name only: jobs/ knows nothing of a search
 _TIMEOUT_S = 30.0
 
 
@@ -25,11 +26,12 @@ def spawn(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, s
     StoreError when no process can be started.
     """
     folders = Folders.of(store.home, job)
+    module = SUPERVISOR if job.plan.study is None else STUDY_SUPERVISOR
     try:
         folders.job.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(folders.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as log:
             started = subprocess.run(
-                [sys.executable, "-P", "-m", "mask2former_mcp.platforms.detach", SUPERVISOR, "--job", job.id],
+                [sys.executable, "-P", "-m", "mask2former_mcp.platforms.detach", module, "--job", job.id],
                 env=_importable(settings.environment(environ)),
                 cwd=store.home,
                 stdin=subprocess.DEVNULL,

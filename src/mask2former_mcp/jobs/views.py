@@ -11,6 +11,7 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.logs import LogPage, read_page
+from mask2former_mcp.jobs.members import winner_id
 from mask2former_mcp.jobs.prepare import MASK, action_folder, masked, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.store import JobStore
@@ -67,8 +68,11 @@ class JobViews:
     # -- for planning --
 
     def parent(self, job_id: str) -> Parent:
-        """The job as another job's parent."""
+        """The job as another job's parent; of a study, the winner."""
         job = self.store.get(job_id)
+        if job.plan.study is not None:
+            won = self.parent(winner_id(job, self._folders(job).results))
+            return replace(won, state=job.state.value)
         spec = dict(job.plan.spec)
         for dotted, value in job.changes.items():
             section, _, key = dotted.partition(".")
@@ -105,4 +109,7 @@ def _last_step(folders: Folders, job: Job) -> int | None:
     if job.action != "train":
         return None
     found = saved(action_folder(job.action, resolved_spec(job, folders), folders.results))
-    return found[-1].step if found else None
+    if not found:
+        return None
+    # It trained all of its epochs, also where the last checkpoints were not kept.
+    return round((found[-1].step + 1) * int(job.plan.spec["train"]["num_epochs"]) / (found[-1].epoch + 1))

@@ -1,7 +1,6 @@
 """The MCP server: tools and resources over one set of services. It decides nothing."""
 
 import contextlib
-import importlib.metadata
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from mask2former_mcp.server.instructions import INSTRUCTIONS
 from mask2former_mcp.server.job_tools import job_tools
 from mask2former_mcp.server.resources import add_resources
 from mask2former_mcp.server.services import Services
+from mask2former_mcp.version import version
 
 logger = logging.getLogger(__name__)
 _RECONCILE_EVERY_S = 20.0
@@ -38,7 +38,7 @@ def build(services: Services, *, reconcile: bool = True) -> MCPServer[None]:
     server = MCPServer[None](
         "mask2former-mcp",
         title="Mask2Former",
-        version=_version(),
+        version=version(),
         instructions=INSTRUCTIONS,
         tools=tools,
         lifespan=lifespan,
@@ -57,10 +57,3 @@ def _keep_reconciling(services: Services, stop: threading.Event) -> None:
         except (Mask2FormerError, OSError) as error:
             logger.warning("reconcile: %s", error)
         stop.wait(_RECONCILE_EVERY_S)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("mask2former-mcp")
-    except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
-        return "0+unknown"

@@ -27,7 +27,7 @@ _MINI: dict[str, Any] = {
     # Small images: a step takes a fraction of a second on two CPU cores.
     "dataset.augmentation.train_min_size": [160, 192, 224],
     "dataset.augmentation.train_max_size": 512,
-    "dataset.augmentation.train_crop_size": [128, 128],
+    "dataset.augmentation.train_crop_size": [160, 160],
     "dataset.augmentation.test_min_size": 192,
     "dataset.augmentation.test_max_size": 512,
     "dataset.train.batch_size": 8,

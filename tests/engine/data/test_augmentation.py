@@ -46,7 +46,8 @@ def test_a_flip_mirrors_image_and_labels_alike() -> None:
     planes[:, :, 20:] = 7
     image = np.repeat((planes[0] * 30).astype(np.uint8)[..., None], 3, -1)
     view = View((16, 40), (16, 40), 0, 0, (16, 38), flip=True)
-    assert (view.image(image)[:, :18] == 210).all() and (view.image(image)[:, 18:] == 0).all()
+    assert (view.image(image)[:, :18] == 210).all()
+    assert (view.image(image)[:, 18:] == 0).all()
     assert view.labels(planes)[0, 0].tolist() == [7, 7, 7, 7, 0, 0, 0, 0, 0, 0]
 
 
@@ -74,7 +75,9 @@ def test_a_crop_of_one_class_is_drawn_again() -> None:
 
 def test_half_of_the_views_are_flipped_and_all_sizes_occur() -> None:
     views = [
-        augment.draw_view(np.random.default_rng(i), (100, 100), settings(), lambda view: np.ones((2, 2), dtype=np.int64))
+        augment.draw_view(
+            np.random.default_rng(i), (100, 100), settings(), lambda view: np.ones((2, 2), dtype=np.int64)
+        )
         for i in range(200)
     ]
     assert 70 < sum(view.flip for view in views) < 130

@@ -1,4 +1,4 @@
-"""From annotation files to targets: formats, void, crowds, overlaps, padding, and the same samples whoever loads them."""
+"""From annotation files to targets: formats, void, crowds, overlaps, padding; the same samples whoever loads them."""
 
 import json
 from collections.abc import Callable
@@ -91,7 +91,9 @@ def rule(mode: str) -> loader.TargetRule:
 
 def crowded() -> Truth:
     """Row of: void, thing 1, thing 1, crowd of class 2, stuff 3."""
-    return Truth(np.array([[[0, 1, 2, 3, 4]]], dtype=np.uint16), np.array([1, 1, 2, 3]), np.array([0, 0, 1, 0], bool), True)
+    return Truth(
+        np.array([[[0, 1, 2, 3, 4]]], dtype=np.uint16), np.array([1, 1, 2, 3]), np.array([0, 0, 1, 0], bool), True
+    )
 
 
 def test_void_and_crowds_are_neither_targets_nor_background() -> None:
@@ -99,7 +101,8 @@ def test_void_and_crowds_are_neither_targets_nor_background() -> None:
     labels, masks, valid = rule("panoptic")(truth, truth.planes)
     assert labels.tolist() == [1, 1, 3]
     assert valid.tolist() == [[False, True, True, False, True]]
-    assert masks.shape == (3, 1, 5) and masks.sum() == 3
+    assert masks.shape == (3, 1, 5)
+    assert masks.sum() == 3
 
 
 def test_semantic_targets_are_one_mask_a_class_and_instance_targets_things_only() -> None:
@@ -122,11 +125,13 @@ def test_padding_takes_no_part(tiny: Spec) -> None:
     batch = next(iter(loader.training_loader(samples(spec), order(8), workers=0, pin=False)))
     assert batch.images.shape == (2, 3, 80, 96)
     assert batch.valid.shape == (2, 20, 24)
-    assert not batch.valid[:, 16:].any() and not batch.valid[:, :, 16:].any()
+    assert not batch.valid[:, 16:].any()
+    assert not batch.valid[:, :, 16:].any()
     assert not batch.masks[:, 16:].any()
     normalize = loader.Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
     pixels = normalize(batch.images, batch.sizes, torch.device("cpu"))
-    assert (pixels[:, :, 64:] == 0).all() and (pixels[:, :, :, 64:] == 0).all()
+    assert (pixels[:, :, 64:] == 0).all()
+    assert (pixels[:, :, :, 64:] == 0).all()
     assert pixels[:, :, :64, :64].std() > 0.2
 
 

@@ -28,7 +28,9 @@ def box(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def random_image(seed: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
+def random_image(
+    seed: int,
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     masks = [box(*rng.integers(0, 30, 2), *rng.integers(4, 18, 2)) for _ in range(5)]
     labels, crowd = rng.integers(1, 4, 5), rng.random(5) < 0.2
@@ -78,7 +80,9 @@ def test_one_hit_and_one_miss_give_the_value_on_paper() -> None:
 
 def test_without_any_true_object_nothing_is_measured() -> None:
     metric = InstanceAP(frozenset({1}))
-    truth = Truth(np.zeros((1, SIZE, SIZE), dtype=np.uint16), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool), False)
+    truth = Truth(
+        np.zeros((1, SIZE, SIZE), dtype=np.uint16), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool), False
+    )
     metric.add(truth, Instances(np.array([1]), np.array([0.9]), (encoded(box(0, 0, 4, 4)),)))
     assert math.isnan(metric.results()["AP"])
 

@@ -1,4 +1,4 @@
-"""The criterion against a slow reference that takes one layer, one image, one pair at a time, as the formulas are written."""
+"""The criterion against a slow reference: one layer, one image, one pair at a time, as the formulas are written."""
 
 import math
 
@@ -22,7 +22,9 @@ def make(seed: int, counts: tuple[int, ...] = (3, 0, 5, 1)) -> tuple[Prediction,
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     prediction = Prediction(
-        normal(LAYERS, BATCH, QUERIES, CLASSES + 1), normal(LAYERS, BATCH, QUERIES, DIM), normal(BATCH, DIM, HEIGHT, WIDTH)
+        normal(LAYERS, BATCH, QUERIES, CLASSES + 1),
+        normal(LAYERS, BATCH, QUERIES, DIM),
+        normal(BATCH, DIM, HEIGHT, WIDTH),
     )
     labels = [torch.randint(1, CLASSES + 1, (n,), generator=generator) for n in counts]
     masks = [torch.rand(n, HEIGHT, WIDTH, generator=generator) > 0.6 for n in counts]
@@ -147,5 +149,9 @@ def test_targets_of_another_size_are_refused_with_the_right_size() -> None:
 
 
 def test_the_weights_come_from_the_spec() -> None:
-    spec = {"model": {"mask_former": {"class_weight": 1.0, "dice_weight": 3.0, "no_object_weight": 0.3, "deep_supervision": False}}}
+    spec = {
+        "model": {
+            "mask_former": {"class_weight": 1.0, "dice_weight": 3.0, "no_object_weight": 0.3, "deep_supervision": False}
+        }
+    }
     assert build(load("train", spec)) == Criterion(1.0, 5.0, 3.0, 0.3, deep_supervision=False)

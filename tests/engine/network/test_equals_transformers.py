@@ -1,4 +1,6 @@
-"""The network against transformers' Mask2Former with the same weights: an independent implementation of the same paper."""
+"""The network against transformers' Mask2Former, an independent implementation, with the same weights."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ CLASSES = 5
 QUERIES = 6
 
 
-def network(**former: object) -> Mask2Former:
+def network(*, convs_dim: int = 64, **former: object) -> Mask2Former:
     spec = {
         "backbone": {
             "swin": {
@@ -25,7 +27,7 @@ def network(**former: object) -> Mask2Former:
                 "drop_path_rate": 0.0,
             }
         },
-        "sem_seg_head": {"num_classes": CLASSES, "convs_dim": 32, "mask_dim": 24, "transformer_enc_layers": 2},
+        "sem_seg_head": {"num_classes": CLASSES, "convs_dim": convs_dim, "mask_dim": 24, "transformer_enc_layers": 2},
         "mask_former": {
             "hidden_dim": 64,
             "nheads": 4,
@@ -38,7 +40,7 @@ def network(**former: object) -> Mask2Former:
     return build(load("train", {"model": spec}))
 
 
-def reference(*, pre_norm: bool = False) -> Mask2FormerForUniversalSegmentation:
+def reference(*, convs_dim: int = 64, pre_norm: bool = False) -> Mask2FormerForUniversalSegmentation:
     swin = SwinConfig(
         embed_dim=24,
         depths=[2, 1, 2, 1],
@@ -50,7 +52,7 @@ def reference(*, pre_norm: bool = False) -> Mask2FormerForUniversalSegmentation:
     )
     config = Mask2FormerConfig(
         backbone_config=swin,
-        feature_size=32,
+        feature_size=convs_dim,
         mask_feature_size=24,
         hidden_dim=64,
         encoder_layers=2,
@@ -77,7 +79,10 @@ def same_random_weights(
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.1)
     loaded = theirs.load_state_dict(weights.to_transformers(ours.state_dict()), strict=False)
     assert not loaded.unexpected_keys
-    assert all(name.startswith(("criterion.", "model.pixel_level_module.encoder.swin.layernorm")) for name in loaded.missing_keys)
+    assert all(
+        name.startswith(("criterion.", "model.pixel_level_module.encoder.swin.layernorm"))
+        for name in loaded.missing_keys
+    )
     return ours, theirs
 
 
@@ -86,12 +91,22 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("size", "pre_norm"),
-    [((64, 64), False), ((101, 75), False), ((96, 160), True), ((70, 133), False), ((20, 37), False)],
+    ("size", "options"),
+    [
+        ((64, 64), {}),
+        ((101, 75), {}),
+        ((96, 160), {"pre_norm": True}),
+        ((70, 133), {"convs_dim": 32}),
+        ((20, 37), {}),
+    ],
+    ids=str,
 )
-def test_outputs_of_all_layers_and_every_gradient_are_equal(size: tuple[int, int], pre_norm: bool) -> None:
+def test_outputs_of_all_layers_and_every_gradient_are_equal(size: tuple[int, int], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    ours, theirs = same_random_weights(network(pre_norm=pre_norm), reference(pre_norm=pre_norm), seed=sum(size))
+    model, other = network(**options), reference(**options)
+    if "convs_dim" in options and not any("input_projections" in name for name in other.state_dict()):
+        pytest.skip("this version of transformers keeps its input projections out of the state dict")
+    ours, theirs = same_random_weights(model, other, seed=sum(size))
     images = torch.randn(2, 3, *size, dtype=torch.float64)
     here, there = images.clone().requires_grad_(), images.clone().requires_grad_()
 

@@ -30,10 +30,16 @@ def test_onnxruntime_gives_the_same_for_any_batch_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = {
         "backbone": {
-            "swin": {"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [2, 3, 4, 6], "window_size": 5, "mlp_ratio": 2.0}
+            "swin": {
+                "embed_dim": 24,
+                "depths": [1, 2, 1, 1],
+                "num_heads": [2, 3, 4, 6],
+                "window_size": 5,
+                "mlp_ratio": 2.0,
+            }
         },
         "sem_seg_head": {"num_classes": 5, "convs_dim": 32, "mask_dim": 24, "transformer_enc_layers": 1},
-        "mask_former": {"hidden_dim": 64, "nheads": 4, "num_object_queries": 6, "dec_layers": 4, "dim_feedforward": 96},
+        "mask_former": {"hidden_dim": 64, "nheads": 4, "num_object_queries": 6, "dec_layers": 3, "dim_feedforward": 96},
     }
     model = Semantic(build(load("train", {"model": spec}))).eval()
     file = tmp_path / "network.onnx"

@@ -109,13 +109,33 @@ def test_recomputation_changes_memory_and_nothing_else() -> None:
         torch.testing.assert_close(other, gradients[0])
 
 
+def test_it_trains_in_bfloat16_under_autocast_close_to_float32() -> None:
+    torch.manual_seed(0)
+    spec = small(swin={"drop_path_rate": 0.5})
+    model, loss = make(spec).train(), criterion.build(load("train", {"model": spec}))
+    images = torch.randn(2, 3, 64, 70)
+    masks = torch.rand(3, 16, 18) > 0.5
+    targets = Targets([torch.tensor([1, 2, 4])] * 2, [masks] * 2, torch.ones(2, 16, 18, dtype=torch.bool))
+    totals = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            total = loss(model(images), targets).total
+        total.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        totals.append(total.item())
+    assert totals[1] == pytest.approx(totals[0], rel=0.02)
+
+
 def test_a_fresh_network_starts_where_the_original_does() -> None:
     torch.manual_seed(0)
     model = make({"sem_seg_head": {"num_classes": 20}})
     state = model.state_dict()
     attention = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0.self_attn."
     steps = state[attention + "sampling_offsets.bias"].view(8, 3, 4, 2)
-    assert torch.equal(steps[0, :, :, 0], torch.tensor([[1.0, 2, 3, 4]] * 3))  # the first head looks right, 1 to 4 pixels
+    # The first head looks right, 1 to 4 pixels.
+    assert torch.equal(steps[0, :, :, 0], torch.tensor([[1.0, 2, 3, 4]] * 3))
     assert state[attention + "sampling_offsets.weight"].abs().max() == 0
     assert state[attention + "attention_weights.weight"].abs().max() == 0
     assert 0.015 < state["backbone.layers.2.blocks.3.mlp.fc1.weight"].std() < 0.025

@@ -1,4 +1,4 @@
-"""Mask2Former (Cheng et al., 2022, https://arxiv.org/abs/2112.01527): backbone, pixel decoder, masked transformer decoder.
+"""Mask2Former (Cheng et al., 2022, https://arxiv.org/abs/2112.01527): backbone, pixel decoder, transformer decoder.
 
 Module names are those of a TAO checkpoint, which are detectron2's; class 0 is "no object".
 Nothing in the network casts by hand: it computes in the precision of its weights, or in what autocast chooses.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mask2former_mcp.engine.model.pixel_decoder import PixelDecoder
@@ -37,7 +38,8 @@ class Prediction(NamedTuple):
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Mask logits [B, Q, h, w] of one layer."""
-        return (self.mask_embeddings[layer] @ self.mask_features.flatten(2)).unflatten(2, self.mask_features.shape[2:])
+        logits = self.mask_embeddings[layer] @ self.mask_features.flatten(2)
+        return torch.unflatten(logits, 2, self.mask_features.shape[2:])
 
 
 class SemSegHead(nn.Module):
@@ -115,11 +117,12 @@ def build(experiment: Experiment) -> Mask2Former:
 
 
 def _swin(experiment: Experiment, *, recompute: bool) -> Swin:
-    """The Swin backbone: `type` sets width, depths and heads; explicit values that differ from tiny's, the defaults, win."""
+    """The Swin backbone: `type` sets width, depths and heads; values that are not tiny's, the defaults, win over it."""
     backbone = experiment.model.backbone
     if backbone.type != "swin":
         raise ValueError(
-            f"model.backbone.type = {backbone.type!r} is not available yet: choose a Swin backbone (model.backbone.type=swin)."
+            f"model.backbone.type = {backbone.type!r} is not available yet: choose a Swin backbone "
+            "(model.backbone.type=swin)."
         )
     spec = backbone.swin
     if spec.type not in SIZES:
@@ -140,7 +143,9 @@ def _swin(experiment: Experiment, *, recompute: bool) -> Swin:
         ("out_features", list(spec.out_features), ["res2", "res3", "res4", "res5"]),
     ):
         if found != needed:
-            raise ValueError(f"model.backbone.swin.{key} = {found}: only {needed} is supported, the decoders read all four.")
+            raise ValueError(
+                f"model.backbone.swin.{key} = {found}: only {needed} is supported, decoders read all four."
+            )
     return Swin(
         embed_dim=embed_dim,
         depths=depths,

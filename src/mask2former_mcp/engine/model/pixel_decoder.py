@@ -1,5 +1,6 @@
-"""Pixel decoder: multi-scale deformable attention (Zhu et al., 2021, https://arxiv.org/abs/2010.04159) over strides 8 to 32,
-then one FPN level at stride 4 that gives the mask features.
+"""Pixel decoder: deformable attention over strides 8 to 32, then one FPN level at stride 4 for the mask features.
+
+Multi-scale deformable attention: Zhu et al., 2021, https://arxiv.org/abs/2010.04159.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, nn, unflatten
 from torch.utils.checkpoint import checkpoint
 
 from mask2former_mcp.engine.model.position import sine
@@ -27,7 +28,7 @@ Level = tuple[Tensor, tuple[int, int]]
 class Geometry(NamedTuple):
     """Where the tokens of all levels lie, in the units of grid_sample: -1..1 over a map, whatever its size.
 
-    sizes: (h, w) of each level; centres [S, 1, 1, 1, 2]: (x, y) of each token's pixel; pixel [LEVELS, 1, 2]: its extent.
+    sizes: (h, w) of each level; centres [S, 1, 1, 1, 2]: (x, y) of each token; pixel [LEVELS, 1, 2]: extent of a pixel.
     """
 
     sizes: list[tuple[int, int]]
@@ -39,15 +40,16 @@ class Geometry(NamedTuple):
         def axis(length: int) -> Tensor:
             return (torch.arange(length, device=like.device, dtype=like.dtype) * 2 + 1) / length - 1
 
-        centres = [torch.stack([axis(w).expand(h, w), axis(h)[:, None].expand(h, w)], 2).flatten(0, 1) for h, w in sizes]
+        centres = [torch.stack([axis(w).expand(h, w), axis(h)[:, None].expand(h, w)], 2) for h, w in sizes]
         pixel = torch.tensor([[[2 / w, 2 / h]] for h, w in sizes], dtype=like.dtype)
-        return cls(sizes, torch.cat(centres)[:, None, None, None], pixel.to(like.device, non_blocking=True))
+        flat = torch.cat([places.flatten(0, 1) for places in centres])
+        return cls(sizes, flat[:, None, None, None], pixel.to(like.device, non_blocking=True))
 
 
 class PixelDecoder(nn.Module):
-    """Backbone maps [B, h, w, C] at strides 4, 8, 16, 32 -> levels at strides 32, 16, 8 and mask features [B, D, h, w] at 4.
+    """Backbone maps [B, h, w, C], strides 4 to 32 -> levels at strides 32, 16, 8; mask features [B, D, h, w] at 4.
 
-    norm: "GN" or "" (none, and a bias instead) in the FPN. dropout acts in the encoder; as in TAO it has no other place.
+    norm: "GN" or "" (none, and a bias instead) in the FPN. dropout acts in the encoder.
     """
 
     def __init__(
@@ -77,19 +79,19 @@ class PixelDecoder(nn.Module):
         finest, *coarser = maps
         sources = []
         for project, x in zip(self.input_proj, coarser[::-1], strict=True):
-            conv, norm = project  # type: ignore[misc]  # a Sequential, for the names; the norm sees channels first
-            sources.append(_channels_last(norm(_channels_first(conv(x)))))
+            # A Sequential for its names only: the norm wants channels first.
+            sources.append(_channels_last(project[1](_channels_first(project[0](x)))))  # type: ignore[index]
         levels = self.transformer(sources)
         tokens, size = levels[-1]
         lateral = self.adapter_1(finest)
-        coarse = _channels_first(tokens.unflatten(1, size))
+        coarse = _channels_first(unflatten(tokens, 1, size))
         y = self.layer_1(lateral + F.interpolate(coarse, size=lateral.shape[2:], mode="bilinear", align_corners=False))
         return levels, _channels_first(self.mask_features(_channels_last(y)))
 
     def _initialise(self) -> None:
         for project in self.input_proj:
-            nn.init.xavier_uniform_(project[0].weight)  # type: ignore[index, arg-type]
-            nn.init.zeros_(project[0].bias)  # type: ignore[index, arg-type]
+            nn.init.xavier_uniform_(project[0].weight)  # type: ignore[index]
+            nn.init.zeros_(project[0].bias)  # type: ignore[index]
         for conv in (self.adapter_1, self.layer_1, self.mask_features):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             if conv.bias is not None:
@@ -109,7 +111,7 @@ class DeformableTransformer(nn.Module):
         place = [sine(*size, x.shape[3], like=x) for size, x in zip(sizes, maps, strict=True)]
         place = [p + self.level_embed[i] for i, p in enumerate(place)]
         tokens = self.encoder(torch.cat([x.flatten(1, 2) for x in maps], 1), torch.cat(place), sizes)
-        return list(zip(tokens.split([h * w for h, w in sizes], 1), sizes, strict=True))
+        return list(zip(torch.split(tokens, [h * w for h, w in sizes], 1), sizes, strict=True))
 
 
 class Encoder(nn.Module):
@@ -143,7 +145,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, place: Tensor, geometry: Geometry) -> Tensor:
         x = self.norm1(x + self.dropout(self.self_attn(x, place, geometry)))
         hidden = self.dropout(self.linear1(x).relu_())
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))
+        return out
 
 
 class DeformableAttention(nn.Module):
@@ -161,10 +164,11 @@ class DeformableAttention(nn.Module):
     def forward(self, x: Tensor, place: Tensor, geometry: Geometry) -> Tensor:
         """x [B, S, C], place [S, C] -> [B, S, C]."""
         query = x + place
-        value = self.value_proj(x).unflatten(2, (self.num_heads, -1))
-        offsets = self.sampling_offsets(query).unflatten(2, (self.num_heads, LEVELS, POINTS, 2))
-        weights = self.attention_weights(query).unflatten(2, (self.num_heads, LEVELS * POINTS)).softmax(-1)
-        return self.output_proj(sample(value, offsets, weights, geometry))
+        value = unflatten(self.value_proj(x), 2, (self.num_heads, -1))
+        offsets = unflatten(self.sampling_offsets(query), 2, (self.num_heads, LEVELS, POINTS, 2))
+        weights = unflatten(self.attention_weights(query), 2, (self.num_heads, LEVELS * POINTS)).softmax(-1)
+        out: Tensor = self.output_proj(sample(value, offsets, weights, geometry))
+        return out
 
     def _initialise(self) -> None:
         """Heads look in eight directions (for eight heads), points one to four steps away, all with the same weight."""
@@ -185,19 +189,21 @@ class DeformableAttention(nn.Module):
 def sample(value: Tensor, offsets: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
     """Weighted sum of bilinear samples, zero outside a map.
 
-    value [B, S, heads, d]; offsets [B, S, heads, LEVELS, POINTS, 2] in pixels of each level; weights [B, S, heads, LEVELS * POINTS]
-    -> [B, S, heads * d].
+    value [B, S, heads, d]; offsets [B, S, heads, LEVELS, POINTS, 2] in pixels of each level;
+    weights [B, S, heads, LEVELS * POINTS] -> [B, S, heads * d].
     """
     batch, _, heads, _ = value.shape
     # Points are the rows and tokens the columns of what is sampled, so that the sum over points runs along memory.
     places = torch.addcmul(geometry.centres, offsets, geometry.pixel).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
-    shares = weights.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(1).split(POINTS, 2)  # each [B * heads, 1, POINTS, S]
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in geometry.sizes], 2)
-    out = []
+    shares = torch.split(weights.permute(0, 2, 3, 1).flatten(0, 1)[:, None], POINTS, 2)  # [B * heads, 1, POINTS, S]
+    maps = torch.split(value.permute(0, 2, 3, 1).flatten(0, 1), [h * w for h, w in geometry.sizes], 2)
+    total = None
     for level, size in enumerate(geometry.sizes):
-        found = F.grid_sample(maps[level].unflatten(2, size), places[level], mode="bilinear", align_corners=False)
-        out.append((found * shares[level]).sum(2))  # [B * heads, d, S]
-    return sum(out[1:], out[0]).unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+        found = F.grid_sample(unflatten(maps[level], 2, size), places[level], mode="bilinear", align_corners=False)
+        found = (found * shares[level]).sum(2)  # [B * heads, d, S]
+        total = found if total is None else total + found
+    assert total is not None
+    return unflatten(total, 0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
 
 
 class Pointwise(nn.Conv2d):

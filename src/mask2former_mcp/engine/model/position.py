@@ -14,7 +14,7 @@ EPSILON = 1e-6
 def sine(height: int, width: int, channels: int, like: Tensor) -> Tensor:
     """[height * width, channels] in the type and on the device of `like`: first half rows, second half columns.
 
-    Each half holds sine and cosine in turn at falling frequencies (Vaswani et al., 2017, spread over two axes as DETR does).
+    Each half holds sine and cosine in turn at falling frequencies (Vaswani et al., 2017; over two axes as in DETR).
     """
     half = channels // 2
     exponent = 2 * torch.arange(half, device=like.device).div(2, rounding_mode="floor") / half

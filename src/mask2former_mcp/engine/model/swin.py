@@ -1,8 +1,8 @@
 """Swin Transformer (Liu et al., 2021, https://arxiv.org/abs/2103.14030) as a backbone of four stages, strides 4 to 32.
 
 Maps are kept channels last, [B, h, w, C]. Any image size: patches, windows and merges pad with zeros on the right and
-below, as the original does. Windows are cut after the projection to q, k and v, not before: a padded token is zero there,
-so its projection is the bias, and the product runs over real tokens only.
+below, as the original does. Windows are cut after the projection to q, k and v, not before: a padded token is zero
+there, so its projection is the bias, and the product runs over real tokens only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, nn, unflatten
 from torch.utils.checkpoint import checkpoint
 
 
@@ -39,7 +39,8 @@ class Swin(nn.Module):
     """The backbone: images [B, 3, H, W] -> four normalised maps [B, ceil(H / s), ceil(W / s), C], s = 4, 8, 16, 32.
 
     drop_path_rate grows linearly from 0 at the first block. pretrain_img_size: with it, absolute position embeddings
-    of that image's patches are added (`ape`), resized to the map. recompute: blocks keep only their input for the backward.
+    of that image's patches are added (`ape`), resized to the map. recompute: blocks keep only their input for the
+    backward.
     """
 
     def __init__(
@@ -111,13 +112,13 @@ class PatchEmbed(nn.Module):
         height, width = images.shape[2:]
         x = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))
         # The convolution's kernels do not overlap: as a matrix product it is faster, and channels come out last.
-        x = x.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        x = unflatten(unflatten(x, 3, (-1, PATCH)), 2, (-1, PATCH)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
         return x if self.norm is None else self.norm(x)
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution; returns their output and, merged 2 x 2, the input of the next stage (itself after the last)."""
+    """Blocks of one resolution. Returns their output, and that merged 2 x 2 for the next stage (the last: as is)."""
 
     def __init__(self, dim: int, blocks: list[Block], *, merge: bool, recompute: bool) -> None:
         super().__init__()
@@ -148,12 +149,13 @@ class PatchMerging(nn.Module):
         height, width = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         # Order of the four pixels: down first, then right.
-        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.reduction(self.norm(x))
+        x = unflatten(unflatten(x, 2, (-1, 2)), 1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        out: Tensor = self.reduction(self.norm(x))
+        return out
 
 
 class Block(nn.Module):
-    """Attention in windows, cyclically shifted in every second block, then an MLP; both residual and normalised before."""
+    """Attention in windows, cyclically shifted in every second block, then an MLP; both residual, normalised before."""
 
     def __init__(
         self, dim: int, attn: WindowAttention, *, shift: int, hidden: int, drop: float, drop_path: float
@@ -170,7 +172,7 @@ class Block(nn.Module):
         return self._add(x, self.mlp(self.norm2(x)))
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Stochastic depth (Huang et al., 2016): while training, an image goes without the branch with probability drop_path."""
+        """Stochastic depth (Huang et al., 2016): in training an image misses the branch with chance drop_path."""
         if not (self.training and self.drop_path):
             return x + branch
         kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_path
@@ -185,7 +187,8 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        out: Tensor = self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return out
 
 
 class WindowAttention(nn.Module):
@@ -194,7 +197,14 @@ class WindowAttention(nn.Module):
     relative_position_index: Tensor
 
     def __init__(
-        self, dim: int, num_heads: int, window: int, qkv_bias: bool, qk_scale: float | None, attn_drop: float, drop: float
+        self,
+        dim: int,
+        num_heads: int,
+        window: int,
+        qkv_bias: bool,
+        qk_scale: float | None,
+        attn_drop: float,
+        drop: float,
     ) -> None:
         super().__init__()
         self.num_heads, self.window = num_heads, window
@@ -216,19 +226,20 @@ class WindowAttention(nn.Module):
             qkv = qkv.roll((-shift, -shift), (1, 2))
         rows, columns = qkv.shape[1] // w, qkv.shape[2] // w
         # [B, rows, w, columns, w, 3, heads, d] -> [3, B, rows * columns, heads, n, d]
-        qkv = qkv.unflatten(3, (3, heads, -1)).unflatten(2, (columns, w)).unflatten(1, (rows, w))
+        qkv = unflatten(unflatten(unflatten(qkv, 3, (3, heads, -1)), 2, (columns, w)), 1, (rows, w))
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)
         if self.qkv.bias is not None:
             qkv = qkv.add_(self.qkv.bias.view(3, 1, 1, heads, 1, -1))
         q, k, v = qkv.unbind(0)
-        weights = ((q * self.scale) @ k.transpose(-2, -1)).add_(self._bias(blocked))
-        out = self.attn_drop(weights.softmax(-1)) @ v
+        logits = ((q * self.scale) @ k.transpose(-2, -1)).add_(self._bias(blocked))
+        out = self.attn_drop(logits.softmax(-1)) @ v
         # [B, rows * columns, heads, n, d] -> [B, h, w, C]
-        out = out.unflatten(1, (rows, columns)).unflatten(4, (w, w)).permute(0, 1, 4, 2, 5, 3, 6)
+        out = unflatten(unflatten(out, 1, (rows, columns)), 4, (w, w)).permute(0, 1, 4, 2, 5, 3, 6)
         out = out.flatten(5).flatten(3, 4).flatten(1, 2)
         if shift:
             out = out.roll((shift, shift), (1, 2))
-        return self.drop(self.proj(out[:, :height, :width]))
+        projected: Tensor = self.drop(self.proj(out[:, :height, :width]))
+        return projected
 
     def _bias(self, blocked: Tensor | None) -> Tensor:
         """What is added to the logits: [heads, n, n], or [windows, heads, n, n] where a shift blocks pairs."""
@@ -245,7 +256,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(x: Tensor, window: int, shift: int) -> Tensor:
-    """[windows, 1, n, n]: BLOCKED for pairs of tokens of the rolled map x that are no neighbours in the image, else 0."""
+    """[windows, 1, n, n]: BLOCKED for pairs of tokens of the rolled map x that the roll brought together, else 0."""
 
     def region(length: int) -> Tensor:
         length += -length % window
@@ -253,8 +264,9 @@ def shift_mask(x: Tensor, window: int, shift: int) -> Tensor:
         return (place >= length - window).long() + (place >= length - shift).long()
 
     regions = region(x.shape[1])[:, None] * 3 + region(x.shape[2])
-    regions = regions.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).flatten(2).flatten(0, 1)
-    return ((regions[:, None, :] != regions[:, :, None]).to(x.dtype) * BLOCKED)[:, None]
+    regions = unflatten(unflatten(regions, 1, (-1, window)), 0, (-1, window)).transpose(1, 2).flatten(2).flatten(0, 1)
+    foreign = regions[:, None, None, :] != regions[:, None, :, None]
+    return foreign.to(x.dtype) * BLOCKED
 
 
 def _initialise(module: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, nn, unflatten
 
 from mask2former_mcp.engine.model.pixel_decoder import LEVELS, Level, Pointwise
 from mask2former_mcp.engine.model.position import sine
@@ -13,8 +13,8 @@ from mask2former_mcp.engine.model.position import sine
 class MaskedTransformerDecoder(nn.Module):
     """Levels at strides 32, 16, 8 and mask features -> class logits [L, B, Q, C + 1], mask embeddings [L, B, Q, D].
 
-    Layer i reads level i % 3. Each layer: masked cross-attention, self-attention, feed-forward. There is no dropout here:
-    TAO's `dropout` key acts in the pixel decoder only.
+    Layer i reads level i % 3. Each layer: masked cross-attention, self-attention, feed-forward. There is no dropout
+    here: as in the original, the key of that name acts in the pixel decoder only.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class MaskedTransformerDecoder(nn.Module):
 
     def _keys_and_values(self, index: int, level: Level) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values [B, S, C] for each layer that reads the level, in two products for all of them."""
-        attentions = [layer.multihead_attn for layer in self.transformer_cross_attention_layers[index::LEVELS]]
+        readers = self.transformer_cross_attention_layers[index::LEVELS]
+        attentions = [layer.multihead_attn for layer in readers if isinstance(layer, CrossAttentionLayer)]
         if not attentions:
             return [], []
         tokens, (height, width) = level
@@ -100,7 +101,7 @@ class MaskedTransformerDecoder(nn.Module):
 def _pool(mask_features: Tensor, size: tuple[int, int]) -> Tensor:
     """Mask features at a level's size, [B, D, S].
 
-    Bilinear resizing is linear, so the masks of resized features are the resized masks: Q full-size masks are not needed.
+    Bilinear resizing is linear: the masks of resized features are the resized masks, and Q full-size masks not needed.
     """
     return F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False).flatten(2)
 
@@ -127,9 +128,10 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         """Projected q [B, Q, C], k and v [B, S, C] -> [B, Q, C]."""
-        q, k, v = (x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (unflatten(x, 2, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return projected
 
 
 class CrossAttentionLayer(nn.Module):
@@ -145,7 +147,7 @@ class CrossAttentionLayer(nn.Module):
         dim = x.shape[2]
         source = self.norm(x) if self.pre_norm else x
         q = F.linear(source + place, attention.in_proj_weight[:dim], attention.in_proj_bias[:dim])
-        y = x + attention(q, keys, values, visible)
+        y: Tensor = x + attention(q, keys, values, visible)
         return y if self.pre_norm else self.norm(y)
 
 
@@ -162,7 +164,7 @@ class SelfAttentionLayer(nn.Module):
         source = self.norm(x) if self.pre_norm else x
         q, k = F.linear(source + place, attention.in_proj_weight[:both], attention.in_proj_bias[:both]).chunk(2, 2)
         v = F.linear(source, attention.in_proj_weight[both:], attention.in_proj_bias[both:])
-        y = x + attention(q, k, v)
+        y: Tensor = x + attention(q, k, v)
         return y if self.pre_norm else self.norm(y)
 
 
@@ -178,7 +180,7 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         source = self.norm(x) if self.pre_norm else x
-        y = x + self.linear2(self.linear1(source).relu_())
+        y: Tensor = x + self.linear2(self.linear1(source).relu_())
         return y if self.pre_norm else self.norm(y)
 
 
@@ -192,4 +194,5 @@ class MaskEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = layer(x).relu_()
-        return self.layers[-1](x)
+        out: Tensor = self.layers[-1](x)
+        return out

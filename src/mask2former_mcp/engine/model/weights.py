@@ -144,7 +144,7 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published Swin file under the names inside our backbone: classifier, its norm, and what is recomputed are left out."""
+    """A published Swin file under our backbone's names, without its classifier and what is recomputed."""
     state = without_prefix(without_prefix(state, "model."), "backbone.")
     left_out = ("head.", "norm.", "fc.", "sem_seg_head.")
     return {
@@ -176,8 +176,9 @@ def explain(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str
         )
     if "query_feat" in name or "query_embed" in name:
         return f"it has {found[0]} queries, not {expected[0]}. Set model.mask_former.num_object_queries={found[0]}."
-    if name.startswith("backbone.patch_embed.proj"):
-        return f"its backbone is {found[0]} wide, not {expected[0]}. Set model.backbone.swin.embed_dim={found[0]}, or its type."
+    if name == "backbone.patch_embed.proj.weight":
+        fix = f"Set model.backbone.swin.embed_dim={found[0]}, or the type that has it."
+        return f"its backbone is {found[0]} wide, not {expected[0]}. {fix}"
     if "relative_position_bias_table" in name and found[0] != expected[0]:
         window = (math.isqrt(found[0]) + 1) // 2
         return f"its attention windows are {window} wide. Set model.backbone.swin.window_size={window}."

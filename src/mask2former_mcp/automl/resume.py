@@ -1,0 +1,30 @@
+"""What resume_job may change of a study."""
+
+from typing import Any
+
+from mask2former_mcp.automl import budget
+from mask2former_mcp.automl.planner import devices_of
+from mask2former_mcp.automl.settings import as_changes, settings_of
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.request import AutomlSettings
+
+
+def changes(job: Job, num_epochs: int | None, asked: AutomlSettings | None, machine: Machine) -> dict[str, Any] | None:
+    """For Jobs.resume: what to record with the study; None for a job that is no study. InvalidRequest says why not."""
+    if job.plan.study is None:
+        if asked is not None:
+            raise InvalidRequest(
+                f"{job.id} is one training run, not a search: automl has no budget to change",
+                fix='Start a search with train and automl={"max_trials": 4}; num_epochs trains this one on.',
+            )
+        return None
+    if num_epochs is not None:
+        raise InvalidRequest(
+            f"{job.id} is a study: all its trials are compared at {settings_of(job).epochs} epochs",
+            fix="Pass automl with a bigger max_trials, or resume_job the winner's job with num_epochs.",
+        )
+    devices = devices_of(machine, job.plan.spec.get("train") or {})
+    finished = job.state is JobState.SUCCEEDED
+    return as_changes(budget.resumed(settings_of(job), asked, finished=finished, devices=devices))

@@ -1,0 +1,47 @@
+"""Jobs that belong to another job: the trials and evaluations of a study. What jobs/ knows of a study is this file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mask2former_mcp.errors import NotFound
+from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.store import JobStore
+
+STUDY_FILE = "study.json"  # in a study's results folder: its leaderboard and, at the end, its winner
+_PAGE = 200
+
+
+def is_member(job: Job) -> bool:
+    return job.study_id not in (None, job.id)
+
+
+def members(store: JobStore, study_id: str) -> list[Job]:
+    """All members of a study, newest first."""
+    found: list[Job] = []
+    cursor: str | None = None
+    while True:
+        page, cursor = store.list(study_id=study_id, limit=_PAGE, cursor=cursor)
+        found += [job for job in page if job.id != study_id]
+        if cursor is None:
+            return found
+
+
+def outsiders(store: JobStore, study_id: str, inside: Sequence[Job]) -> tuple[str, ...]:
+    """Jobs that use files of a study or of its members without belonging to it."""
+    ids = {study_id, *(job.id for job in inside)}
+    return tuple(dict.fromkeys(name for job_id in ids for name in store.dependents(job_id) if name not in ids))
+
+
+def winner_id(job: Job, results: Path) -> str:
+    """The job that won a study. NotFound while there is none."""
+    try:
+        found = json.loads((results / STUDY_FILE).read_text(encoding="utf-8")).get("winner")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if not found:
+        raise NotFound(
+            f"study {job.id} ({job.state}) has no winner",
+            fix=f"wait_for_job {job.id}, or pass the id of one of its trials (get_job {job.id} lists them).",
+        )
+    return str(found["job_id"])

@@ -1,0 +1,84 @@
+"""`export` of a tiny trained network in the three modes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+import yaml
+
+from mask2former_mcp.engine import export, session
+
+Spec = Callable[..., dict[str, Any]]
+
+
+def act(action: str, folder: Path, spec: dict[str, Any], *overrides: str) -> int:
+    folder.mkdir(exist_ok=True)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    return session.run(action, folder / "spec.yaml", [f"results_dir={folder}", *overrides])
+
+
+def lines(folder: Path, action: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / action / "status.json").read_text().splitlines()]
+
+
+@pytest.mark.slow  # half a minute of tracing a mode
+@pytest.mark.parametrize(
+    ("mode", "outputs"),
+    [
+        ("semantic", {"pred_masks": (3, 3, 64, 96)}),
+        ("instance", {"pred_masks": (3, 24, 64, 96), "pred_scores": (3, 24), "pred_classes": (3, 24)}),
+        (
+            "panoptic",
+            {
+                "prob_masks": (3, 8, 64, 96),
+                "pred_masks": (3, 8, 64, 96),
+                "pred_scores": (3, 8),
+                "pred_classes": (3, 8),
+            },
+        ),
+    ],
+)
+def test_an_export_runs_in_onnxruntime_at_any_batch_size_with_tao_names(
+    tiny: Spec, weights: Path, tmp_path: Path, mode: str, outputs: dict[str, tuple[int, ...]]
+) -> None:
+    file = tmp_path / "model.onnx"
+    size = ("export.input_height=64", "export.input_width=96")
+    spec = tiny(model__mode=mode)
+    assert act("export", tmp_path, spec, f"export.checkpoint={weights}", f"export.onnx_file={file}", *size) == 0
+    report = json.loads((tmp_path / "export" / "report.json").read_text())
+    assert report["mode"] == mode
+    assert report["opset"] == 18
+    assert report["checked_batch_sizes"] == [1, 2]
+    assert report["max_difference"] < 1e-3
+    assert any("raised to 18" in x["message"] for x in lines(tmp_path, "export"))
+    runtime = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    assert [o.name for o in runtime.get_outputs()] == list(outputs)
+    found = runtime.run(None, {"inputs": torch.zeros(3, 3, 64, 96).numpy()})
+    assert {name: value.shape for name, value in zip(outputs, found, strict=True)} == outputs
+
+
+def test_export_refuses_a_file_that_exists(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"precious")
+    assert act("export", tmp_path, tiny(), f"export.checkpoint={weights}", f"export.onnx_file={file}") == 1
+    assert "exists already" in lines(tmp_path, "export")[-1]["message"]
+    assert file.read_bytes() == b"precious"
+
+
+def test_a_size_other_than_three_channels_is_refused(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    overrides = (f"export.checkpoint={weights}", f"export.onnx_file={tmp_path / 'm.onnx'}", "export.input_channel=4")
+    assert act("export", tmp_path, tiny(), *overrides) == 1
+    assert "3 channels" in lines(tmp_path, "export")[-1]["message"]
+
+
+def test_a_backend_that_disagrees_is_found() -> None:
+    expected = torch.zeros(1, 2, 8, 8).numpy()
+    difference = export._difference("pred_masks", expected + 0.01, expected)
+    assert difference.largest == pytest.approx(0.01)
+    assert difference.share_beyond == 1.0
+    with pytest.raises(ArithmeticError, match="shape"):
+        export._difference("pred_masks", expected[:, :1], expected)

@@ -1,0 +1,251 @@
+"""`mask2former train` on a tiny network: what it leaves, that it learns, how it resumes, and how it fails."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mask2former_mcp.engine import checkpoint, session
+
+Spec = Callable[..., dict[str, Any]]
+WAIT_S = 60
+
+
+def train(folder: Path, spec: dict[str, Any], *overrides: str) -> int:
+    """Runs in this process; the exit code."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "spec.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    return session.run("train", file, [f"results_dir={folder}", *overrides])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "train" / "status.json").read_text().splitlines()]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "train" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_what_the_contract_says(tiny: Spec, tmp_path: Path) -> None:
+    assert train(tmp_path, tiny(train__num_epochs=3, train__checkpoint_interval=2, encryption_key="secret")) == 0
+    folder = tmp_path / "train"
+    assert sorted(p.name for p in folder.glob("*.pth")) == [
+        "mask2former_model_latest.pth",
+        "model_epoch_001_step_00008.pth",
+        "model_epoch_002_step_00012.pth",  # the last epoch always
+    ]
+    assert os.readlink(folder / "mask2former_model_latest.pth") == "model_epoch_002_step_00012.pth"
+    assert yaml.safe_load((folder / "experiment.yaml").read_text())["encryption_key"] == "***"
+    assert list((folder / "lightning_logs" / "version_1").glob("events.*"))
+    assert (folder / "validation_epoch_002.png").stat().st_size > 1000
+    content = torch.load(folder / "model_epoch_001_step_00008.pth", weights_only=True)
+    assert content["epoch"] == 1
+    assert content["global_step"] == 8
+    assert all(name.startswith("model.") for name in content["state_dict"])
+    assert "secret" not in json.dumps(content["hyper_parameters"])
+    table = rows(tmp_path)
+    assert [row["epoch"] for row in table] == ["0", "1", "2"]
+    assert all(float(row[name]) >= 0 for row in table for name in ("train_loss", "val_loss", "mIoU", "PQ", "lr"))
+    assert content["metrics"]["mIoU"] == pytest.approx(float(table[1]["mIoU"]), rel=1e-4)
+
+
+def test_status_lines_tell_the_run_in_order(tiny: Spec, tmp_path: Path) -> None:
+    assert train(tmp_path, tiny(train__num_epochs=2)) == 0
+    told = lines(tmp_path)
+    assert told[0]["status"] == "STARTED"
+    assert told[0]["message"] == "Starting Mask2Former train."
+    assert told[-1]["status"] == "SUCCESS"
+    assert told[-1]["message"] == "Train finished successfully."
+    assert [x["message"] for x in told if "metrics" in x["message"]] == [
+        "Train metrics generated.",
+        "Eval metrics generated.",
+    ] * 2
+    measured = [x for x in told if x["message"] == "Eval metrics generated."]
+    assert {"mIoU", "ACC_all", "val_loss", "PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "AP", "AP50"} <= set(
+        measured[0]["kpi"]
+    )
+    assert [x["epoch"] for x in measured] == [0, 1]
+    assert all("kpi" not in x for x in told if x["message"] == "Training loop in progress")
+    loop = [x for x in told if x["message"] == "Training loop in progress"]
+    assert loop[-1]["progress"] == 1.0
+    assert loop[-1]["step"] == 8
+    assert loop[-1]["eta_s"] < 60
+
+
+def test_it_learns(tiny: Spec, tmp_path: Path) -> None:
+    spec = tiny(train__num_epochs=25, train__validation_interval=25, train__checkpoint_interval=25)
+    assert train(tmp_path, spec, "train.optim.lr_scheduler=Warmuppoly", "train.optim.lr=3e-3") == 0
+    table = rows(tmp_path)
+    assert float(table[-1]["train_loss"]) < 0.5 * float(table[0]["train_loss"])
+    assert float(table[-1]["mIoU"]) > 0.4
+    assert all(row["mIoU"] == "" for row in table[:-1])
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "measured", "absent"),
+    [("coco", "instance", {"mIoU", "AP"}, {"PQ"}), ("ade", "semantic", {"mIoU", "ACC_all"}, {"PQ", "AP"})],
+)
+def test_the_other_formats_train_and_measure_what_they_can(
+    tiny: Spec, tmp_path: Path, format: str, mode: str, measured: set[str], absent: set[str]
+) -> None:
+    assert train(tmp_path, tiny(format, model__mode=mode, train__num_epochs=1)) == 0
+    kpi = next(x for x in lines(tmp_path) if x["message"] == "Eval metrics generated.")["kpi"]
+    assert measured <= set(kpi)
+    assert not absent & set(kpi)
+
+
+def start(folder: Path, spec: dict[str, Any], *overrides: str) -> "subprocess.Popen[bytes]":
+    """A real child process, in a group of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    command = [sys.executable, "-m", "mask2former_mcp.engine", "train", "-e", str(folder / "spec.yaml")]
+    return subprocess.Popen([*command, f"results_dir={folder}", *overrides], start_new_session=True)
+
+
+def wait_for(folder: Path, message: str) -> None:
+    status, end = folder / "train" / "status.json", time.monotonic() + WAIT_S
+    while not (status.exists() and message in status.read_text()):
+        assert time.monotonic() < end, f"no line {message!r}"
+        time.sleep(0.02)
+
+
+def test_a_run_that_was_terminated_resumes_to_the_same_curve(tiny: Spec, tmp_path: Path) -> None:
+    spec = tiny(train__num_epochs=6, dataset__train__num_workers=1)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train(whole, spec) == 0
+    child = start(broken, spec)
+    try:
+        wait_for(broken, "Training loop in progress")
+        os.killpg(child.pid, signal.SIGTERM)  # the whole group, as a job's cancellation does: workers get it too
+        assert child.wait(WAIT_S) == 143
+    finally:
+        child.kill()
+    assert lines(broken)[-1]["status"] == "FAILURE"
+    assert "interrupted" in lines(broken)[-1]["message"]
+    latest = broken / "train" / checkpoint.LATEST
+    step = checkpoint.load(latest)["global_step"]
+    assert 0 < step < 24
+    assert train(broken, spec, f"train.resume_training_checkpoint_path={latest}") == 0
+    assert any("Resuming training from checkpoint" in x["message"] for x in lines(broken))
+    first, second = ([{k: v for k, v in row.items() if k != "seconds"} for row in rows(f)] for f in (whole, broken))
+    assert first == second
+    ends = [checkpoint.load(f / "train" / checkpoint.LATEST)["state_dict"] for f in (whole, broken)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_resuming_from_an_epoch_drops_later_rows_and_repeats_them(tiny: Spec, tmp_path: Path) -> None:
+    spec = tiny(train__num_epochs=3)
+    assert train(tmp_path, spec) == 0
+    before = rows(tmp_path)
+    first = tmp_path / "train" / "model_epoch_000_step_00004.pth"
+    assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={first}") == 0
+    after = rows(tmp_path)
+    assert [row["val_loss"] for row in after] == [row["val_loss"] for row in before]
+    assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={first}", "train.num_epochs=4") == 0
+    assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1", "2", "3"]
+
+
+def test_a_run_that_ended_before_its_validation_makes_up_for_it(tiny: Spec, tmp_path: Path) -> None:
+    spec = tiny(train__num_epochs=2, train__checkpoint_interval=4, train__checkpoint_interval_unit="step")
+    assert train(tmp_path, spec) == 0
+    before = rows(tmp_path)
+    last_step = tmp_path / "train" / "model_epoch_000_step_00004.pth"  # written before the epoch was validated
+    assert checkpoint.load(last_step)["metrics"] == {}
+    assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={last_step}") == 0
+    assert [row["mIoU"] for row in rows(tmp_path)] == [row["mIoU"] for row in before]
+    assert [row["train_loss"] for row in rows(tmp_path)] == [row["train_loss"] for row in before]
+
+
+def test_a_folder_with_another_runs_checkpoints_is_refused(tiny: Spec, tmp_path: Path) -> None:
+    assert train(tmp_path, tiny(train__is_dry_run=True)) == 0
+    assert train(tmp_path, tiny(train__is_dry_run=True)) == 1
+    assert "holds 1 checkpoints of another run" in lines(tmp_path)[-1]["message"]
+
+
+def test_weights_without_a_run_cannot_be_resumed_but_fine_tuned(tiny: Spec, tmp_path: Path) -> None:
+    assert train(tmp_path / "a", tiny(train__is_dry_run=True)) == 0
+    content = checkpoint.load(tmp_path / "a" / "train" / checkpoint.LATEST)
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": content["state_dict"]}, weights)
+    dry = tiny(train__is_dry_run=True)
+    assert train(tmp_path / "b", dry, f"train.resume_training_checkpoint_path={weights}") == 1
+    assert "pretrained_model_path" in lines(tmp_path / "b")[-1]["message"]
+    more = "model.sem_seg_head.num_classes=5"
+    assert train(tmp_path / "c", dry, f"train.pretrained_model_path={weights}", more) == 0
+    assert any(x["message"].startswith("Loaded ") for x in lines(tmp_path / "c"))
+
+
+def test_a_loss_that_is_not_a_number_fails_with_the_files_of_its_batch(tiny: Spec, tmp_path: Path) -> None:
+    assert train(tmp_path / "a", tiny(train__is_dry_run=True)) == 0
+    content = checkpoint.load(tmp_path / "a" / "train" / checkpoint.LATEST)
+    broken = {
+        name: value.fill_(float("nan")) if "mask_embed" in name else value
+        for name, value in content["state_dict"].items()
+    }
+    torch.save({"state_dict": broken}, tmp_path / "nan.pth")
+    assert train(tmp_path / "b", tiny(), f"train.pretrained_model_path={tmp_path / 'nan.pth'}") == 1
+    last = lines(tmp_path / "b")[-1]
+    assert last["status"] == "FAILURE"
+    assert "the loss is nan" in last["message"]
+    assert ".png" in last["message"]
+
+
+def test_frozen_modules_stay_and_unknown_ones_are_skipped(tiny: Spec, tmp_path: Path) -> None:
+    spec = tiny(train__num_epochs=2, train__freeze=["backbone", "no_such_module"])
+    assert train(tmp_path, spec) == 0
+    told = lines(tmp_path)
+    assert any(x["status"] == "RUNNING" and "backbone" in x["message"] for x in told)
+    assert any(x["status"] == "SKIPPED" and "no_such_module" in x["message"] for x in told)
+    first, second = (
+        checkpoint.load(tmp_path / "train" / f"model_epoch_{name}.pth")["state_dict"]
+        for name in ("000_step_00004", "001_step_00008")
+    )
+    changed = {name.split(".")[1] for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"sem_seg_head"}
+
+
+def test_bf16_trains_on_a_cpu_and_fp16_says_why_not(tiny: Spec, tmp_path: Path) -> None:
+    assert train(tmp_path / "bf16", tiny(train__precision="bf16", train__is_dry_run=True)) == 0
+    if not torch.cuda.is_available():
+        assert train(tmp_path / "fp16", tiny(train__precision="fp16")) == 1
+        assert "bf16" in lines(tmp_path / "fp16")[-1]["message"]
+
+
+def test_bad_data_still_starts_and_fails_in_the_status_file(tiny: Spec, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.json")
+    assert train(tmp_path, tiny(dataset__train__panoptic_json=missing)) == 1
+    told = lines(tmp_path)
+    assert [x["status"] for x in told] == ["STARTED", "FAILURE"]
+    assert "none.json" in told[-1]["message"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_whoever_loads_it(tiny: Spec, shapes: Path, tmp_path: Path, workers: int) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(shapes / "train" / "images", images)
+    (images / "005.png").write_bytes(b"cut off")
+    spec = tiny(dataset__train__img_dir=str(images), dataset__train__num_workers=workers)
+    assert train(tmp_path, spec) == 1
+    message = lines(tmp_path)[-1]["message"]
+    assert "005.png: not a readable image" in message
+    assert "Traceback" not in message
+
+
+def test_steps_can_be_the_unit_of_checkpoints(tiny: Spec, tmp_path: Path) -> None:
+    spec = tiny(train__num_epochs=1, train__checkpoint_interval=3, train__checkpoint_interval_unit="step")
+    assert train(tmp_path, spec, "train.iters_per_epoch=7") == 0
+    names = sorted(p.name for p in (tmp_path / "train").glob("model_*.pth"))
+    assert names == [f"model_epoch_000_step_0000{n}.pth" for n in (3, 6, 7)]

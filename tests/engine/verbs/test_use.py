@@ -1,0 +1,105 @@
+"""`evaluate` and `inference` with one tiny trained network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mask2former_mcp.engine import inference, session
+from mask2former_mcp.formats import panoptic
+
+Spec = Callable[..., dict[str, Any]]
+
+
+def act(action: str, folder: Path, spec: dict[str, Any], *overrides: str) -> int:
+    folder.mkdir(exist_ok=True)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    return session.run(action, folder / "spec.yaml", [f"results_dir={folder}", *overrides])
+
+
+def lines(folder: Path, action: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / action / "status.json").read_text().splitlines()]
+
+
+def test_evaluate_repeats_the_validation_of_training(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    assert act("evaluate", tmp_path, tiny(), f"evaluate.checkpoint={weights}", "evaluate.batch_size=3") == 0
+    content = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    trained = next(
+        json.loads(line)["kpi"]
+        for line in reversed((weights.parent / "status.json").read_text().splitlines())
+        if "Eval metrics" in line
+    )
+    assert content["images"] == 4
+    for name in ("mIoU", "PQ", "AP"):  # batches of another size: only rounding may differ
+        assert content["overall"][name] == pytest.approx(trained[name], abs=0.02)
+    told = lines(tmp_path, "evaluate")
+    assert (
+        next(x for x in told if x["message"] == "Test metrics generated.")["kpi"]["mIoU"] == content["overall"]["mIoU"]
+    )
+    assert told[-1]["message"] == "Evaluate finished successfully."
+    names = {row["name"]: row for row in content["per_class"]}
+    assert {"disc", "box", "ground"} <= set(names)
+    assert names["ground"]["isthing"] is False
+    assert names["ground"]["category_id"] == 9
+    panels = sorted((tmp_path / "evaluate" / "panels").glob("*.png"))
+    assert len(panels) == 4
+    with Image.open(panels[0]) as panel:
+        assert panel.width > 3 * 400  # input, ground truth, prediction
+
+
+def test_evaluate_with_other_classes_says_the_right_number(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    spec = tiny(model__sem_seg_head__num_classes=7)
+    assert act("evaluate", tmp_path, spec, f"evaluate.checkpoint={weights}") == 1
+    assert "num_classes=3" in lines(tmp_path, "evaluate")[-1]["message"]
+
+
+def test_inference_writes_pictures_and_structured_results_that_agree(
+    tiny: Spec, weights: Path, tmp_path: Path, shapes: Path
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for i, name in enumerate(["a.png", "a.jpg", "b.PNG", "more/a.png"]):
+        with Image.open(shapes / "val" / "images" / f"{i:03d}.png") as image:
+            image.resize((64 + 20 * i, 64)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"not an image")
+    (folder / "notes.txt").write_text("no image")
+    spec = tiny(dataset__test__img_dir=str(folder), dataset__test__batch_size=2)
+    assert act("inference", tmp_path, spec, f"inference.checkpoint={weights}") == 0
+    out = tmp_path / "inference"
+    assert sorted(p.name for p in out.glob("*.jpg")) == ["a.jpg", "a_png.jpg", "b.jpg", "more_a_png.jpg"]
+    assert any(x["status"] == "SKIPPED" and "broken.jpg" in x["message"] for x in lines(tmp_path, "inference"))
+    content = json.loads((out / "panoptic.json").read_text())
+    assert {c["id"]: c["isthing"] for c in content["categories"]} == {3: 1, 5: 1, 9: 0}
+    for row in content["annotations"]:
+        ids = panoptic.read_ids(out / "panoptic" / row["file_name"])
+        image = next(i for i in content["images"] if i["id"] == row["image_id"])
+        assert ids.shape == (image["height"], image["width"])
+        assert {s["id"] for s in row["segments_info"]} == set(np.unique(ids)) - {0}
+        assert all(s["area"] == (ids == s["id"]).sum() for s in row["segments_info"])
+    instances = json.loads((out / "instances.json").read_text())
+    assert instances
+    for row in instances:
+        image = next(i for i in content["images"] if i["id"] == row["image_id"])
+        mask = coco_mask.decode(row["segmentation"])
+        assert mask.shape == (image["height"], image["width"])
+        assert row["category_id"] in (3, 5)
+        assert 0 < row["score"] <= 1
+    with Image.open(out / "semantic" / "b.png") as semantic:
+        assert set(np.unique(np.asarray(semantic))) <= {3, 5, 9}
+
+
+def test_results_of_images_with_one_name_do_not_overwrite_each_other() -> None:
+    paths = [Path("x/a.jpg"), Path("x/a.png"), Path("y/a.png"), Path("y/b.png"), Path("z/y/a.png")]
+    assert inference.unique_stems(paths) == ["a", "a_png", "y_a_png", "b", "y_a_png_4"]
+
+
+def test_inference_without_any_image_says_where_it_looked(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    spec = tiny(dataset__test__img_dir=str(tmp_path))
+    assert act("inference", tmp_path / "out", spec, f"inference.checkpoint={weights}") == 1
+    assert "no image" in lines(tmp_path / "out", "inference")[-1]["message"]

@@ -1,0 +1,147 @@
+"""A laboratory: a home, a tiny data set, real planning and real jobs around an engine that answers in a blink."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mask2former_mcp.jobs.members import members
+
+from mask2former_mcp import bundle
+from mask2former_mcp.automl import result
+from mask2former_mcp.automl.planner import StudyPlanner
+from mask2former_mcp.demo import scenes
+from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.jobs.service import Jobs
+from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.planner import Planner
+from mask2former_mcp.planning.request import AutomlSettings, TrainRequest
+from mask2former_mcp.settings import Settings
+
+ENGINE = Path(__file__).with_name("trial_engine.py")
+PATIENCE_S = 90.0
+
+
+class Laboratory:
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.data = data
+        self.behaviour = folder / "behaviour.json"
+        self.behave()
+        self.settings = Settings(
+            home=folder / "home",
+            engine_command=(sys.executable, str(ENGINE), str(self.behaviour)),
+            gpus="none",
+            cancel_grace_s=2.0,
+            poll_s=0.05,
+        )
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("M2F_")}
+        self.jobs = Jobs(self.settings, self.environ)
+
+    def behave(self, **behaviour: Any) -> None:
+        temporary = self.behaviour.with_suffix(".new")
+        temporary.write_text(json.dumps(behaviour))
+        temporary.replace(self.behaviour)
+
+    def planner(self) -> Planner:
+        machine = Machine(gpus=0, gpu_memory_gb=None, cpus=2, memory_gb=8.0)
+        return Planner(bundle.load(), self.settings, self.jobs, machine, self.environ)
+
+    def plan(self, *, epochs: int = 9, request: dict[str, Any] | None = None, **automl: Any) -> Plan:
+        said = {"max_trials": 4, "seed": 3, **automl}
+        asked = TrainRequest(
+            train_dataset=str(self.data), preset="mini", num_epochs=epochs,
+            overrides={"dataset.train.batch_size": 2}, automl=AutomlSettings(**said), **(request or {}),
+        )  # fmt: skip
+        return StudyPlanner(self.planner()).plan(asked)
+
+    def start(self, **changes: Any) -> Job:
+        return self.jobs.submit(self.plan(**changes))
+
+    def finish(self, study: Job) -> Job:
+        ended = self.jobs.wait(study.id, PATIENCE_S)
+        assert ended.state.terminal, f"still {ended.state} ({ended.phase})\n{self.log(study)}"
+        return ended
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain for: {what}"
+            time.sleep(0.02)
+        return value
+
+    def result(self, study: Job) -> dict[str, Any]:
+        found = result.read(self.jobs.results_dir(study.id))
+        assert found is not None, self.log(study)
+        return found
+
+    def trials(self, study: Job) -> dict[int, Job]:
+        found = members(self.jobs.store, study.id)
+        numbers = [job.trial for job in found if job.trial is not None]
+        assert len(numbers) == len(set(numbers)), "a trial number was used twice"
+        return {job.trial: job for job in found if job.trial is not None}
+
+    def starts(self, job: Job) -> list[int]:
+        path = self.jobs.results_dir(job.id) / job.action / "starts.txt"
+        return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def spans(self, job: Job) -> list[tuple[float, float]]:
+        """When the engine of a job ran."""
+        folder = self.jobs.results_dir(job.id) / job.action
+        began, ended = (
+            [float(line.split()[1]) for line in (folder / name).read_text().splitlines()]
+            for name in ("starts.txt", "ends.txt")
+        )
+        return list(zip(began, ended, strict=True))
+
+    def kill_supervisor(self, study: Job) -> None:
+        identity = self.jobs.store.get(study.id).supervisor
+        assert identity is not None
+        os.kill(int(identity["pid"]), signal.SIGKILL)
+        self.until(lambda: not runs(int(identity["pid"])), "the supervisor to be dead")
+
+    def log(self, study: Job) -> str:
+        path = self.settings.home / "jobs" / study.id / "supervisor.log"
+        return path.read_text() if path.exists() else ""
+
+    def close(self) -> None:
+        self.jobs.close()
+        home = str(self.settings.home)
+        for process in psutil.process_iter():
+            try:
+                values = process.environ()
+            except psutil.Error:
+                continue
+            if values.get("M2F_HOME") == home or values.get("M2F_RUN", "").startswith(home):
+                process.kill()
+
+    def with_settings(self, **changes: Any) -> None:
+        self.jobs.close()
+        self.settings = replace(self.settings, **changes)
+        self.jobs = Jobs(self.settings, self.environ)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="session")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scenes.make(tmp_path_factory.mktemp("scenes"), train=6, val=2, test=1, size=64, workers=1)
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path, few_images: Path) -> Iterator[Laboratory]:
+    laboratory = Laboratory(tmp_path, few_images)
+    yield laboratory
+    laboratory.close()

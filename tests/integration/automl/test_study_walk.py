@@ -1,0 +1,163 @@
+"""A study from beginning to end: real planning, real jobs, real Optuna, an engine that answers in a blink."""
+
+from typing import Any
+
+import pytest
+from mask2former_mcp.jobs.members import members
+
+from mask2former_mcp.automl import resume
+from mask2former_mcp.errors import InvalidRequest, NotFound, WrongState
+from mask2former_mcp.jobs.checkpoints import saved
+from mask2former_mcp.jobs.job import JobState
+from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.request import AutomlSettings, EvaluateRequest
+
+pytestmark = pytest.mark.timeout(180)
+MACHINE = Machine(gpus=0, gpu_memory_gb=None, cpus=2, memory_gb=8.0)
+
+
+def test_a_study_runs_its_trials_as_jobs_and_hands_over_one_winner(laboratory: Any) -> None:
+    laboratory.behave(epoch_s=0.08)
+    study = laboratory.start(max_trials=4)
+    ended = laboratory.finish(study)
+    assert ended.state is JobState.SUCCEEDED, ended.message + laboratory.log(study)
+    trials, found = laboratory.trials(study), laboratory.result(study)
+
+    # Trial 0 is the plain run; every trial is a member, and lineage says nothing of that.
+    assert sorted(trials) == [0, 1, 2, 3]
+    assert all((job.study_id, job.parent_job_id) == (study.id, None) for job in trials.values())
+    assert laboratory.jobs.spec(trials[0].id)["train"]["optim"]["lr"] == 2e-3
+    assert {job.plan.automl.route for job in trials.values()} == {"direct"}
+
+    # The winner, with its reasons.
+    won = found["winner"]
+    best = found["leaderboard"][0]
+    assert (best["trial"], best["job_id"]) == (won["trial"], won["job_id"])
+    assert won["metric"] >= next(line["metric"] for line in found["trials"] if line["trial"] == 0)
+    assert (laboratory.settings.home / won["checkpoint"]).is_file()
+    assert len(won["sha256"]) == 64
+    assert "num_epochs" not in won["spec"]["train"]
+    assert won["spec"]["model"]["mask_former"]["hidden_dim"] == 64
+    assert found["baseline"]["status"] == "unavailable"
+    assert found["final"]["status"] == "succeeded"
+    assert found["final"]["metrics"]["mIoU"] == 0.5
+    assert ended.metrics["mIoU"] == pytest.approx(won["metric"])
+    assert "won" in ended.message
+
+    # Finished trials keep their best checkpoint, losers none; pictures are artifacts.
+    for line in found["trials"]:
+        kept = saved(laboratory.jobs.results_dir(line["job_id"]) / "train")
+        assert len(kept) == (1 if line["status"] == "finished" else 0)
+    files = {item["path"] for item in laboratory.jobs.artifacts(study.id)}
+    assert {"study.json", "pictures/optimization_history.png"} <= files
+
+    # Later actions take the study's id and get the winner.
+    plan = laboratory.planner().plan(EvaluateRequest(parent_job_id=study.id))
+    assert plan.checkpoint is not None
+    assert plan.checkpoint.sha256 == won["sha256"]
+
+    # A bigger budget goes on with the same study; the trials there are stay.
+    with pytest.raises(InvalidRequest, match="used its budget"):
+        resume.changes(ended, None, None, MACHINE)
+    changes = resume.changes(ended, None, AutomlSettings(max_trials=5), MACHINE)
+    assert laboratory.finish(laboratory.jobs.resume(study.id, study=changes)).state is JobState.SUCCEEDED
+    more = laboratory.trials(study)
+    assert sorted(more) == [0, 1, 2, 3, 4]
+    assert {number: job.id for number, job in more.items() if number < 4} == {n: j.id for n, j in trials.items()}
+    assert all(len(laboratory.starts(job)) == 1 for job in more.values())
+
+    # Deleting the study deletes its members.
+    laboratory.jobs.delete(study.id)
+    assert not members(laboratory.jobs.store, study.id)
+    with pytest.raises(NotFound):
+        laboratory.jobs.get(trials[0].id)
+
+
+def test_weak_trials_are_stopped_at_a_rung_and_their_processes_are_gone_within_seconds(laboratory: Any) -> None:
+    # The plain run is the best there can be, so every other trial loses at its first rung.
+    laboratory.behave(best_lr=2e-3, epoch_s=0.4)
+    study = laboratory.start(
+        max_trials=2, algorithm="asha", search_space={"train.optim.lr": {"min": 0.02, "max": 0.05, "log": True}}
+    )
+    pruned = laboratory.until(lambda: laboratory.trials(study).get(1), "the second trial")
+    laboratory.until(lambda: laboratory.jobs.store.series.epochs(pruned.id), "its first epoch")
+    laboratory.until(lambda: laboratory.jobs.store.get(pruned.id).state.terminal, "its end")
+    assert len(laboratory.jobs.store.series.epochs(pruned.id)) < 9
+    assert len(laboratory.spans(pruned)) == 1
+    assert laboratory.finish(study).state is JobState.SUCCEEDED
+    line = laboratory.result(study)["trials"][1]
+    assert line["status"] == "pruned"
+    assert "rung" in line["cause"]
+    assert laboratory.result(study)["winner"]["trial"] == 0
+
+
+def test_two_trials_really_run_at_once_where_two_may(laboratory: Any) -> None:
+    laboratory.behave(epoch_s=0.5)
+    study = laboratory.start(max_trials=2, max_concurrent=2, epochs=4, algorithm="random")
+    assert laboratory.finish(study).state is JobState.SUCCEEDED
+    (a,), (b,) = (laboratory.spans(job) for job in laboratory.trials(study).values())
+    assert max(a[0], b[0]) < min(a[1], b[1])
+
+
+def test_a_failed_trial_never_wins_and_its_cause_is_told(laboratory: Any) -> None:
+    laboratory.behave(fails=[2e-3])
+    study = laboratory.start(max_trials=3, algorithm="random")
+    assert laboratory.finish(study).state is JobState.SUCCEEDED
+    found = laboratory.result(study)
+    assert found["winner"]["trial"] != 0
+    (failure,) = found["failures"]
+    assert failure["trial"] == 0
+    assert "out of memory" in failure["cause"]
+
+
+def test_a_study_without_any_success_fails_with_the_causes_and_stops_trying(laboratory: Any) -> None:
+    laboratory.behave(fail_all=True)
+    study = laboratory.start(max_trials=9)
+    ended = laboratory.finish(study)
+    assert (ended.state, ended.error_code) == (JobState.FAILED, "no_winner")
+    assert "out of memory" in ended.message
+    assert len(laboratory.trials(study)) == 3
+    with pytest.raises(NotFound, match="no winner"):
+        laboratory.jobs.parent(study.id)
+
+
+def test_a_trial_that_never_measures_has_failed_and_does_not_count_as_zero(laboratory: Any) -> None:
+    laboratory.behave(silent=True)
+    study = laboratory.start(max_trials=2, epochs=2)
+    ended = laboratory.finish(study)
+    assert ended.state is JobState.FAILED
+    (first, *_) = laboratory.result(study)["trials"]
+    assert (first["status"], first["metric"]) == ("failed", None)
+    assert "mIoU" in first["cause"]
+
+
+def test_cancelling_a_study_stops_its_trials_and_resuming_goes_on_with_them(laboratory: Any) -> None:
+    laboratory.behave(epoch_s=0.4)
+    study = laboratory.start(max_trials=2, epochs=5)
+    first = laboratory.until(lambda: laboratory.trials(study).get(0), "the first trial")
+    laboratory.until(lambda: laboratory.jobs.store.series.epochs(first.id), "its first epoch")
+    with pytest.raises(WrongState):
+        laboratory.jobs.delete(study.id)
+    laboratory.jobs.cancel(study.id)
+    assert laboratory.finish(study).state is JobState.CANCELLED
+    assert laboratory.jobs.get(first.id).state is JobState.CANCELLED
+    laboratory.behave()
+    cancelled = laboratory.jobs.get(study.id)
+    ended = laboratory.finish(laboratory.jobs.resume(study.id, study=resume.changes(cancelled, None, None, MACHINE)))
+    assert ended.state is JobState.SUCCEEDED, ended.message + laboratory.log(study)
+    trials = laboratory.trials(study)
+    assert sorted(trials) == [0, 1]
+    assert trials[0].id == first.id
+    assert len(laboratory.starts(first)) == 2
+    assert laboratory.result(study)["trials"][0]["status"] == "finished"
+
+
+def test_when_the_time_is_up_the_best_so_far_is_the_winner(laboratory: Any) -> None:
+    laboratory.behave(epoch_s=0.5)
+    study = laboratory.start(max_trials=9, epochs=60, time_budget_minutes=0.1)
+    ended = laboratory.finish(study)
+    assert ended.state is JobState.SUCCEEDED, ended.message + laboratory.log(study)
+    found = laboratory.result(study)
+    assert found["winner"]["trial"] == 0
+    assert "time budget" in found["winner"]["reason"]
+    assert (laboratory.settings.home / found["winner"]["checkpoint"]).is_file()
