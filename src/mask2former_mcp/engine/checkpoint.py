@@ -10,6 +10,7 @@ import pickle
 import random
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,17 +85,34 @@ def save(
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint. Raises FileNotFoundError, or ValueError where the file is no readable checkpoint."""
+    """The content of a checkpoint, without running anything in it.
+
+    Other programs store objects of their own beside the weights (TAO its configuration): these come back as `Inert`.
+    Raises FileNotFoundError, or ValueError where the file is no readable checkpoint.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
+            content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         reason = next(iter(str(error).splitlines()), "it ends too early")
         raise ValueError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint.")  # noqa: TRY004 - a bad file
     return content
+
+
+class Inert:
+    """Stands for an object of a class that a file names: takes whatever the file has for it and does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 class Loaded(NamedTuple):

@@ -112,4 +112,4 @@ def _last_step(folders: Folders, job: Job) -> int | None:
     if not found:
         return None
     # It trained all of its epochs, also where the last checkpoints were not kept.
-    return round((found[-1].step + 1) * int(job.plan.spec["train"]["num_epochs"]) / (found[-1].epoch + 1))
+    return round(found[-1].step * int(job.plan.spec["train"]["num_epochs"]) / (found[-1].epoch + 1))

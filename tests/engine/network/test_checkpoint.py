@@ -1,8 +1,11 @@
 """Checkpoint files: their layout, what may be in them, and what is said when one does not fit."""
 
+import argparse
 import os
 import pickle
 import random
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +167,34 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     for name in ("text", "empty", "code", "nothing", "other"):
         with pytest.raises(ValueError, match=rf"{name}\.pth"):
             checkpoint.load_weights(network(), tmp_path / f"{name}.pth", strict=False)
+
+
+def test_foreign_objects_beside_the_weights_are_neither_run_nor_in_the_way(tmp_path: Path) -> None:
+    class_of_another_program = type(
+        "DictConfig", (), {"__module__": "omegaconf_dictconfig", "__reduce__": reduce_to_exit}
+    )
+    module = types.ModuleType("omegaconf_dictconfig")
+    module.DictConfig, module.leave = class_of_another_program, leave  # type: ignore[attr-defined]
+    leave.__module__ = "omegaconf_dictconfig"
+    sys.modules["omegaconf_dictconfig"] = module
+    model = network()
+    state = {"model." + name: value for name, value in model.state_dict().items()}
+    configuration = {"spec": class_of_another_program(), "space": argparse.Namespace(a=1, b=[torch.ones(1)])}
+    torch.save({"state_dict": state, "epoch": 3, "hyper_parameters": configuration}, tmp_path / "tao.pth")
+    del sys.modules["omegaconf_dictconfig"]
+
+    content = checkpoint.load(tmp_path / "tao.pth")
+    assert content["epoch"] == 3
+    assert {type(value) for value in content["hyper_parameters"].values()} == {checkpoint.Inert}
+    assert not checkpoint.load_weights(network(), tmp_path / "tao.pth").missing
+
+
+def leave(reason: str) -> None:
+    raise AssertionError(f"something in the file was run: {reason}")
+
+
+def reduce_to_exit(_: object) -> tuple[Any, tuple[str]]:
+    return leave, ("at loading",)
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:

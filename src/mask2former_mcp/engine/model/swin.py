@@ -176,7 +176,7 @@ class Block(nn.Module):
         if not (self.training and self.drop_path):
             return x + branch
         kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_path
-        return torch.addcmul(x, branch, kept.to(branch.dtype) / (1 - self.drop_path))
+        return torch.addcmul(x, branch, kept.to(branch.dtype) / max(1 - self.drop_path, 1e-6))
 
 
 class Mlp(nn.Module):
