@@ -24,6 +24,9 @@ CHECKPOINT_NAME = re.compile(r"model_epoch_(\d{3,})_step_(\d{5,})\.pth")
 _EPOCH_CHOICE = re.compile(r"epoch=(\d+)(?:,\s*step=(\d+))?")
 WEIGHT_SUFFIXES = (".pth", ".tlt", ".pt")
 
+Writer = Literal["train", "export", "gen_trt_engine"]
+_SUFFIXES: Mapping[Writer, str] = MappingProxyType({"train": ".pth", "export": ".onnx", "gen_trt_engine": ".engine"})
+
 
 @dataclass(frozen=True, slots=True)
 class Parent:
@@ -70,13 +73,17 @@ class Chosen:
 # --- the file a job starts from --------------------------------------------------------------------------------------
 
 
-def parent_model(parent: Parent, key: str, choice: str | None = None, *, metric: str = "mIoU") -> Chosen:
+def parent_model(
+    parent: Parent, key: str, choice: str | None = None, *, wanted: Writer | None = None, metric: str = "mIoU"
+) -> Chosen:
     """The file of `parent` that spec key `key` needs: a checkpoint, an ONNX file or a TensorRT engine.
 
-    `choice` is `best` (the default), `latest` or `epoch=N[,step=M]`, and only a training job has a choice.
+    `choice` is `best` (the default), `latest` or `epoch=N[,step=M]`, and only a training job has a choice. `wanted` is
+    the action that writes such a file, where the key alone does not tell (`writer`).
     """
     _must_have_ended(parent)
-    wanted, suffix = _wanted(key)
+    wanted = wanted or writer(key)
+    suffix = _SUFFIXES[wanted]
     if parent.action != wanted:
         raise InvalidRequest(
             f"{key} takes a file of {_a(wanted)} job, but {parent.job_id} is {_a(parent.action)} job"
@@ -214,12 +221,11 @@ FIXED_OUTPUTS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _wanted(key: str) -> tuple[Literal["train", "export", "gen_trt_engine"], str]:
+def writer(key: str) -> Writer:
+    """The action whose jobs write what a spec key takes, by the key's own name."""
     if key.endswith("onnx_file"):
-        return "export", ".onnx"
-    if key.endswith("trt_engine"):
-        return "gen_trt_engine", ".engine"
-    return "train", ".pth"
+        return "export"
+    return "gen_trt_engine" if key.endswith("trt_engine") else "train"
 
 
 def _a(noun: str) -> str:

@@ -96,7 +96,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
             content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        # PyTorch's own text ends in the advice to read such a file unsafely.
+        raise ValueError(
+            f"{path} is no checkpoint, or holds objects that cannot be read without running them."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "it ends too early")
         raise ValueError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
     if not isinstance(content, dict):

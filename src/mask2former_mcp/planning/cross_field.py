@@ -6,17 +6,12 @@ from typing import Any
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.planning.rules import Findings, Situation
 from mask2former_mcp.spec import dotted
+from mask2former_mcp.spec.swin_sizes import SWIN_SIZES, SwinSize, meant
 
 LEGAL_MODES: Mapping[str, tuple[str, ...]] = {
     "coco_panoptic": ("panoptic", "instance", "semantic"),
     "coco": ("instance", "semantic"),
     "ade": ("semantic",),
-}
-SWIN_SIZES: Mapping[str, tuple[int, list[int], list[int]]] = {
-    "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
-    "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
-    "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
-    "large": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
 }
 _ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "torchao": ("weight_only_ptq", ("minmax",)),
@@ -25,16 +20,10 @@ _ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def swin_shape(spec: Mapping[str, Any]) -> tuple[int, list[int], list[int]]:
-    """(width, depths, heads): the type's, and explicit keys that differ from their defaults (tiny's) win."""
+def swin_size(spec: Mapping[str, Any]) -> SwinSize:
+    """The backbone that a spec means."""
     swin = dotted.get(spec, "model.backbone.swin")
-    chosen = SWIN_SIZES.get(swin["type"], SWIN_SIZES["tiny"])
-    width, depths, heads = swin["embed_dim"], list(swin["depths"]), list(swin["num_heads"])
-    default = SWIN_SIZES["tiny"]
-    width = width if width != default[0] else chosen[0]
-    depths = depths if depths != default[1] else chosen[1]
-    heads = heads if heads != default[2] else chosen[2]
-    return width, depths, heads
+    return meant(swin["type"], swin["embed_dim"], swin["depths"], swin["num_heads"])
 
 
 def check(situation: Situation) -> Findings:
@@ -90,27 +79,32 @@ def _network(s: Situation) -> Iterator[str]:
 
 def _swin(s: Situation) -> Iterator[str]:
     name = dotted.get(s.spec, "model.backbone.swin.type")
-    width, depths, heads = swin_shape(s.spec)
-    for stage, count in enumerate(heads):
-        if (width * 2**stage) % count:
+    size = swin_size(s.spec)
+    for stage, count in enumerate(size.num_heads):
+        if (size.embed_dim * 2**stage) % count:
             raise InvalidRequest(
-                f"model.backbone.swin: {count} heads do not divide the {width * 2**stage} channels of stage {stage}",
-                fix=f"Choose num_heads that divide {[width * 2**i for i in range(len(heads))]}.",
+                f"model.backbone.swin: {count} heads do not divide the {size.embed_dim * 2**stage} channels of stage "
+                f"{stage}",
+                fix=f"Choose num_heads that divide {[size.embed_dim * 2**i for i in range(len(size.num_heads))]}.",
             )
-    if s.runtime == "tao" and (width, depths, heads) != SWIN_SIZES[name]:
+    published = size == SWIN_SIZES[name]
+    shape = f"embed_dim={size.embed_dim}, depths={list(size.depths)}, num_heads={list(size.num_heads)}"
+    if s.runtime == "tao" and not published:
         raise InvalidRequest(
-            f"model.backbone.swin: type={name} and the explicit embed_dim={width}, depths={depths}, num_heads={heads} "
-            "disagree, and under runtime=tao the type wins silently",
+            f"model.backbone.swin: type={name} and the explicit {shape} disagree, and under runtime=tao the type wins "
+            "silently",
             fix="Leave the explicit keys out, or use runtime=engine, where they win.",
         )
+    if s.action != "train" or dotted.get(s.spec, "train.pretrained_model_path"):
+        return
     weights = dotted.get(s.spec, "model.backbone.pretrained_weights")
-    if s.action == "train" and weights and (width, depths, heads) != SWIN_SIZES[name]:
+    if weights and not published:
         raise InvalidRequest(
-            f"pretrained_weights={weights!r} cannot fit a Swin with embed_dim={width}, depths={depths}, "
-            f"num_heads={heads}",
+            f"pretrained_weights={weights!r} cannot fit a Swin with {shape}",
             fix="Train this size from scratch (pretrained_weights=''), or choose a published one (backbone=swin_tiny).",
         )
-    yield from ()
+    if not weights and published:
+        yield f"published weights fit this backbone: pass pretrained_weights=<a local file of Swin {name}>"
 
 
 def _batches(s: Situation) -> Iterator[str]:
@@ -159,7 +153,8 @@ def _training(s: Situation) -> Iterator[str]:
         )
     epochs = dotted.get(s.spec, "train.num_epochs")
     milestones = dotted.get(s.spec, "train.optim.milestones")
-    if "train.optim.milestones" in s.said and milestones and min(milestones) > epochs:
+    steps = dotted.get(s.spec, "train.optim.lr_scheduler") == "MultiStep"
+    if steps and "train.optim.milestones" in s.said and milestones and min(milestones) > epochs:
         yield f"train.optim.milestones={milestones} lie beyond num_epochs={epochs}: the learning rate never drops"
     if s.runtime == "tao" and dotted.get(s.spec, "train.validation_interval") > epochs:
         raise InvalidRequest("train.validation_interval is more than num_epochs", fix="Lower it.")

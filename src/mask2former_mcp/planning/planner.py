@@ -101,7 +101,8 @@ class Planner:
         _refuse_to_start(request, missing)
         notes = (
             *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
-            *found.warnings, *self._slow(request, estimate.seconds), *_study(automl, request),
+            *found.warnings, *self._slow(request, estimate.seconds), *self._tight(estimate.memory_gb),
+            *_study(automl, request),
             *(f"cannot start yet: {reason}" for reason in missing),
         )  # fmt: skip
         return Plan(
@@ -154,7 +155,7 @@ class Planner:
         spec, _ = merge(template, layers)
         situation = Situation(
             action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
-            data.images, parent, chosen.known_spec,
+            data.images, data.labels, parent, chosen.known_spec,
         )  # fmt: skip
         derived = self.rules.derive(situation)
         carried = _carried(derived.values, chosen.known_spec, self.rules)
@@ -201,7 +202,7 @@ class Planner:
                     f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
                     fix="Repair the annotation file; check_dataset lists every problem with file and id.",
                 )
-            if facts.warnings:
+            if facts.warnings and not (role == "eval" and facts == data.facts.get("train")):
                 first = next((problem.message for problem in facts.problems), "")
                 notes.append(f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {first}")
         return replace(data, warnings=(*data.warnings, *notes))
@@ -244,6 +245,18 @@ class Planner:
         ):
             note += '; preset="mini" is a network that trains here in minutes'
         return [note]
+
+    def _tight(self, memory_gb: float | None) -> list[str]:
+        """More memory than there is: the job would be killed, or crawl."""
+        have, what = self.machine.gpu_memory_gb, "GPU"
+        if have is None:
+            have, what = self.machine.memory_gb, "machine"
+        if memory_gb is None or memory_gb <= have:
+            return []
+        return [
+            f"about {memory_gb:.0f} GB of memory are needed, and this {what} has {have:.0f} GB: make the batch, the "
+            "images or the network smaller"
+        ]
 
 
 def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: Rules) -> dict[str, Any]:

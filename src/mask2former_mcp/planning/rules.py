@@ -29,7 +29,8 @@ class Situation:
     said: Mapping[str, Any]
     format: str | None = None
     facts: Mapping[str, DatasetFacts] = field(default_factory=dict)  # train, eval
-    images: Mapping[str, int] = field(default_factory=dict)  # train, eval: how many, after a hold-out
+    images: Mapping[str, int] = field(default_factory=dict)  # train, eval (after a hold-out), inference: how many
+    labels: Sequence[tuple[int, str]] = ()  # (id, name) of the label map that the action reads
     parent: Parent | None = None
     known_spec: Mapping[str, Any] | None = None
 

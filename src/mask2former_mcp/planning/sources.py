@@ -15,6 +15,9 @@ from mask2former_mcp.datasets.facts import DatasetFacts, facts
 from mask2former_mcp.datasets.layout import ANNOTATIONS
 from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
+from mask2former_mcp.formats import label_map
+from mask2former_mcp.formats.fault import FormatError
+from mask2former_mcp.formats.images import listing
 from mask2former_mcp.jobs.plan import Staging
 from mask2former_mcp.planning import folders
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
@@ -44,7 +47,7 @@ _ANNOTATION_KEYS = {"coco_panoptic": "panoptic_json", "coco": "instance_json", "
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What the data step found; `facts` and `images` are keyed by `train` and `eval`."""
+    """What the data step found; `facts` is keyed by `train` and `eval`, `images` also by `inference`."""
 
     format: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +55,7 @@ class Data:
     datasets: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, DatasetFacts] = field(default_factory=dict)
     images: Mapping[str, int] = field(default_factory=dict)
+    labels: tuple[tuple[int, str], ...] = ()  # (id, name) of the label map that the action reads, in its order
     warnings: tuple[str, ...] = ()
     read: frozenset[str] = frozenset()  # override keys that were understood as dataset folders
 
@@ -72,6 +76,8 @@ def gather(asked: Asked, settings: Settings) -> Data:
         if source in places and (source in _OPENED[asked.action] or asked.known_spec is None)
     }
     images = {role: known.images for role, known in found.items()}
+    if asked.action == "inference" and Path(pictures := str(values.get("dataset.test.img_dir", ""))).is_dir():
+        images["inference"] = len(listing(Path(pictures)))
     datasets = {
         role: _described(places[source], dataset_format, found.get(role))
         for role, source in (("train", "train_datasets"), ("eval", "eval_dataset"), ("inference", "inference_dataset"))
@@ -94,7 +100,8 @@ def gather(asked: Asked, settings: Settings) -> Data:
         warnings.append(
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
-    return Data(dataset_format, values, tuple(staging), datasets, found, images, tuple(warnings), read)
+    labels = _labels(values.get("dataset.label_map"))
+    return Data(dataset_format, values, tuple(staging), datasets, found, images, labels, tuple(warnings), read)
 
 
 # --- what they hold --------------------------------------------------------------------------------------------------
@@ -191,6 +198,16 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     except KeyError:
         return None
     return value if isinstance(value, str) and value and Path(value).is_file() else None
+
+
+def _labels(path: Any) -> tuple[tuple[int, str], ...]:
+    """What a label map on this disk says; nothing where it is broken (the dataset's facts say so) or elsewhere."""
+    if not isinstance(path, str) or not Path(path).is_file():
+        return ()
+    try:
+        return tuple((label.id, label.name) for label in label_map.read(Path(path)))
+    except FormatError:
+        return ()
 
 
 def _is_other(key: str, dataset_format: str) -> bool:

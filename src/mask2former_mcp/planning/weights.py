@@ -73,8 +73,8 @@ def choose(
                 fix=f"Pass parent_job_id (list_jobs finds it) or {key.rsplit('.', 1)[-1]}=<file>.",
             )
         choice = named.get(key, (None, None))[1]
-        wanted = "quantize.model_path.onnx_file" if _wants_onnx(key, request, said) else key
-        files[key] = lineage.parent_model(parent, wanted, choice, metric=metric)
+        wanted = "export" if _wants_onnx(key, request, said) else lineage.writer(key)
+        files[key] = lineage.parent_model(parent, key, choice, wanted=wanted, metric=metric)
     notes = _notes(parent, files, known, action)
     if not files:
         # Published weights fill the backbone only, and only where no checkpoint fills the whole network.

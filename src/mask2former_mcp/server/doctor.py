@@ -137,6 +137,11 @@ def _engine(services: Services) -> Check:
     found = json.loads(run.stdout.splitlines()[-1])
     if found["missing"]:
         return Check("engine", "error", f"not installed in {python}: {', '.join(found['missing'])}", _INSTALL)
+    if not found["gpus"] and shutil.which("nvidia-smi") and services.settings.gpus != "none":
+        detail = f"nvidia-smi is here, but torch {found['torch']} sees no GPU"
+        return Check(
+            "engine", "warning", detail, "Install a CUDA build of torch, and check the driver with nvidia-smi."
+        )
     if not found["gpus"]:
         detail = f"torch {found['torch']}, no GPU: one process on {os.cpu_count()} CPU cores"
         return Check("engine", "warning", detail, "Use preset='mini' here; a default network needs a GPU.")

@@ -30,6 +30,7 @@ from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, in_threa
 from mask2former_mcp.server.untrusted import clean_line, fenced
 
 _POLL_S = 0.5
+_HAIR = 1e-6
 _MAX_LOG_CHARACTERS = 20_000
 
 
@@ -149,12 +150,14 @@ def _get_job(services: Services, request: JobRequest) -> CallToolResult:
 async def _wait_for_job(services: Services, request: WaitForJobRequest, context: Context[Any, Any]) -> Answer:
     """Poll the store: it is the truth, whoever supervises. Progress goes out when something changed."""
     deadline = time.monotonic() + request.timeout_s
-    shown: tuple[str, float] | None = None
+    shown, reported = "", -1.0
     while True:
         job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id, abandon_on_cancel=True)
-        if (line := (headline(job), job.progress)) != shown:
-            shown = line
-            await context.report_progress(job.progress, 1.0, clean_line(line[0], limit=200))
+        if (line := headline(job)) != shown and reported < 1.0:
+            # The protocol wants each value above the last: another phase at the same progress moves it by a hair,
+            # and a job that was put back to its last checkpoint stands still until it has caught up.
+            shown, reported = line, min(max(job.progress, reported + _HAIR), 1.0)
+            await context.report_progress(max(reported, 0.0), 1.0, clean_line(line, limit=200))
         left = deadline - time.monotonic()
         if job.state.terminal:
             return answer(summary(job), headline=headline(job))
