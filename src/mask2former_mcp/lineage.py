@@ -7,6 +7,7 @@ Plain data in, plain data out. The inference functions are those that a bundle's
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ def resume_model(results_dir: Path) -> Chosen | None:
 
 def explicit_file(argument: str, text: str, suffixes: tuple[str, ...] = WEIGHT_SUFFIXES) -> Chosen:
     """A model file that the caller names."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not path.is_absolute():
         raise InvalidRequest(f"{argument}={text!r} is not an absolute path", fix="Pass the file's absolute path.")
     if path.suffix.lower() not in suffixes:
@@ -198,8 +199,9 @@ def explicit_file(argument: str, text: str, suffixes: tuple[str, ...] = WEIGHT_S
             f"{argument}={text!r} does not end in {' or '.join(suffixes)}", fix=f"Pass a {' or '.join(suffixes)} file."
         )
     if not _is_usable(path):
-        state = "is empty" if path.is_file() else "is not a file" if path.exists() else "does not exist"
-        raise NotFound(f"{argument}={text!r} {state}", fix="Check the path, or pass parent_job_id instead.")
+        raise NotFound(
+            f"{argument}={text[:200]!r} {_state(path)}", fix="Check the path, or pass parent_job_id instead."
+        )
     match = CHECKPOINT_NAME.fullmatch(path.name)
     epoch, step = (int(match[1]), int(match[2])) if match else (None, None)
     return Chosen(path.resolve(), sha256(path), f"the file named by {argument}", epoch, step)
@@ -250,6 +252,14 @@ def _is_usable(path: Path) -> bool:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
         return False
+
+
+def _state(path: Path) -> str:
+    """Why a file cannot be used, in words."""
+    try:
+        return "is empty" if path.is_file() else "is not a file" if path.exists() else "does not exist"
+    except OSError as cause:
+        return f"cannot be read: {cause.strerror}"
 
 
 def _finite(value: float | None) -> float | None:

@@ -74,7 +74,7 @@ async def _training_follows_its_reviewed_plan(client: Client, tiny_training: dic
     assert max(seen) <= 1.0
     assert {"mIoU", "PQ", "AP"} <= set(train["metrics"])
     study = (await facts(client, "get_job", {"job_id": train["job_id"]}))["study"]
-    assert study["winner"] == train["job_id"]
+    assert study["winner"]["job_id"] == train["job_id"]
     metrics = (await facts(client, "get_job_metrics", {"job_id": train["job_id"]}))["metrics"]
     assert len(metrics["mIoU"]) == 2
     log = await client.call_tool("get_job_logs", {"job_id": train["job_id"], "tail": 5})

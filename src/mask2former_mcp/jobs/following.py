@@ -15,7 +15,7 @@ PHASES = {
     JobState.CANCELLED: "cancelled",
     JobState.LOST: "lost",
 }
-ONE_TRIAL = "AutoML policy: auto. The search is not built yet: this is a study of one trial, the resolved spec itself."
+ONE_TRIAL = "AutoML policy: auto. This is a study of one trial, the resolved spec itself."
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
 
 

@@ -172,8 +172,10 @@ def _same_classes_as_parent(
                 f"the {role} dataset has {count} classes, but the weights of {origin} have {known}", fix=_SAME_CLASSES
             )
     if contiguous and situation.labels and "eval" in situation.facts:
-        ids = [id_ for id_, _, _ in situation.facts["eval"].categories]
-        at = _differ_at([id_ for id_, _ in situation.labels], ids)
+        ids, labels = [id_ for id_, _, _ in situation.facts["eval"].categories], list(situation.labels)
+        if situation.format == "ade":  # its masks hold ids, and the label map that is read gives them their order
+            ids, labels = sorted(ids), sorted(labels)
+        at = _differ_at(labels, ids)
         if at is not None:
             raise DatasetError(
                 f"the categories of the eval dataset differ from the label map of the weights of {origin} at {at}; a "

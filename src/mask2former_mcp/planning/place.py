@@ -68,7 +68,7 @@ def _results_dir(text: str, settings: Settings, *, may_exist: bool) -> str:
         return text.rstrip("/")
     if "://" in text:
         raise InvalidRequest(f"results_dir={text!r}: only local folders and s3:// prefixes", fix="Pass a local folder.")
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not path.is_absolute():
         raise InvalidRequest(f"results_dir={text!r} is not an absolute path", fix="Pass an absolute path.")
     path = Path(os.path.normpath(path))
@@ -78,6 +78,8 @@ def _results_dir(text: str, settings: Settings, *, may_exist: bool) -> str:
     try:
         if path.exists() and not path.is_dir():
             raise InvalidRequest(f"results_dir={text!r} is a file", fix=fix)
+        if above := next((parent for parent in path.parents if parent.is_file()), None):
+            raise InvalidRequest(f"results_dir={text!r} lies below {above}, which is a file", fix=fix)
         # With a run_name the folder may be full because that very job filled it; submitting decides.
         if path.is_dir() and not may_exist and any(path.iterdir()):
             raise InvalidRequest(

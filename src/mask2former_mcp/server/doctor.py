@@ -113,7 +113,7 @@ def _automl(services: Services) -> Check:
             "automl", "warning", f"enabled but not runnable: {reason}", "Regenerate the bundle's schemas and templates."
         )
     return Check(
-        "automl", "ok", "enabled; the search itself is not built yet: a study runs one trial, the resolved spec"
+        "automl", "ok", "enabled; a training searches with Optuna where there is a GPU, or where automl asks for trials"
     )
 
 
@@ -139,9 +139,7 @@ def _engine(services: Services) -> Check:
         return Check("engine", "error", f"not installed in {python}: {', '.join(found['missing'])}", _INSTALL)
     if not found["gpus"] and shutil.which("nvidia-smi") and services.settings.gpus != "none":
         detail = f"nvidia-smi is here, but torch {found['torch']} sees no GPU"
-        return Check(
-            "engine", "warning", detail, "Install a CUDA build of torch, and check the driver with nvidia-smi."
-        )
+        return Check("engine", "warning", detail, "Install a CUDA build of torch; check the driver.")
     if not found["gpus"]:
         detail = f"torch {found['torch']}, no GPU: one process on {os.cpu_count()} CPU cores"
         return Check("engine", "warning", detail, "Use preset='mini' here; a default network needs a GPU.")

@@ -9,11 +9,12 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 
-from mask2former_mcp.errors import InvalidRequest, NotAvailable
+from mask2former_mcp.automl import resume
+from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.confirmation import confirmed
-from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, study, summary
+from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, membership, study, summary
 from mask2former_mcp.server.requests import (
     ConfirmedRequest,
     JobLogsRequest,
@@ -132,16 +133,32 @@ def _changing_tools(services: Services) -> list[RequestTool]:
 
 def _list_jobs(services: Services, request: ListJobsRequest) -> CallToolResult:
     jobs, cursor = services.jobs.list(
-        state=request.status, action=request.action, limit=request.limit, cursor=request.cursor
+        state=request.status,
+        action=request.action,
+        study_id=request.study_id,
+        limit=request.limit,
+        cursor=request.cursor,
     )
-    facts = {"jobs": [summary(job) for job in jobs], "next_cursor": cursor}
-    return answer(facts, headline="\n".join(headline(job) for job in jobs) or "No jobs.")
+    facts = {"jobs": [listed(job) for job in jobs], "next_cursor": cursor}
+    return answer(facts, headline="\n".join(_branch(job) for job in jobs) or "No jobs.")
+
+
+def listed(job: Job) -> dict[str, Any]:
+    """A summary that says whose trial it is; still ten fields."""
+    facts, whose = summary(job), membership(job)
+    return {**{name: facts[name] for name in facts if not (whose and name in ("next", "error_code"))}, **whose}
+
+
+def _branch(job: Job) -> str:
+    whose = membership(job)
+    part = f"trial {job.trial}" if job.trial is not None else "evaluation"
+    return headline(job) + (f" - {part} of {whose['study_id']}" if whose else "")
 
 
 def _get_job(services: Services, request: JobRequest) -> CallToolResult:
     job = services.jobs.get(request.job_id)
     facts = summary(job)
-    found = study(job)
+    found = study(job, services.jobs.results_dir(job.id))
     if found is not None:
         facts["study"] = found
     return answer(facts, headline=headline(job))
@@ -230,10 +247,7 @@ async def _delete(services: Services, request: ConfirmedRequest, context: Contex
 
 
 def _resume(services: Services, request: ResumeJobRequest) -> CallToolResult:
-    if request.automl is not None:
-        raise NotAvailable(
-            "automl: the search is not built yet, so a study has no budget to change.",
-            fix="Leave automl out; num_epochs trains on.",
-        )
-    job = services.jobs.resume(request.job_id, num_epochs=request.num_epochs)
+    machine = services.planner.planner.machine
+    budget = resume.changes(services.jobs.get(request.job_id), request.num_epochs, request.automl, machine)
+    job = services.jobs.resume(request.job_id, num_epochs=request.num_epochs, study=budget)
     return answer(summary(job), headline=headline(job))

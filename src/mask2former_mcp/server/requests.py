@@ -36,6 +36,7 @@ class SearchSpecRequest(Request):
 class ListJobsRequest(Request):
     status: Status | None = None
     action: ActionName | None = None
+    study_id: str | None = Field(None, max_length=100, description="Only this study and its trials.")
     limit: Limit = 20
     cursor: str | None = Field(None, description="next_cursor of the page before.")
 
