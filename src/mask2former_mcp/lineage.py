@@ -46,6 +46,7 @@ class Parent:
     datasets: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "engine"
     parent_job_id: str | None = None
+    metric: str | None = None  # what it was to maximise
 
 
 @dataclass(frozen=True, slots=True)

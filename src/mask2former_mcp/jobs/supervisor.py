@@ -18,6 +18,7 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases, Waiting
 from mask2former_mcp.jobs.logs import last_lines
+from mask2former_mcp.jobs.members import width
 from mask2former_mcp.jobs.prepare import MASK, action_folder, attempt_header, devices_wanted, prepare, resolved_spec
 from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
@@ -67,7 +68,7 @@ class Supervisor:
 
     def wait_for_devices(self, job: Job) -> None:
         """Until the devices are held, or the job is not queued any more."""
-        there = inventory(self.environ, self.settings.gpus, self.settings.cpu_slots)
+        there = inventory(self.environ, self.settings.gpus, self._cpu_slots(job))
         count = devices_wanted(job) if there.kind == "gpu" else 1
         if count > len(there.names):
             text = f"It asks for {count} GPUs; this machine has {len(there.names)} for jobs. Lower num_gpus."
@@ -96,6 +97,10 @@ class Supervisor:
                 looked = time.monotonic()
                 reconcile(self.settings, self.store, self.environ)
             time.sleep(self.settings.poll_s)
+
+    def _cpu_slots(self, job: Job) -> int:
+        """Without a GPU: the operator's slots, or as many as the job's study may use at once."""
+        return max(self.settings.cpu_slots, width(self.store, job))
 
     def _waits(self, job_id: str) -> bool:
         return supervised(self.store, self.store.get(job_id))
@@ -143,7 +148,7 @@ class Supervisor:
             job,
             Folders.of(self.store.home, job),
             devices=self.leases.held(job.id),
-            cpu_share=self.settings.cpu_slots,
+            cpu_share=self._cpu_slots(job),
             environ=self.environ,
             report=report,
         )

@@ -50,6 +50,24 @@ def _mode_and_format(s: Situation) -> Iterator[str]:
     yield from ()
 
 
+def _metric(s: Situation) -> Iterator[str]:
+    """A search cannot maximise what no validation measures: every trial would fail after its last epoch."""
+    if s.metric is None or s.format is None:
+        return
+    mode = dotted.get(s.spec, "model.mode")
+    measured = ["mIoU"]
+    if mode == "panoptic" and s.format == "coco_panoptic":
+        measured.append("PQ")
+    if mode in ("panoptic", "instance") and s.format in ("coco", "coco_panoptic"):
+        measured.append("AP")
+    if s.metric not in measured:
+        raise InvalidRequest(
+            f"automl.metric={s.metric} is not measured with mode={mode} on {s.format} annotations",
+            fix=f"Choose {' or '.join(measured)}, or another mode.",
+        )
+    yield from ()
+
+
 def _network(s: Situation) -> Iterator[str]:
     if s.action == "gen_trt_engine":
         return
@@ -237,5 +255,5 @@ def _quantize(s: Situation) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _quantize,
+    _mode_and_format, _metric, _network, _batches, _training, _hardware, _tensorrt, _quantize,
 )  # fmt: skip

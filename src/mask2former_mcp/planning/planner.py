@@ -85,8 +85,9 @@ class Planner:
         parent = self.parents.parent(parent_id) if parent_id else None
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
+        metric = (parent.metric if parent else None) or self.metric
         chosen = weights.choose(
-            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=self.metric
+            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=metric
         )
         data = self._data(request, action, said, parent, chosen.known_spec)
 
@@ -95,7 +96,8 @@ class Planner:
         spec, situation = draft.situation.spec, draft.situation
         validate.check_schema(spec, schema, rules.remarks)
         gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
-        found = rules.check(situation)
+        searched = getattr(request, "automl", None) if automl.route == "automl" else None
+        found = rules.check(replace(situation, metric=searched.metric if searched else None))
         estimate = rules.estimate(situation, self.parents.earlier(action))
         missing = (*where.missing, *found.missing, *_not_built(request))
         _refuse_to_start(request, missing)
