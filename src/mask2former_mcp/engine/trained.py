@@ -1,15 +1,18 @@
-"""A trained network, opened for use: weights from a checkpoint into the network that the spec describes."""
+"""A trained network, opened for use: a checkpoint's weights in the spec's network, or an exported graph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.engine import checkpoint, device, scoring
 from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.graph import Graph, GraphInterpreter, mode_of
 from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.onnx_graph import OnnxRunner
 from mask2former_mcp.formats.label_map import Label
 from mask2former_mcp.spec.experiment import Experiment
 
@@ -23,14 +26,50 @@ class Trained:
     epoch: int | None
 
 
-def open_checkpoint(spec: Experiment, path: str, *, trt_engine: str = "") -> Trained:
-    """Raises ValueError, naming the spec value to change, when the weights do not fit the network of the spec."""
+@dataclass(frozen=True)
+class Usable:
+    """What `evaluate` and `inference` run. size: the one image size (height, width) that it takes; None: any."""
+
+    model: nn.Module
+    num_classes: int
+    classes: Classes | None
+    size: tuple[int, int] | None = None
+
+    def interpreter(self, spec: Experiment, classes: Classes) -> "scoring.Interpreter | GraphInterpreter":
+        """What turns its output into an outcome."""
+        kind = GraphInterpreter if isinstance(self.model, Graph) else scoring.Interpreter
+        return kind(spec.model, classes)
+
+
+def open_model(spec: Experiment, path: str, *, trt_engine: str = "") -> Usable:
+    """A checkpoint, an ONNX file, or a TensorRT engine. Raises ValueError as `open_checkpoint`, and for a graph of
+    another mode than the spec's."""
     if trt_engine:
         raise NotImplementedError("TensorRT engines cannot be run by this engine yet: give a checkpoint (.pth) instead")
-    if path.endswith(".onnx"):
-        raise NotImplementedError(
-            f"{path}: ONNX files cannot be run by this engine yet: give a checkpoint (.pth) instead"
+    if not path.endswith(".onnx"):
+        known = open_checkpoint(spec, path)
+        return Usable(known.model, known.model.num_classes, known.classes)
+    device.use_threads()
+    runner = OnnxRunner(Path(path))
+    mode = mode_of(runner.outputs, path)
+    if mode != spec.model.mode:
+        raise ValueError(
+            f"{path} is a {mode} export, but model.mode = {spec.model.mode}: set model.mode={mode}, or export the"
+            f" checkpoint with model.mode={spec.model.mode}"
         )
+    num_classes = spec.model.sem_seg_head.num_classes
+    if runner.classes is not None and len(runner.classes) != num_classes:
+        raise ValueError(
+            f"{path} has {len(runner.classes)} classes, but model.sem_seg_head.num_classes = {num_classes}:"
+            f" set model.sem_seg_head.num_classes={len(runner.classes)}"
+        )
+    return Usable(Graph(runner, mode).eval(), num_classes, runner.classes, runner.size)
+
+
+def open_checkpoint(spec: Experiment, path: str) -> Trained:
+    """Raises ValueError, naming the spec value to change, when the weights do not fit the network of the spec."""
+    if path.endswith(".onnx"):
+        raise ValueError(f"{path} is an ONNX file already: this action starts from a checkpoint (.pth)")
     content = checkpoint.load(Path(path))
     rng = torch.get_rng_state()
     model = network.build(spec)  # its fresh weights are overwritten

@@ -207,6 +207,31 @@ def _tensorrt(s: Situation) -> Iterator[str]:
         )
 
 
+def _graphs(s: Situation) -> Iterator[str]:
+    """ONNX files as the model of evaluate, inference and export."""
+    path = str(s.spec.get(s.action, {}).get("checkpoint", ""))
+    if not path.endswith(".onnx"):
+        return
+    if s.action not in ("evaluate", "inference"):
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r} is an ONNX file already",
+            fix=f"{s.action} starts from a checkpoint (.pth): name one, or the train job as parent_job_id.",
+        )
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r}: TAO's images do not run ONNX files",
+            fix="Use runtime=engine, or the checkpoint (.pth).",
+        )
+    exported = (s.known_spec or {}).get("model", {}).get("mode")
+    mode = dotted.get(s.spec, "model.mode")
+    if exported is not None and exported != mode:
+        raise InvalidRequest(
+            f"mode={mode}, but {path!r} is a {exported} export, and a graph has one mode",
+            fix=f"Leave mode out, or export the checkpoint with mode={mode}.",
+        )
+    yield "the ONNX file runs in onnxruntime: images are fitted into its fixed size and padded; there is no val_loss"
+
+
 def _quantize(s: Situation) -> Iterator[str]:
     if s.action != "quantize":
         return
@@ -237,5 +262,5 @@ def _quantize(s: Situation) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _quantize,
+    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _graphs, _quantize,
 )  # fmt: skip

@@ -367,6 +367,19 @@ def test_transformers_export_plans_but_does_not_start(plan: Any, make_planner: A
         make_planner().plan(request)
 
 
+def test_an_export_is_measured_and_used_like_a_checkpoint(plan: Any, trained: Any, exported: Any) -> None:
+    for action in ("evaluate", "inference"):
+        made = plan(action, parent_job_id=exported.job_id)
+        assert made.spec[action]["checkpoint"] == "{home}/jobs/export-bbbb2222/results/export/model.onnx"
+        assert made.spec["model"]["mode"] == "panoptic"
+        assert made.datasets["eval"]["uri"] == trained.datasets["eval"]["uri"]
+        assert said(made, "runs in onnxruntime")
+    with pytest.raises(InvalidRequest, match="a graph has one mode"):
+        plan("evaluate", parent_job_id=exported.job_id, overrides={"model.mode": "semantic"})
+    with pytest.raises(InvalidRequest, match="train job"):
+        plan("export", parent_job_id=exported.job_id)
+
+
 def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, exported: Any) -> None:
     made = plan("quantize", parent_job_id=trained.job_id)
     assert made.spec["quantize"]["model_path"].endswith("model_epoch_001_step_00010.pth")
