@@ -14,12 +14,12 @@ from pathlib import Path
 
 VERBS = {
     "train": "train the network on dataset.train, validating on dataset.val",
-    "evaluate": "measure a checkpoint on dataset.val: mIoU, PQ, AP",
+    "evaluate": "measure a checkpoint or an ONNX file on dataset.val: mIoU, PQ, AP",
     "inference": "segment the images in dataset.test.img_dir: overlays and structured results",
     "export": "write a checkpoint as an ONNX file and check it in onnxruntime",
+    "quantize": "make a model smaller, and measure what that costs",
 }
 NOT_BUILT = {
-    "quantize": "quantize is not available in this engine yet",
     "gen_trt_engine": "gen_trt_engine is not available in this engine yet: it needs TensorRT",
 }
 EXIT_USAGE = 2

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, onnx_graph, trained
+from mask2former_mcp.engine import device, modelopt_ptq, onnx_graph, trained
 from mask2former_mcp.engine.graph import OUTPUTS
 from mask2former_mcp.engine.model.network import Mask2Former
 from mask2former_mcp.engine.status import StatusLog
@@ -89,6 +89,11 @@ def run(spec: Experiment, results_dir: Path) -> None:
         raise ValueError(f"export.input_channel = {settings.input_channel}: the network reads 3 channels (RGB)")
     device.use_threads()
     known = trained.open_checkpoint(spec, settings.checkpoint)
+    if known.quantized == modelopt_ptq.BACKEND:
+        raise ValueError(
+            f"export.checkpoint = {settings.checkpoint} simulates its 8-bit arithmetic, which an export would lose:"
+            " export the original, and quantize that file with quantize.backend=modelopt.onnx"
+        )
     queries = spec.model.mask_former.num_object_queries
     topk = min(spec.model.test_topk_per_image, queries * known.model.num_classes)
     module = Exportable(known.model, spec.model.mode, topk).eval()

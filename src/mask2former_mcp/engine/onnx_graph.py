@@ -36,7 +36,7 @@ class OnnxRunner:
         except onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
             raise ValueError(f"{path} is not an ONNX file: {error}") from error
         first = self._session.get_inputs()[0]
-        self._input = first.name
+        self.input = first.name
         shape = tuple(first.shape)
         if len(shape) != 4 or shape[1] != 3 or not all(isinstance(n, int) for n in shape[2:]):
             raise ValueError(f"{path}: its input is {list(shape)}, not [N, 3, height, width] with a fixed size")
@@ -46,7 +46,7 @@ class OnnxRunner:
         self.classes = _classes(self._session.get_modelmeta().custom_metadata_map.get(CLASSES))
 
     def run(self, images: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
-        return dict(zip(self.outputs, self._session.run(None, {self._input: images}), strict=True))
+        return dict(zip(self.outputs, self._session.run(None, {self.input: images}), strict=True))
 
 
 def name_classes(path: Path, classes: Classes) -> None:

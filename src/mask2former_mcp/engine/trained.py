@@ -1,13 +1,14 @@
 """A trained network, opened for use: a checkpoint's weights in the spec's network, or an exported graph."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from mask2former_mcp.engine import checkpoint, device, scoring
+from mask2former_mcp.engine import checkpoint, device, modelopt_ptq, scoring, weight_only
 from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.graph import Graph, GraphInterpreter, mode_of
@@ -24,16 +25,19 @@ class Trained:
     model: network.Mask2Former
     classes: Classes | None
     epoch: int | None
+    quantized: str | None = None  # the backend of `quantize` that wrote it
 
 
 @dataclass(frozen=True)
 class Usable:
-    """What `evaluate` and `inference` run. size: the one image size (height, width) that it takes; None: any."""
+    """What `evaluate` and `inference` run. size: the one image size (height, width) that it takes; None: any.
+    weight_bytes: of the network's tensors as the file stores them; None for a graph, whose file has nothing else."""
 
     model: nn.Module
     num_classes: int
     classes: Classes | None
     size: tuple[int, int] | None = None
+    weight_bytes: int | None = None
 
     def interpreter(self, spec: Experiment, classes: Classes) -> "scoring.Interpreter | GraphInterpreter":
         """What turns its output into an outcome."""
@@ -48,7 +52,10 @@ def open_model(spec: Experiment, path: str, *, trt_engine: str = "") -> Usable:
         raise NotImplementedError("TensorRT engines cannot be run by this engine yet: give a checkpoint (.pth) instead")
     if not path.endswith(".onnx"):
         known = open_checkpoint(spec, path)
-        return Usable(known.model, known.model.num_classes, known.classes)
+        content = checkpoint.load(Path(path))
+        num_classes = known.model.num_classes
+        model = _quantized(known.model, content)
+        return Usable(model, num_classes, known.classes, weight_bytes=checkpoint.weight_bytes(content))
     device.use_threads()
     runner = OnnxRunner(Path(path))
     mode = mode_of(runner.outputs, path)
@@ -82,7 +89,18 @@ def open_checkpoint(spec: Experiment, path: str) -> Trained:
         model.eval(),
         class_table.from_plain(entries) if entries else None,
         epoch if isinstance(epoch, int) else None,
+        checkpoint.quantization(content).get("backend"),
     )
+
+
+def _quantized(model: nn.Module, content: Mapping[str, Any]) -> nn.Module:
+    """The network as `quantize` left it; any other as it is."""
+    backend = checkpoint.quantization(content).get("backend")
+    if backend == modelopt_ptq.BACKEND:
+        return modelopt_ptq.restore(model, content)
+    if backend == weight_only.PACKAGE:
+        weight_only.restore(model, content)
+    return model
 
 
 def classes_from_labels(labels: Sequence[Label], spec: Experiment) -> Classes:

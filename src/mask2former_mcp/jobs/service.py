@@ -26,7 +26,6 @@ from mask2former_mcp.settings import KEY_VARIABLE, Settings
 _POLL_S = 0.2
 _ORPHAN_CHECK = 4  # polls
 _NOT_BUILT = {
-    "quantize": "the engine cannot quantize yet",
     "gen_trt_engine": "the engine cannot build TensorRT engines yet",
 }
 

@@ -18,6 +18,13 @@ _ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "modelopt.pytorch": ("static_ptq", ("max", "awq_lite", "awq_full")),
     "modelopt.onnx": ("static_ptq", ("max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq")),
 }
+_BACKENDS: Mapping[str, str] = {
+    "torchao": "torchao: 8-bit weights of linear layers; evaluate, inference and export take the result",
+    "modelopt.pytorch": "modelopt.pytorch needs the package nvidia-modelopt in the engine's Python; it simulates "
+    "8 bits in PyTorch, so that size and speed do not improve; evaluate and inference take the result",
+    "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
+    "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
+}
 
 
 def swin_size(spec: Mapping[str, Any]) -> SwinSize:
@@ -253,12 +260,13 @@ def _quantize(s: Situation) -> Iterator[str]:
         raise InvalidRequest(
             "quantize_mode=static_ptq needs calibration images", fix="Pass train_dataset=<folder with images>."
         )
-    if is_onnx and not dotted.get(s.spec, "dataset.test.target_size"):
+    if is_onnx and s.runtime == "tao" and not dotted.get(s.spec, "dataset.test.target_size"):
         raise InvalidRequest(
             "backend=modelopt.onnx calibrates at one image size: dataset.test.target_size is empty",
             fix="Set dataset.test.target_size to the export's [height, width].",
         )
-    yield from ()
+    if s.runtime == "engine":
+        yield _BACKENDS[block["backend"]]
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (

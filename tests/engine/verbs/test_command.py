@@ -27,7 +27,7 @@ def test_help_imports_neither_torch_nor_the_spec() -> None:
     assert "train the network" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["quantize", "gen_trt_engine"])
+@pytest.mark.parametrize("verb", ["gen_trt_engine"])
 def test_what_is_not_built_says_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "-e", "spec.yaml"]) == 2
     assert "not available" in capsys.readouterr().err
