@@ -14,6 +14,7 @@ from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.graph import Graph, GraphInterpreter, mode_of
 from mask2former_mcp.engine.model import network
 from mask2former_mcp.engine.onnx_graph import OnnxRunner
+from mask2former_mcp.engine.tensorrt_graph import TensorRtRunner
 from mask2former_mcp.formats.label_map import Label
 from mask2former_mcp.spec.experiment import Experiment
 
@@ -48,16 +49,15 @@ class Usable:
 def open_model(spec: Experiment, path: str, *, trt_engine: str = "") -> Usable:
     """A checkpoint, an ONNX file, or a TensorRT engine. Raises ValueError as `open_checkpoint`, and for a graph of
     another mode than the spec's."""
-    if trt_engine:
-        raise NotImplementedError("TensorRT engines cannot be run by this engine yet: give a checkpoint (.pth) instead")
-    if not path.endswith(".onnx"):
+    if not trt_engine and not path.endswith(".onnx"):
         known = open_checkpoint(spec, path)
         content = checkpoint.load(Path(path))
         num_classes = known.model.num_classes
         model = _quantized(known.model, content)
         return Usable(model, num_classes, known.classes, weight_bytes=checkpoint.weight_bytes(content))
     device.use_threads()
-    runner = OnnxRunner(Path(path))
+    path = trt_engine or path
+    runner = TensorRtRunner(Path(path)) if trt_engine else OnnxRunner(Path(path))
     mode = mode_of(runner.outputs, path)
     if mode != spec.model.mode:
         raise ValueError(

@@ -25,6 +25,10 @@ _BACKENDS: Mapping[str, str] = {
     "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
     "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
 }
+_TENSORRT = (
+    "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU, or fails and says so; the other "
+    "way is NVIDIA's TAO deploy container (runtime=tao)"
+)
 
 
 def swin_size(spec: Mapping[str, Any]) -> SwinSize:
@@ -202,7 +206,7 @@ def _tensorrt(s: Situation) -> Iterator[str]:
                 "checkpoint itself.",
             )
         if s.runtime == "engine":
-            yield f"!{s.action} with a TensorRT engine is not built yet in our engine: use the checkpoint"
+            yield _TENSORRT
     if s.action != "gen_trt_engine":
         return
     block = dotted.get(s.spec, "gen_trt_engine.tensorrt")
@@ -212,6 +216,8 @@ def _tensorrt(s: Situation) -> Iterator[str]:
             f"min_batch_size={low}, opt_batch_size={opt}, max_batch_size={high} are not in order",
             fix="Choose min <= opt <= max.",
         )
+    if s.runtime == "engine":
+        yield _TENSORRT
 
 
 def _graphs(s: Situation) -> Iterator[str]:

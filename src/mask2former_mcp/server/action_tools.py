@@ -35,7 +35,7 @@ _DESCRIPTIONS = {
     "quantize": "Quantize a model to 8 bits; measures size, latency and metrics before and after. Starts a job.",
     "inference": "Run a model on images: overlays and structured results (panoptic, COCO instances, semantic). "
     "Starts a job.",
-    "gen_trt_engine": "Build a TensorRT engine from ONNX. Plans fully with dry_run; starting it is not available yet.",
+    "gen_trt_engine": "Build a TensorRT engine from ONNX; needs an NVIDIA GPU and the package tensorrt. Starts a job.",
 }
 _TITLES = {"gen_trt_engine": "Build TensorRT engine"}
 

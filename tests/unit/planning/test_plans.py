@@ -407,7 +407,8 @@ def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, e
     run = plan("evaluate", parent_job_id=engine.job_id)
     assert run.spec["evaluate"]["trt_engine"].endswith("gen_trt_engine/model.engine")
     assert run.spec["evaluate"]["checkpoint"] == ""
-    assert said(run, "cannot start yet")
+    assert said(run, "needs the package tensorrt")
+    assert run.artifacts == ("evaluate/status.json",)
 
 
 def test_tensorrt_evaluation_needs_a_semantic_export(plan: Any, exported: Any, shelf: Any, home: Path) -> None:
