@@ -51,8 +51,10 @@ def save(
     metrics: Mapping[str, float] | None = None,
     hyper_parameters: Mapping[str, Any] | None = None,
     progress: Mapping[str, Any] | None = None,
+    latest: bool = True,
 ) -> None:
-    """Writes a checkpoint and points `mask2former_model_latest.pth` beside it at it. Both appear whole or not at all.
+    """Writes a checkpoint and points `mask2former_model_latest.pth` beside it at it (with `latest`). Both appear whole
+    or not at all.
 
     model, optimizer, scheduler: the object or its state dict; rng: see `random_state`; progress: what the loop needs to
     go on.
@@ -81,7 +83,8 @@ def save(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    _point_latest_at(path)
+    if latest:
+        _point_latest_at(path)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -136,7 +139,8 @@ def load_weights(model: nn.Module, path: Path, *, strict: bool = True) -> Loaded
     fresh, names may be missing. Raises ValueError that says which spec value the file was made with, before anything
     is copied.
     """
-    found = weights.without_prefix(_state_dict(load(path), path), PREFIX)
+    content = load(path)
+    found = weights.without_prefix(_multiplied_out(_state_dict(content, path), scales(content)), PREFIX)
     own = model.state_dict()
     shapes = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own.keys() & found.keys()}
     differ = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
@@ -154,6 +158,34 @@ def load_weights(model: nn.Module, path: Path, *, strict: bool = True) -> Loaded
     taken = {name: found[name] for name in shapes.keys() - set(kept_fresh) if not name.endswith(weights.RECOMPUTED)}
     model.load_state_dict(taken, strict=False)
     return Loaded(sorted(taken), missing, unknown, kept_fresh)
+
+
+def quantization(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `quantize` notes in a checkpoint that it writes; empty in all others."""
+    noted = content.get("hyper_parameters")
+    found = noted.get("quantization") if isinstance(noted, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def scales(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Name of an 8-bit weight -> its scales [rows, 1]."""
+    return dict(quantization(content).get("scales") or {})
+
+
+def weight_bytes(content: Mapping[str, Any]) -> int:
+    """Bytes of the tensors that inference needs: weights and scales, no optimizer state."""
+    state = content.get("state_dict", content)
+    tensors = [value for value in state.values() if isinstance(value, Tensor)] + list(scales(content).values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _multiplied_out(state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """8-bit weights as the numbers that they stand for."""
+    out = dict(state)
+    for name, scale in by.items():
+        key = name if name in out else PREFIX + name
+        out[key] = out[key].to(scale.dtype) * scale.reshape(-1, *[1] * (out[key].dim() - 1))
+    return out
 
 
 def load_backbone(model: nn.Module, path: Path) -> Loaded:

@@ -25,16 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, trained
+from mask2former_mcp.engine import device, modelopt_ptq, onnx_graph, trained
+from mask2former_mcp.engine.graph import OUTPUTS
 from mask2former_mcp.engine.model.network import Mask2Former
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.spec.experiment import Experiment
 
-OUTPUTS = {
-    "semantic": ("pred_masks",),
-    "instance": ("pred_masks", "pred_scores", "pred_classes"),
-    "panoptic": ("prob_masks", "pred_masks", "pred_scores", "pred_classes"),
-}
 LEAST_OPSET = 18  # what the exporter writes; a lower number is raised to it
 TOLERANCE = 1e-3  # on values of 0..1; what two backends differ by in float32 is a hundredth of it
 FLIPPED = 1e-3  # share of values that may be further apart: pixels at the threshold, ranks of equal scores
@@ -93,6 +89,11 @@ def run(spec: Experiment, results_dir: Path) -> None:
         raise ValueError(f"export.input_channel = {settings.input_channel}: the network reads 3 channels (RGB)")
     device.use_threads()
     known = trained.open_checkpoint(spec, settings.checkpoint)
+    if known.quantized == modelopt_ptq.BACKEND:
+        raise ValueError(
+            f"export.checkpoint = {settings.checkpoint} simulates its 8-bit arithmetic, which an export would lose:"
+            " export the original, and quantize that file with quantize.backend=modelopt.onnx"
+        )
     queries = spec.model.mask_former.num_object_queries
     topk = min(spec.model.test_topk_per_image, queries * known.model.num_classes)
     module = Exportable(known.model, spec.model.mode, topk).eval()
@@ -103,6 +104,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write_onnx(module, partial, settings.batch_size, (settings.input_height, settings.input_width), opset)
+        if known.classes is not None:
+            onnx_graph.name_classes(partial, known.classes)
         status.running("ONNX file written; checking it in onnxruntime.")
         if settings.verbose:
             print(onnx.printer.to_text(onnx.load(str(partial))))

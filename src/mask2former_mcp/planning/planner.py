@@ -123,7 +123,7 @@ class Planner:
             checkpoint=inferred.checkpoint(chosen, self.settings.home),
             staging=data.staging,
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
-            artifacts=contract.artifacts(action, spec, bundle, tensorrt),
+            artifacts=contract.artifacts(action, spec, bundle, tensorrt and where.runtime == "tao"),
             key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and contract.takes_key(bundle, action),
             metric=self.metric,
         )

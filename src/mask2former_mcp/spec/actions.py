@@ -28,7 +28,9 @@ class Evaluate(Section):
     )
     gpu_ids: GpuIds = spec_field((0,), "GPU indices, as many as num_gpus.", popular=True)
     num_nodes: Positive = spec_field(1, "Machines that work together.", popular=True)
-    checkpoint: str = spec_field(MISSING, "Checkpoint (.pth) to measure. Must be given, unless trt_engine is.")
+    checkpoint: str = spec_field(
+        MISSING, "Checkpoint (.pth) or export (.onnx) to measure. Must be given, unless trt_engine is."
+    )
     trt_engine: str = spec_field("", "TensorRT engine to measure instead of a checkpoint; semantic exports only.")
     results_dir: str = spec_field("", _RESULTS)
     batch_size: BatchOrDefault = spec_field(-1, "Images per step; -1: dataset.val.batch_size.")
@@ -40,7 +42,9 @@ class Inference(Section):
     num_gpus: Positive = spec_field(1, _GPUS, popular=True)
     gpu_ids: GpuIds = spec_field((0,), "GPU indices, as many as num_gpus.", popular=True)
     num_nodes: Positive = spec_field(1, "Machines that work together.", popular=True)
-    checkpoint: str = spec_field(MISSING, "Checkpoint (.pth) to predict with. Must be given, unless trt_engine is.")
+    checkpoint: str = spec_field(
+        MISSING, "Checkpoint (.pth) or export (.onnx) to predict with. Must be given, unless trt_engine is."
+    )
     trt_engine: str = spec_field("", "TensorRT engine to predict with instead of a checkpoint.")
     results_dir: str = spec_field("", _RESULTS)
     batch_size: BatchOrDefault = spec_field(-1, "Images per step; -1: dataset.test.batch_size.")

@@ -208,7 +208,7 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
 EVALUATE: list[tuple[dict[str, Any], str]] = [
     ({"parent_job_id": None}, "no parent job and no file"),
     ({"parent_job_id": "train-none0000"}, "no job"),
-    ({"parent_job_id": "export-bbbb2222"}, "takes a file of a train job"),
+    ({"parent_job_id": "export-bbbb2222", "overrides": {"model.mode": "semantic"}}, "a graph has one mode"),
     ({"eval_dataset": "/no/such/folder"}, "does not exist"),
     ({"eval_dataset": "{data}/other"}, "have 3"),
     ({"checkpoint": "newest"}, "newest"),
