@@ -77,9 +77,7 @@ class Jobs(JobViews):
         )
         return self._start(job) if is_new else self._followed(job)
 
-    def resume(
-        self, job_id: str, *, num_epochs: int | None = None, study: Mapping[str, Any] | None = None
-    ) -> Job:
+    def resume(self, job_id: str, *, num_epochs: int | None = None, study: Mapping[str, Any] | None = None) -> Job:
         """Continue an ended job as its next attempt: same id, same folder; a training from its last whole checkpoint.
 
         `study`: for a study, what changes of its budget (automl/resume.py checks it).
@@ -93,9 +91,9 @@ class Jobs(JobViews):
         changes = {**job.changes, **(study or {})}
         if job.plan.study is not None and study is None:
             raise InvalidRequest(f"{job.id} is a study", fix="Resume it with resume_job, which knows its budget.")
-        if job.plan.study is None and (num_epochs is not None or (
-            job.action == "train" and job.state is JobState.SUCCEEDED
-        )):
+        if job.plan.study is None and (
+            num_epochs is not None or (job.action == "train" and job.state is JobState.SUCCEEDED)
+        ):
             changes["train.num_epochs"] = self._more_epochs(job, num_epochs)
         resumed = self.store.resume(job.id, expect=job.state, attempt=job.attempt, changes=changes)
         if resumed is None:

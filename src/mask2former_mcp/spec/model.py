@@ -31,7 +31,8 @@ class Swin(Section):
         search=Search(scale="choice", choices=("tiny", "small", "base"), note=ARCHITECTURE_NOTE),
     )
     embed_dim: Positive = spec_field(
-        swin_sizes.DEFAULT.embed_dim, "Channels after the patch embedding; each stage doubles them. A multiple of each stage's heads."
+        swin_sizes.DEFAULT.embed_dim,
+        "Channels after the patch embedding; each stage doubles them. A multiple of each stage's heads.",
     )
     depths: FourPositives = spec_field(swin_sizes.DEFAULT.depths, "Blocks per stage.")
     num_heads: FourPositives = spec_field(

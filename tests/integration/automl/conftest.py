@@ -12,13 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
-from mask2former_mcp.jobs.members import members
 
 from mask2former_mcp import bundle
 from mask2former_mcp.automl import result
 from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.demo import scenes
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.members import members
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.planning.machine import Machine

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from mask2former_mcp.jobs.members import members
 
 from mask2former_mcp.automl import resume
 from mask2former_mcp.errors import InvalidRequest, NotFound, WrongState
 from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.job import JobState
+from mask2former_mcp.jobs.members import members
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import AutomlSettings, EvaluateRequest
 
