@@ -84,6 +84,8 @@ def prepare(spec: Experiment, folder: Path) -> Run:
         steps, epochs = min(2, steps), 1
 
     model = network.build(spec)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # of the backbones here, EfficientViT has batch norms
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     _load_weights(model, spec, status)
     _freeze(model, spec, status)
     optimizer = optim.optimizer(model, spec.train.optim)

@@ -57,8 +57,6 @@ def _network(s: Situation) -> Iterator[str]:
     if backbone not in ("swin", "efficientvit"):
         raise InvalidRequest(f"model.backbone.type={backbone!r} is unknown", fix="Set it to swin or efficientvit.")
     if backbone == "efficientvit":
-        if s.runtime == "engine":
-            yield "!our engine has no EfficientViT yet: choose a Swin backbone"
         if s.action == "train" and int(dotted.get(s.spec, "train.num_gpus")) > 1:
             yield "efficientvit has batch norm: its statistics are synchronised across the GPUs (sync_batchnorm)"
     else:

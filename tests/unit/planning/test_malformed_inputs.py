@@ -140,7 +140,6 @@ TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"mode": "semantic", "overrides": {"model.mode": "instance"}}, "disagree"),
     ({"backbone": "resnet50"}, "backbone"),
     ({"backbone": "swin_base", "overrides": {"model.backbone.swin.type": "tiny"}}, "disagree"),
-    ({"backbone": "efficientvit_b1", "dry_run": False}, "EfficientViT"),
     ({"num_classes": 0}, "num_classes"),
     ({"num_classes": 90}, "num_classes=90 does not fit"),
     ({"num_classes": 2}, "num_classes=2 does not fit"),
