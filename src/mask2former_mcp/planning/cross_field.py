@@ -205,6 +205,21 @@ def _tensorrt(s: Situation) -> Iterator[str]:
         )
 
 
+def _export(s: Situation) -> Iterator[str]:
+    if s.action != "export" or s.spec["export"].get("format") != "transformers":
+        return
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            "format=transformers is our engine's: under runtime=tao export writes ONNX",
+            fix="Use format=onnx, or runtime=engine.",
+        )
+    if dotted.get(s.spec, "model.backbone.type") != "swin":
+        raise InvalidRequest(
+            "format=transformers: transformers' Mask2Former has no EfficientViT backbone", fix="Use format=onnx."
+        )
+    yield "input size, batch size and opset say nothing of a transformers folder and are not read"
+
+
 def _quantize(s: Situation) -> Iterator[str]:
     if s.action != "quantize":
         return
@@ -235,5 +250,5 @@ def _quantize(s: Situation) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _quantize,
+    _mode_and_format, _export, _network, _batches, _training, _hardware, _tensorrt, _quantize,
 )  # fmt: skip

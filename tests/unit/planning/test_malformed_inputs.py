@@ -231,7 +231,7 @@ EXPORT: list[tuple[dict[str, Any], str]] = [
     ({"parent_job_id": None}, "no parent job and no file"),
     ({"train_dataset": "{data}/shop"}, "train_dataset"),
     ({"format": "tensorflow"}, "format"),
-    ({"format": "transformers", "dry_run": False}, "transformers"),
+    ({"format": "transformers", "runtime": "tao"}, "transformers"),
     ({"mode": "all"}, "mode"),
     ({"input_width": 0}, "input_width"),
     ({"input_width": 16}, "export.input_width=16 must be at least 32"),

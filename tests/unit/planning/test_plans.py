@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, WrongState
+from mask2former_mcp.errors import DatasetError, InvalidRequest, WrongState
 from mask2former_mcp.lineage import Earlier
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import REQUESTS
@@ -359,11 +359,13 @@ def test_export_names_its_file_in_the_results(plan: Any, trained: Any) -> None:
     assert named.artifacts == ("export/shop.onnx",)
 
 
-def test_transformers_export_plans_but_does_not_start(plan: Any, make_planner: Any, trained: Any) -> None:
-    assert said(plan("export", parent_job_id=trained.job_id, format="transformers"), "cannot start yet")
-    request = REQUESTS["export"].model_validate({"parent_job_id": trained.job_id, "format": "transformers"})
-    with pytest.raises(NotAvailable, match="transformers"):
-        make_planner().plan(request)
+def test_transformers_export_plans_a_folder(plan: Any, trained: Any) -> None:
+    made = plan("export", parent_job_id=trained.job_id, format="transformers")
+    assert made.spec["export"]["format"] == "transformers"
+    assert made.artifacts == ("export/transformers/model.safetensors",)
+    assert not said(made, "cannot start yet")
+    with pytest.raises(InvalidRequest, match="runtime=tao"):
+        plan("export", parent_job_id=trained.job_id, format="transformers", runtime="tao")
 
 
 def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, exported: Any) -> None:
