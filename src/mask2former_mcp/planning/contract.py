@@ -39,6 +39,8 @@ def command(bundle: Bundle, action: str, tensorrt: bool) -> tuple[str, ...]:
 
 def artifacts(action: str, spec: Mapping[str, Any], bundle: Bundle, tao_tensorrt: bool) -> tuple[str, ...]:
     """Globs below the results folder that a successful job has filled. tao_tensorrt: by TAO's deploy image."""
+    if action == "export" and spec["export"].get("format") == "transformers":
+        return ("export/transformers/model.safetensors",)
     created = [key for key, function in bundle.spec_params(action).items() if str(function).startswith("create_")]
     if created:
         return tuple(str(dotted.get(spec, key)).removeprefix("{results_dir}/") for key in created)

@@ -68,8 +68,6 @@ def _network(s: Situation) -> Iterator[str]:
     if backbone not in ("swin", "efficientvit"):
         raise InvalidRequest(f"model.backbone.type={backbone!r} is unknown", fix="Set it to swin or efficientvit.")
     if backbone == "efficientvit":
-        if s.runtime == "engine":
-            yield "!our engine has no EfficientViT yet: choose a Swin backbone"
         if s.action == "train" and int(dotted.get(s.spec, "train.num_gpus")) > 1:
             yield "efficientvit has batch norm: its statistics are synchronised across the GPUs (sync_batchnorm)"
     else:
@@ -245,6 +243,21 @@ def _graphs(s: Situation) -> Iterator[str]:
     yield "the ONNX file runs in onnxruntime: images are fitted into its fixed size and padded; there is no val_loss"
 
 
+def _export(s: Situation) -> Iterator[str]:
+    if s.action != "export" or s.spec["export"].get("format") != "transformers":
+        return
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            "format=transformers is our engine's: under runtime=tao export writes ONNX",
+            fix="Use format=onnx, or runtime=engine.",
+        )
+    if dotted.get(s.spec, "model.backbone.type") != "swin":
+        raise InvalidRequest(
+            "format=transformers: transformers' Mask2Former has no EfficientViT backbone", fix="Use format=onnx."
+        )
+    yield "input size, batch size and opset say nothing of a transformers folder and are not read"
+
+
 def _quantize(s: Situation) -> Iterator[str]:
     if s.action != "quantize":
         return
@@ -276,5 +289,5 @@ def _quantize(s: Situation) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _graphs, _quantize,
+    _mode_and_format, _export, _network, _batches, _training, _hardware, _tensorrt, _graphs, _quantize,
 )  # fmt: skip

@@ -97,7 +97,7 @@ class Planner:
         gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
         found = rules.check(situation)
         estimate = rules.estimate(situation, self.parents.earlier(action))
-        missing = (*where.missing, *found.missing, *_not_built(request))
+        missing = (*where.missing, *found.missing)
         _refuse_to_start(request, missing)
         notes = (
             *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
@@ -274,12 +274,6 @@ def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
         raise NotAvailable(
             "; ".join(missing), fix="Change the request as said, or call with dry_run=true to see the whole Plan."
         )
-
-
-def _not_built(request: ActionRequest) -> tuple[str, ...]:
-    if getattr(request, "format", None) == "transformers":
-        return ("export with format=transformers comes with a later version: use format=onnx",)
-    return ()
 
 
 def _study(automl: policy.Decision, request: ActionRequest) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from mask2former_mcp.planning.request import ActionRequest
 _SUFFIXES = {
     "onnx_file": (".onnx",),
     "trt_engine": (".engine", ".plan", ".trt"),
+    "pretrained_model_path": (*lineage.WEIGHT_SUFFIXES, ".pkl"),
     "model_path": (*lineage.WEIGHT_SUFFIXES, ".onnx"),
 }
 _SIDECAR = "experiment.yaml"  # the resolved spec that train writes beside its checkpoints

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, WrongState
+from mask2former_mcp.errors import DatasetError, InvalidRequest, WrongState
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import REQUESTS
@@ -224,15 +224,14 @@ def test_fsdp_forces_fp16_and_says_so(plan: Any, data: Path) -> None:
     assert said(alone, "nothing to shard")
 
 
-def test_efficientvit_plans_but_does_not_start(make_planner: Any, plan: Any, data: Path) -> None:
+def test_efficientvit_plans_and_may_start(make_planner: Any, plan: Any, data: Path) -> None:
     arguments = {"train_dataset": str(data / "shop"), "backbone": "efficientvit_b0", "num_gpus": 2}
     made = plan("train", machine=GPUS, **arguments)
     assert made.spec["model"]["backbone"] | {} == made.spec["model"]["backbone"]
     assert made.spec["model"]["backbone"]["efficientvit"]["name"] == "b0"
     assert said(made, "sync_batchnorm")
-    assert said(made, "cannot start yet")
-    with pytest.raises(NotAvailable, match="EfficientViT"):
-        make_planner(machine=GPUS).plan(REQUESTS["train"].model_validate(arguments))
+    assert not said(made, "cannot start yet")
+    make_planner(machine=GPUS).plan(REQUESTS["train"].model_validate(arguments))
 
 
 def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
@@ -357,11 +356,13 @@ def test_export_names_its_file_in_the_results(plan: Any, trained: Any) -> None:
     assert named.artifacts == ("export/shop.onnx",)
 
 
-def test_transformers_export_plans_but_does_not_start(plan: Any, make_planner: Any, trained: Any) -> None:
-    assert said(plan("export", parent_job_id=trained.job_id, format="transformers"), "cannot start yet")
-    request = REQUESTS["export"].model_validate({"parent_job_id": trained.job_id, "format": "transformers"})
-    with pytest.raises(NotAvailable, match="transformers"):
-        make_planner().plan(request)
+def test_transformers_export_plans_a_folder(plan: Any, trained: Any) -> None:
+    made = plan("export", parent_job_id=trained.job_id, format="transformers")
+    assert made.spec["export"]["format"] == "transformers"
+    assert made.artifacts == ("export/transformers/model.safetensors",)
+    assert not said(made, "cannot start yet")
+    with pytest.raises(InvalidRequest, match="runtime=tao"):
+        plan("export", parent_job_id=trained.job_id, format="transformers", runtime="tao")
 
 
 def test_an_export_is_measured_and_used_like_a_checkpoint(plan: Any, trained: Any, exported: Any) -> None:
