@@ -57,8 +57,14 @@ class Unreadable:
 class Photos(Dataset["Photo | Unreadable"]):
     """The images, resized for the network; one that cannot be read is reported, not raised."""
 
-    def __init__(self, paths: Sequence[Path], settings: Augmentation, target_size: tuple[int, int] | None) -> None:
-        self.paths, self.settings, self.target_size = paths, settings, target_size
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: Augmentation,
+        target_size: tuple[int, int] | None,
+        within: tuple[int, int] | None,
+    ) -> None:
+        self.paths, self.settings, self.target_size, self.within = paths, settings, target_size, within
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,25 +74,26 @@ class Photos(Dataset["Photo | Unreadable"]):
             original = images.read(self.paths[index])
         except FormatError as error:
             return Unreadable(index, str(error))
-        view = loader.evaluation_view((original.shape[0], original.shape[1]), self.settings, self.target_size)
+        size = (original.shape[0], original.shape[1])
+        view = loader.evaluation_view(size, self.settings, self.target_size, self.within)
         return Photo(index, view.image(original), original)
 
 
 def run(spec: Experiment, results_dir: Path) -> None:
     """Segments the images of `dataset.test.img_dir`. Raises ValueError when there is none, or none can be read."""
     status = StatusLog(results_dir)
-    known = trained.open_checkpoint(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
+    known = trained.open_model(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
     labels = class_table.read_labels(spec.dataset.label_map)
     classes = known.classes or trained.classes_from_labels(labels, spec)
     paths = find_images(spec.dataset.test.img_dir)
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
-    model = fabric.setup_module(known.model)
-    interpret = scoring.Interpreter(spec.model, classes)
+    model = known.model if known.size else fabric.setup_module(known.model)
+    interpret = known.interpreter(spec, classes)
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
     writer = Writer(results_dir, paths, classes, spec)
     progress = Progress(status, len(paths), message="Inference in progress", unit="image")
     unreadable: list[str] = []
-    for items in _batches(spec, paths):
+    for items in _batches(spec, paths, known.size):
         photos = [item for item in items if isinstance(item, Photo)]
         for item in items:
             if isinstance(item, Unreadable):
@@ -94,7 +101,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
                 status.skipped(item.reason)
                 print(f"skipped: {item.reason}", flush=True)
         if photos:
-            for photo, outcome in zip(photos, predict(model, photos, interpret, normalize, fabric.device), strict=True):
+            outcomes = predict(model, photos, interpret, normalize, fabric.device, known.size)
+            for photo, outcome in zip(photos, outcomes, strict=True):
                 writer.add(photo, outcome)
         for item in items:
             progress.step(paths[item.index].name)
@@ -107,13 +115,14 @@ def run(spec: Experiment, results_dir: Path) -> None:
 def predict(
     model: torch.nn.Module,
     photos: Sequence[Photo],
-    interpret: scoring.Interpreter,
+    interpret: scoring.Interpret,
     normalize: Normalize,
     at: torch.device,
+    size: tuple[int, int] | None = None,
 ) -> list[scoring.Outcome]:
-    """One outcome per photo, at its original size."""
+    """One outcome per photo, at its original size. size: to pad to, if not to the largest photo."""
     sizes = [(p.image.shape[0], p.image.shape[1]) for p in photos]
-    padded = (max(h for h, _ in sizes), max(w for _, w in sizes))
+    padded = size or (max(h for h, _ in sizes), max(w for _, w in sizes))
     stacked: Tensor = torch.from_numpy(np.stack([augment.padded(p.image, padded) for p in photos])).permute(0, 3, 1, 2)
     prediction = model(normalize(stacked, sizes, at))
     return [
@@ -212,9 +221,9 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
-def _batches(spec: Experiment, paths: Sequence[Path]) -> "DataLoader[Photo | Unreadable]":
+def _batches(spec: Experiment, paths: Sequence[Path], size: tuple[int, int] | None) -> "DataLoader[Photo | Unreadable]":
     split = spec.dataset.test
-    photos = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size))
+    photos = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), size)
     batch = spec.inference.batch_size if spec.inference.batch_size > 0 else split.batch_size
     keys = [list(range(at, min(at + batch, len(paths)))) for at in range(0, len(paths), batch)]
     return loader.batches(photos, keys, list, split.num_workers, pin=False)

@@ -139,11 +139,12 @@ class Samples(Dataset[Item]):
         *,
         seed: int | None,
         target_size: tuple[int, int] | None = None,
+        within: tuple[int, int] | None = None,
         cache: bool = False,
     ) -> None:
-        """seed: of the training views; None for evaluation."""
+        """seed: of the training views; None for evaluation. within: see `evaluation_view`."""
         self.source, self.rule, self.settings, self.seed = annotated.source, rule, settings, seed
-        self.target_size = target_size
+        self.target_size, self.within = target_size, within
         self.limit = len(self.source)
         self._cache: dict[int, Sample] | None = {} if cache else None
 
@@ -168,7 +169,7 @@ class Samples(Dataset[Item]):
 
     def _evaluation(self, sample: Sample, index: int) -> Item:
         truth = sample.truth
-        view = evaluation_view(truth.size, self.settings, self.target_size)
+        view = evaluation_view(truth.size, self.settings, self.target_size, self.within)
         labels, masks, valid = self.rule(truth, view.labels(truth.planes))
         return Item(view.image(sample.image), labels, masks, valid, self.source.name(index), truth)
 
@@ -231,10 +232,12 @@ def training_loader(samples: Samples, order: Order, *, workers: int, pin: bool) 
     return batches(samples, order, Collate((size[0], size[1])), workers, pin=pin)
 
 
-def evaluation_loader(samples: Samples, *, batch: int, workers: int, pin: bool) -> "DataLoader[Batch]":
-    """Every image once, in file order, the last batch maybe smaller."""
+def evaluation_loader(
+    samples: Samples, *, batch: int, workers: int, pin: bool, size: tuple[int, int] | None = None
+) -> "DataLoader[Batch]":
+    """Every image once, in file order, the last batch maybe smaller. size: to pad to, if not to the largest image."""
     keys = [[(0, i) for i in range(at, min(at + batch, len(samples)))] for at in range(0, len(samples), batch)]
-    return batches(samples, keys, Collate(None), workers, pin=pin)
+    return batches(samples, keys, Collate(size), workers, pin=pin)
 
 
 @dataclass(frozen=True)
@@ -268,8 +271,20 @@ class Collate:
         )
 
 
-def evaluation_view(size: tuple[int, int], settings: Augmentation, target_size: tuple[int, int] | None) -> View:
-    """How an image of (height, width) enters the network when it is not trained on."""
+def evaluation_view(
+    size: tuple[int, int],
+    settings: Augmentation,
+    target_size: tuple[int, int] | None,
+    within: tuple[int, int] | None = None,
+) -> View:
+    """How an image of (height, width) enters the network when it is not trained on.
+
+    within: the one size that an exported graph takes; the image is as large in it as its proportions allow.
+    """
+    if within is not None:
+        scale = min(within[0] / size[0], within[1] / size[1])
+        fitted = (min(within[0], max(1, round(size[0] * scale))), min(within[1], max(1, round(size[1] * scale))))
+        return augment.whole(size, fitted)
     scaled = target_size or augment.shortest_edge(size, settings.test_min_size, settings.test_max_size)
     return augment.whole(size, scaled)
 

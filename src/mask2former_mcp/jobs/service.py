@@ -25,10 +25,6 @@ from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _POLL_S = 0.2
 _ORPHAN_CHECK = 4  # polls
-_NOT_BUILT = {
-    "quantize": "the engine cannot quantize yet",
-    "gen_trt_engine": "the engine cannot build TensorRT engines yet",
-}
 
 
 class Jobs(JobViews):
@@ -225,11 +221,6 @@ def refuse_unavailable(plan: Plan) -> None:
     if plan.runtime != "engine":
         raise NotAvailable(
             f"runtime {plan.runtime!r} needs containers, and platform 'local' runs none", fix="Use runtime='engine'."
-        )
-    if plan.action in _NOT_BUILT:
-        raise NotAvailable(
-            f"{plan.action} can be planned but not started: {_NOT_BUILT[plan.action]}",
-            fix="Use dry_run=true to see the Plan; export and inference run today.",
         )
 
 

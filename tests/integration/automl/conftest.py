@@ -12,13 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
-from mask2former_mcp.jobs.members import members
 
 from mask2former_mcp import bundle
 from mask2former_mcp.automl import result
 from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.demo import scenes
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.members import members
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.planning.machine import Machine
@@ -40,7 +40,7 @@ class Laboratory:
             engine_command=(sys.executable, str(ENGINE), str(self.behaviour)),
             gpus="none",
             cancel_grace_s=2.0,
-            poll_s=0.05,
+            poll_s=0.15,
         )
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("M2F_")}
         self.jobs = Jobs(self.settings, self.environ)
