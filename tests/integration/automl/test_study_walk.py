@@ -145,14 +145,3 @@ def test_cancelling_a_study_stops_its_trials_and_resuming_goes_on_with_them(labo
     assert trials[0].id == first.id
     assert len(laboratory.starts(first)) == 2
     assert laboratory.result(study)["trials"][0]["status"] == "finished"
-
-
-def test_when_the_time_is_up_the_best_so_far_is_the_winner(laboratory: Any) -> None:
-    laboratory.behave(epoch_s=0.5)
-    study = laboratory.start(max_trials=9, epochs=60, time_budget_minutes=0.1)
-    ended = laboratory.finish(study)
-    assert ended.state is JobState.SUCCEEDED, ended.message + laboratory.log(study)
-    found = laboratory.result(study)
-    assert found["winner"]["trial"] == 0
-    assert "time budget" in found["winner"]["reason"]
-    assert (laboratory.settings.home / found["winner"]["checkpoint"]).is_file()
