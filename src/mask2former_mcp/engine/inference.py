@@ -4,7 +4,8 @@
     panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), described in panoptic.json (COCO panoptic)
     instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score
     semantic/<stem>.png         category id per pixel (16 bit where an id is above 255)
-    images.json                 image_id -> file, stem, size: what the ids above refer to
+    images.json                 image_id -> file (from img_dir on), stem, size: what the ids above refer to
+    unreadable.json             the images that were passed over, and why
 
 Panoptic mode writes all of it, instance mode pictures and instances, semantic mode pictures and semantic maps.
 """
@@ -85,7 +86,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
     known = trained.open_model(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
     labels = class_table.read_labels(spec.dataset.label_map)
     classes = known.classes or trained.classes_from_labels(labels, spec)
-    paths = find_images(spec.dataset.test.img_dir)
+    paths = find_images(spec.dataset.test.img_dir, without=results_dir)
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
     model = known.model if known.size else fabric.setup_module(known.model)
     interpret = known.interpreter(spec, classes)
@@ -109,6 +110,10 @@ def run(spec: Experiment, results_dir: Path) -> None:
     if len(unreadable) == len(paths):
         raise ValueError(f"none of the {len(paths)} images could be read; the first: {unreadable[0]}")
     writer.close()
+    _write_json(results_dir / "unreadable.json", unreadable)
+    told = f", {len(unreadable)} could not be read and were passed over" if unreadable else ""
+    status.running(f"Segmented {len(paths) - len(unreadable)} images{told}.", unreadable=len(unreadable))
+    print(f"segmented {len(paths) - len(unreadable)} images{told}", flush=True)
 
 
 @torch.inference_mode()
@@ -136,7 +141,8 @@ class Writer:
 
     def __init__(self, folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment) -> None:
         self._folder, self._classes, self._model = folder, classes, spec.model
-        self._paths, self._stems = paths, unique_stems(paths)
+        self._names = [path.relative_to(spec.dataset.test.img_dir).as_posix() for path in paths]
+        self._stems = unique_stems(paths)
         self._images: list[ImageEntry] = []
         self._panoptic: list[dict[str, Any]] = []
         self._instances: list[dict[str, Any]] = []
@@ -145,7 +151,7 @@ class Writer:
     def add(self, photo: Photo, outcome: scoring.Outcome) -> None:
         stem, image_id = self._stems[photo.index], photo.index + 1
         height, width = photo.original.shape[:2]
-        self._images.append(ImageEntry(image_id, str(self._paths[photo.index].name), width, height))
+        self._images.append(ImageEntry(image_id, self._names[photo.index], width, height))
         mode, threshold = self._model.mode, self._model.object_mask_threshold
         regions = artifacts.outcome_regions(outcome, self._classes, mode=mode, threshold=threshold)
         artifacts.save(self._folder / f"{stem}.jpg", artifacts.overlay(photo.original, regions, self._classes))
@@ -194,14 +200,24 @@ class Writer:
         return self._folder / kind / f"{stem}.png"
 
 
-def find_images(folder: str) -> list[Path]:
-    """The images in a folder and in those directly below it, in name order. Raises ValueError when there is none."""
+def find_images(folder: str, *, without: Path | None = None) -> list[Path]:
+    """The images in a folder and in those directly below it, in name order.
+
+    without: the folder for results, which may lie below. Raises ValueError when there is no image, and where results
+    would be written over them.
+    """
     if not folder:
         raise ValueError("dataset.test.img_dir is empty: set it to the folder with the images to segment")
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"dataset.test.img_dir = {folder}: there is no such folder")
-    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    own = without.resolve() if without is not None else None
+    if own == root.resolve():
+        raise ValueError(
+            f"dataset.test.img_dir = {folder} is the folder for the results as well, and overlays would replace the"
+            " images: set another results_dir"
+        )
+    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p.resolve() != own)
     found = [image for place in (root, *below) for image in images.listing(place)]
     if not found:
         raise ValueError(f"dataset.test.img_dir = {folder}: no image ({', '.join(sorted(images.SUFFIXES))}) in it")

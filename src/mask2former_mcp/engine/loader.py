@@ -1,7 +1,7 @@
 """From a source to batches: workers, cache, order. The same seed gives the same batches whatever the number of workers.
 
-Every sample is drawn with a generator of its own, seeded by (seed, epoch, index), and the order of an epoch by
-(seed, epoch): nothing depends on which process loads what, or on what was loaded before. So resuming is only starting
+Every sample is drawn with a generator of its own, seeded by (seed, pass, index), and the order of an epoch by
+(seed, epoch); a pass is one use of the whole split, of which a long epoch has several. Nothing depends on which process loads what, or on what was loaded before. So resuming is only starting
 the order somewhere in the middle.
 """
 
@@ -27,7 +27,7 @@ from mask2former_mcp.engine.data import Annotated, Sample, Source, Truth
 from mask2former_mcp.spec.dataset import Augmentation
 
 CACHE_BYTES = 2 << 30  # at most this, and at most an eighth of what is free, for decoded training images
-Key = tuple[int, int]  # (epoch, index)
+Key = tuple[int, int]  # (pass over the split, index)
 
 cv2.setNumThreads(0)  # its own threads and the loader's processes together would fight for the cores
 
@@ -152,11 +152,11 @@ class Samples(Dataset[Item]):
         return min(self.limit, len(self.source))
 
     def __getitem__(self, key: Key) -> Item:
-        epoch, index = key
+        turn, index = key
         sample = self._sample(index)
         if self.seed is None:
             return self._evaluation(sample, index)
-        return self._training(sample, index, np.random.default_rng((self.seed, epoch, index)))
+        return self._training(sample, index, np.random.default_rng((self.seed, turn, index)))
 
     def _training(self, sample: Sample, index: int, rng: np.random.Generator) -> Item:
         truth = sample.truth
@@ -183,7 +183,7 @@ class Samples(Dataset[Item]):
 
 @dataclass(frozen=True)
 class Order:
-    """Batches of (epoch, index) keys for all epochs from `start_step` on: what a worker is asked for, in order.
+    """Batches of (pass, index) keys for all epochs from `start_step` on: what a worker is asked for, in order.
 
     An epoch is `steps` batches of `batch` x `ranks` images, drawn without repetition until the split is used up; then
     the next shuffle begins. Each rank takes every `ranks`-th image.
@@ -204,16 +204,16 @@ class Order:
             order = self._epoch(epoch)
             for step in range(skip, self.steps):
                 first = step * self.batch * self.ranks + self.rank
-                yield [(epoch, int(i)) for i in order[first : first + self.batch * self.ranks : self.ranks]]
+                yield order[first : first + self.batch * self.ranks : self.ranks]
 
     def __len__(self) -> int:
         return max(0, self.epochs * self.steps - self.start_step)
 
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+    def _epoch(self, epoch: int) -> list[Key]:
         rng = np.random.default_rng((self.seed, epoch))
         needed = self.steps * self.batch * self.ranks
         passes = -(-needed // self.images)
-        return np.concatenate([rng.permutation(self.images) for _ in range(passes)])
+        return [(epoch * passes + n, int(i)) for n in range(passes) for i in rng.permutation(self.images)]
 
 
 def steps_per_epoch(images: int, batch: int, ranks: int, iters_per_epoch: int | None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, interruption, loader, scoring
+from mask2former_mcp.engine import artifacts, device, interruption, loader, scoring
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
@@ -34,6 +34,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
         asked.obey()
         try:
             fit(work, asked)
+        except interruption.AtOnce:  # maybe in the middle of a step: such a state is not worth keeping
+            raise
         except interruption.Interrupted:
             work.save()
             work.status.running("Saved a checkpoint to resume from.", epoch=work.state.epoch, step=work.state.step)
@@ -76,15 +78,15 @@ def train_step(work: Run, batch: Batch) -> float:
     """One batch forward, backward and into the weights; returns its loss. Raises FloatingPointError for NaN or Inf."""
     at = work.fabric.device
     prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
-    with work.fabric.autocast():
-        losses = work.criterion(prediction, batch.targets(at))
+    # Outside autocast: its sums over all pixels of a mask are rounded, or infinite, in half precision.
+    losses = work.criterion(prediction, batch.targets(at))
     loss = float(losses.total.detach())
     if not math.isfinite(loss):
         names = ", ".join(os.path.basename(name) for name in batch.names)
         raise FloatingPointError(f"the loss is {loss} at step {work.state.step} (images: {names}). {BETTER_LOSS}")
     work.fabric.backward(losses.total)
     if (largest := work.spec.train.clip_grad_norm) > 0:
-        work.fabric.clip_gradients(work.model, work.optimizer, max_norm=largest, error_if_nonfinite=False)
+        device.clip_gradients(work.fabric, work.model, work.plain_optimizer, largest)
     work.optimizer.step()
     work.optimizer.zero_grad(set_to_none=True)
     work.schedule.step()

@@ -40,7 +40,9 @@ class AutomlSettings(BaseModel):
     reduction_factor: Annotated[int, Field(ge=2, strict=True)] | None = None
     seed: Annotated[int, Field(strict=True)] | None = None
     time_budget_minutes: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
-    search_space: dict[str, Any] | None = None
+    search_space: dict[str, Any] | None = Field(
+        None, description="Keys to vary instead of the rates; popular: model.mask_former.{class,dice,mask}_weight."
+    )
     metric: Literal["mIoU", "PQ", "AP"] | None = None
 
 

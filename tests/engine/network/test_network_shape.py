@@ -11,8 +11,8 @@ from mask2former_mcp.engine import criterion
 from mask2former_mcp.engine.criterion import Targets
 from mask2former_mcp.engine.model import weights
 from mask2former_mcp.engine.model.network import Mask2Former, build
-from mask2former_mcp.engine.model.swin import SIZES
 from mask2former_mcp.spec.experiment import load
+from mask2former_mcp.spec.swin_sizes import SWIN_SIZES as SIZES
 
 FACTS = json.loads((Path(__file__).parents[2] / "facts" / "weight-names-swin-tiny.json").read_text())
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mask2former_mcp.engine.model import efficientvit
 from mask2former_mcp.engine.model.efficientvit import EfficientVit
 from mask2former_mcp.engine.model.pixel_decoder import PixelDecoder
-from mask2former_mcp.engine.model.swin import PATCH, SIZES, Swin
+from mask2former_mcp.engine.model.swin import PATCH, Swin
 from mask2former_mcp.engine.model.transformer_decoder import MaskedTransformerDecoder
+from mask2former_mcp.spec import swin_sizes
 
 if TYPE_CHECKING:
     from mask2former_mcp.spec.experiment import Experiment
@@ -133,12 +134,7 @@ def _efficientvit(experiment: Experiment, *, recompute: bool) -> EfficientVit:
 def _swin(experiment: Experiment, *, recompute: bool) -> Swin:
     """The Swin backbone: `type` sets width, depths and heads; values that are not tiny's, the defaults, win over it."""
     spec = experiment.model.backbone.swin
-    if spec.type not in SIZES:
-        raise ValueError(f"model.backbone.swin.type = {spec.type!r}: must be one of {', '.join(SIZES)}.")
-    size, default = SIZES[spec.type], SIZES["tiny"]
-    embed_dim = size.embed_dim if spec.embed_dim == default.embed_dim else spec.embed_dim
-    depths = size.depths if tuple(spec.depths) == default.depths else tuple(spec.depths)
-    num_heads = size.num_heads if tuple(spec.num_heads) == default.num_heads else tuple(spec.num_heads)
+    embed_dim, depths, num_heads = swin_sizes.meant(spec.type, spec.embed_dim, spec.depths, spec.num_heads)
     for key, values in (("depths", depths), ("num_heads", num_heads)):
         if len(values) != 4:
             raise ValueError(f"model.backbone.swin.{key} = {list(values)}: needs 4 numbers, one for each stage.")
