@@ -24,10 +24,10 @@ from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.verdict import Verdict, judge
 from mask2former_mcp.platforms.devices import inventory
-from mask2former_mcp.platforms.local import LocalPlatform
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Task
+from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
@@ -220,7 +220,7 @@ class Supervisor:
     def _conclude(self, job: Job, follower: following.Follower, seen: Observation, *, stopping: bool) -> None:
         folders = Folders.of(self.store.home, job)
         if seen.exit_code is None:  # only reached while stopping
-            self._end(job, judge(-9, follower.run, (), (), stopping=True), None)
+            self._end(job, judge(Observation("exited", exit_code=-9), follower.run, (), (), stopping=True), None)
             return
         missing: tuple[str, ...] = ()
         if seen.exit_code == 0:
@@ -229,7 +229,7 @@ class Supervisor:
             newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
             missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
         tail = _of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
-        self._end(job, judge(seen.exit_code, follower.run, missing, tail, stopping=stopping), seen.exit_code)
+        self._end(job, judge(seen, follower.run, missing, tail, stopping=stopping), seen.exit_code)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
         own = action_folder(job.action, resolved_spec(job, folders), folders.results)
@@ -280,7 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         store.note_supervisor(job_id, dict(identify(os.getpid()) or {}), spawned=False)
         _log.info("%s: attempt %d, %s", job_id, job.attempt, job.state)
-        Supervisor(settings, store, LocalPlatform(settings.home, settings.engine), dict(os.environ)).run(job_id)
+        platform = platform_for(job.plan.platform, settings, os.environ)
+        Supervisor(settings, store, platform, dict(os.environ)).run(job_id)
         _log.info("%s: %s", job_id, store.get(job_id).state)
     store.close()
     return 0
