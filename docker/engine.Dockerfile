@@ -20,7 +20,7 @@ ENV PYTHONPATH=/opt/mask2former/code:/opt/mask2former/site \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # The host's Python chose the packages: a base with another one fails here and not in somebody's training.
 RUN ["mask2former", "--help"]
-RUN ["python3", "-c", "import torch, cv2, numpy, onnxruntime, pycocotools, scipy, yaml, pydantic"]
+RUN ["python3", "-c", "import mask2former_mcp.engine.train, mask2former_mcp.engine.evaluate, mask2former_mcp.engine.inference, mask2former_mcp.engine.export, onnxruntime, tensorboard"]
 USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["mask2former"]

@@ -21,7 +21,9 @@ from mask2former_mcp.platforms.protocol import Bind, Task
 RESULTS, INSIDE = "/results", "/job"
 UNPRIVILEGED = 65532  # who a container is where the caller is root
 _ALLOWED = re.compile(r"TZ|LANG|LC_[A-Z]+|OMP_NUM_THREADS|NCCL_[A-Z0-9_]+|CUBLAS_WORKSPACE_CONFIG|PYTORCH_[A-Z0-9_]+")
-_SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot", "/var/lib/docker", "/root/.ssh")))
+_SYSTEM = tuple(
+    map(Path, ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot", "/var/lib/docker", "/root/.ssh"))
+)
 
 
 def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str) -> Task:

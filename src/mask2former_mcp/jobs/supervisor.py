@@ -220,7 +220,7 @@ class Supervisor:
     def _conclude(self, job: Job, follower: following.Follower, seen: Observation, *, stopping: bool) -> None:
         folders = Folders.of(self.store.home, job)
         if seen.exit_code is None:  # only reached while stopping
-            self._end(job, judge(Observation("exited", exit_code=-9), follower.run, (), (), stopping=True), None)
+            self._end(job, judge(-9, follower.run, (), (), stopping=True), None)
             return
         missing: tuple[str, ...] = ()
         if seen.exit_code == 0:
@@ -229,7 +229,10 @@ class Supervisor:
             newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
             missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
         tail = _of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
-        self._end(job, judge(seen, follower.run, missing, tail, stopping=stopping), seen.exit_code)
+        verdict = judge(
+            seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
+        )
+        self._end(job, verdict, seen.exit_code)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
         own = action_folder(job.action, resolved_spec(job, folders), folders.results)

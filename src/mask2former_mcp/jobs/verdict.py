@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from mask2former_mcp.jobs.failure import explain
 from mask2former_mcp.jobs.job import JobState
 from mask2former_mcp.jobs.status import Run
-from mask2former_mcp.platforms.protocol import Observation
-
 
 # The kernel ends a child (a data loader) and the trainer may still exit with 0, so this does not hang on the code.
 _MEMORY_LIMIT = (
-    "The container reached its memory limit and the kernel ended a process in it. Use a smaller batch_size or fewer data"
-    " workers (dataset.train.num_workers), or ask the operator to raise container_memory_gb; then resume_job."
+    "The container reached its memory limit and the kernel ended a process in it. Use a smaller batch_size or fewer"
+    " data workers (dataset.train.num_workers), or ask the operator to raise container_memory_gb; then resume_job."
 )
 
 
@@ -24,19 +22,25 @@ class Verdict:
 
 
 def judge(
-    seen: Observation, run: Run, missing: Sequence[str], log_tail: Sequence[str], *, stopping: bool = False
+    exit_code: int,
+    run: Run,
+    missing: Sequence[str],
+    log_tail: Sequence[str],
+    *,
+    stopping: bool = False,
+    out_of_memory: bool = False,
 ) -> Verdict:
-    """`seen` is the exit that the platform saw; `missing` are the artifact patterns without a file; `stopping`: somebody asked for the end.
+    """`missing` are the artifact patterns without a file; `stopping`: somebody asked for the end; `out_of_memory`: the
+    platform saw the memory limit hit.
 
     TAO's container exits 0 when it is interrupted and writes no FAILURE line when it runs out of memory, so neither
     the code nor the file is proof alone. A run that had finished before the request to stop reached it has succeeded.
     """
-    exit_code = seen.exit_code
     if exit_code == 0 and run.done and not missing:
         return Verdict(JobState.SUCCEEDED, "")
     if stopping:
         return Verdict(JobState.CANCELLED, "Cancelled. Checkpoints are kept; resume_job continues.", None)
-    if seen.out_of_memory:
+    if out_of_memory:
         return Verdict(JobState.FAILED, _MEMORY_LIMIT, "out_of_memory")
     if exit_code != 0 or run.failure is not None:
         failure = explain(exit_code, run.failure, log_tail)

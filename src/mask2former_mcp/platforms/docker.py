@@ -1,10 +1,12 @@
 """The job as a container of a Docker Engine on this machine.
 
-The name is made from home, job and attempt: Docker gives a name once, which is the fence. How it ended is written beside
-the job before the container is removed, so a container that is gone is no riddle. The log is copied into the job's
-log file whenever somebody polls, from where the last copy ended; a restart of the daemon (live-restore) only pauses it.
+The name is made from home, job and attempt: Docker gives a name once, which is the fence. How it ended is written
+beside the job before the container is removed, so a container that is gone is no riddle. The log is copied into the
+job's log file whenever somebody polls, from where the last copy ended; a restart of the daemon (live-restore) only
+pauses it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -109,6 +111,11 @@ class DockerPlatform:
         run.mkdir(parents=True, exist_ok=True)
         if (run / _EXIT_FILE).exists():
             return handle
+        if not self.daemon.is_local():
+            raise NotAvailable(
+                f"the Docker daemon at {self.daemon.host} does not see the files of this machine",
+                fix="Unset DOCKER_HOST, or run the server on the daemon's machine.",
+            )
         self._check_image(str(task.image))
         self._check_gpus(task)
         try:
@@ -168,10 +175,8 @@ class DockerPlatform:
 
     def logs(self, handle: Handle) -> Iterator[str]:
         if not (self.home / handle["run"] / _EXIT_FILE).exists():
-            try:
+            with contextlib.suppress(Gone, Unreachable):
                 self._copy_log(handle)
-            except (Gone, Unreachable):
-                pass
         try:
             with (self.home / handle["log"]).open(encoding="utf-8", errors="replace") as stream:
                 yield from stream
@@ -219,7 +224,7 @@ class DockerPlatform:
         if task.devices and "nvidia" not in self.daemon.info().get("Runtimes", {}):
             raise NotAvailable(
                 "this Docker Engine has no NVIDIA runtime, so its containers see no GPU",
-                fix="Install the NVIDIA Container Toolkit, or set `gpus = \"none\"` in config.toml for the CPU.",
+                fix='Install the NVIDIA Container Toolkit, or set `gpus = "none"` in config.toml for the CPU.',
             )
 
     def _patiently(self, ask: Callable[[], _Answer]) -> _Answer:
@@ -238,7 +243,7 @@ class DockerPlatform:
 
 def _start_advice(said: str) -> str:
     if "could not select device driver" in said:
-        return "Install the NVIDIA Container Toolkit, or set `gpus = \"none\"` in config.toml for the CPU."
+        return 'Install the NVIDIA Container Toolkit, or set `gpus = "none"` in config.toml for the CPU.'
     if "executable file not found" in said:
         return "The image has no `mask2former` command: name another `image`, or build ours with scripts/build-image."
     if "mount" in said:

@@ -38,7 +38,7 @@ class Daemon:
 
     def create(self, name: str, config: Mapping[str, Any]) -> None:
         with self._asking() as client:
-            client.create_container_from_config(dict(config), name=name)
+            client.create_container_from_config(dict(config), name=name)  # type: ignore[no-untyped-call] # no stub
 
     def start(self, name: str) -> None:
         with self._asking() as client:
@@ -65,13 +65,13 @@ class Daemon:
     def log(self, name: str, *, since: str = "") -> Iterator[bytes]:
         """Lines with the daemon's RFC 3339 time in front; those from the second of `since` on are enough."""
         with self._asking() as client:
-            text: bytes = client.logs(name, timestamps=True, **_since(since))
+            text = client.logs(name, timestamps=True, since=_second(since))
         return iter(text.splitlines(keepends=True))
 
     def has_image(self, image: str) -> bool:
         try:
             with self._asking() as client:
-                client.inspect_image(image)
+                client.inspect_image(image)  # type: ignore[no-untyped-call] # no stub
         except Gone:
             return False
         return True
@@ -90,7 +90,7 @@ class Daemon:
         try:
             if self._client is None:
                 self._client = docker.APIClient(base_url=self.host, version="auto", timeout=_TIMEOUT_S)
-            self._client.timeout = timeout_s
+            self._client.timeout = round(timeout_s)
             yield self._client
         except NotFound as error:
             raise Gone(_said(error)) from error
@@ -103,10 +103,9 @@ class Daemon:
             raise Unreachable(" ".join(str(error).split())[:300]) from error
 
 
-def _since(stamp: str) -> dict[str, int]:
-    if not stamp:
-        return {}
-    return {"since": int(datetime.fromisoformat(stamp.split(".")[0].rstrip("Z") + "+00:00").timestamp())}
+def _second(stamp: str) -> datetime | None:
+    """The daemon's time without its nanoseconds; the SDK reads a naive time as UTC."""
+    return datetime.fromisoformat(stamp.split(".")[0].rstrip("Z")) if stamp else None
 
 
 def _said(error: APIError) -> str:
