@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import docker
 import pytest
 from mcp import Client
+
+import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 TERMINAL = {"succeeded", "failed", "cancelled", "lost"}

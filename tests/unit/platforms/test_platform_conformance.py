@@ -186,7 +186,9 @@ def test_a_secret_is_masked_in_the_log(workshop: Workshop) -> None:
 
 
 def test_the_process_sees_the_given_environment_and_its_label_only(workshop: Workshop) -> None:
-    task = workshop.task("environment", environment={"PATH": "/usr/local/bin:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "GPU-1"})
+    task = workshop.task(
+        "environment", environment={"PATH": "/usr/local/bin:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "GPU-1"}
+    )
     handle = workshop.platform.submit(task)
     workshop.wait(handle)
     seen = set(eval("".join(list(workshop.platform.logs(handle))[1:])))
