@@ -116,8 +116,6 @@ class _Mounts:
             why = "it holds the server's own files"
         elif any(source.is_relative_to(place) for place in _SYSTEM):
             why = "it belongs to the system"
-        elif ":" in str(source):
-            why = "Docker cannot mount a path with a colon"
         elif source.is_relative_to(home):
             below = source.relative_to(home).parts
             shared = below[0] == "cache" or (below[0] == "jobs" and len(below) > 3 and below[2] == "results")

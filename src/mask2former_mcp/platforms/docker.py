@@ -60,13 +60,17 @@ class DockerPlatform:
         memory = int(limits.memory_gb * _GB)
         host: dict[str, Any] = {
             "AutoRemove": False,
-            "Binds": [f"{bind.source}:{bind.target}:{'ro' if bind.read_only else 'rw'}" for bind in task.binds],
             "CapDrop": ["ALL"],
             "Init": True,  # SIGTERM would not reach a Python that is process 1
             "IpcMode": "private",
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "64m", "max-file": "4"}},
             "Memory": memory,
             "MemorySwap": memory,
+            # Not `Binds`: those make a missing source, as root, and split paths at colons.
+            "Mounts": [
+                {"Type": "bind", "Source": str(bind.source), "Target": bind.target, "ReadOnly": bind.read_only}
+                for bind in task.binds
+            ],
             "NetworkMode": limits.network,
             "PidsLimit": limits.pids,
             "Privileged": False,
