@@ -216,12 +216,10 @@ class Jobs(JobViews):
 
 def refuse_unavailable(plan: Plan) -> None:
     """NotAvailable with what is missing, for what can be planned but not yet run."""
-    if plan.platform != "local":
+    if plan.platform not in ("local", "docker"):
         raise NotAvailable(f"platform {plan.platform!r} is not built yet", fix="Use platform='local'.")
     if plan.runtime != "engine":
-        raise NotAvailable(
-            f"runtime {plan.runtime!r} needs containers, and platform 'local' runs none", fix="Use runtime='engine'."
-        )
+        raise NotAvailable(f"runtime {plan.runtime!r} cannot be started yet", fix="Use runtime='engine'.")
 
 
 def _refuse_used_folder(chosen: str | None) -> None:
