@@ -25,10 +25,10 @@ from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.verdict import Verdict, judge
 from mask2former_mcp.platforms.devices import inventory
-from mask2former_mcp.platforms.local import LocalPlatform
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Task
+from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
@@ -234,7 +234,10 @@ class Supervisor:
             newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
             missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
         tail = _of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
-        self._end(job, judge(seen.exit_code, follower.run, missing, tail, stopping=stopping), seen.exit_code)
+        verdict = judge(
+            seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
+        )
+        self._end(job, verdict, seen.exit_code)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
         own = action_folder(job.action, resolved_spec(job, folders), folders.results)
@@ -285,7 +288,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         store.note_supervisor(job_id, dict(identify(os.getpid()) or {}), spawned=False)
         _log.info("%s: attempt %d, %s", job_id, job.attempt, job.state)
-        Supervisor(settings, store, LocalPlatform(settings.home, settings.engine), dict(os.environ)).run(job_id)
+        platform = platform_for(job.plan.platform, settings, os.environ)
+        Supervisor(settings, store, platform, dict(os.environ)).run(job_id)
         _log.info("%s: %s", job_id, store.get(job_id).state)
     store.close()
     return 0

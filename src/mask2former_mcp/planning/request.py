@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 DatasetFormat = Literal["coco_panoptic", "coco", "ade"]
 Mode = Literal["panoptic", "instance", "semantic"]
-Platform = Literal["local"]  # lists only what exists
+Platform = Literal["local", "docker"]  # lists only what exists
 # Numbers are strict: "5", true or 2.5 where a count is asked is a mistake to report, not to round.
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Backbone = Literal[
