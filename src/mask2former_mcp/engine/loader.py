@@ -1,8 +1,8 @@
 """From a source to batches: workers, cache, order. The same seed gives the same batches whatever the number of workers.
 
 Every sample is drawn with a generator of its own, seeded by (seed, pass, index), and the order of an epoch by
-(seed, epoch); a pass is one use of the whole split, of which a long epoch has several. Nothing depends on which process loads what, or on what was loaded before. So resuming is only starting
-the order somewhere in the middle.
+(seed, epoch); a pass is one use of the whole split, of which a long epoch has several. Nothing depends on which process
+loads what, or on what was loaded before. So resuming is only starting the order somewhere in the middle.
 """
 
 import os
