@@ -47,7 +47,7 @@ class Jobs(JobViews):
         """Store the job and start its supervisor. The same run name with the same plan answers the same job.
 
         `study_id` and `trial` make it a member of a study, whose supervisor alone passes them.
-        NotAvailable: this action, runtime or platform cannot run here, or the engine is not installed; nothing is stored.
+        NotAvailable: this action, runtime or platform cannot run here, or the engine is missing; nothing is stored.
         InvalidRequest: the run name or the results folder belongs to something else.
         """
         refuse_unavailable(plan)
