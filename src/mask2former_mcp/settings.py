@@ -87,7 +87,11 @@ def _file_values(path: Path) -> dict[str, Any]:
             values = tomllib.load(stream)
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, OSError) as error:
+    except NotADirectoryError as error:
+        raise InvalidRequest(
+            f"the home {path.parent} is not a folder", fix=f"Set {PREFIX}HOME to a folder, or to one that can be made."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}", fix="Correct the file or move it away.") from error
     for name in values:
         if name not in _PARSERS:

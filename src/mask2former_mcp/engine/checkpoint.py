@@ -59,7 +59,8 @@ def save(
 
     model, optimizer, scheduler: the object or its state dict; rng: see `random_state`; progress: what the loop needs to
     go on.
-    Raises TypeError naming the place of a value that is neither a tensor nor a plain Python value.
+    Raises TypeError naming the place of a value that is neither a tensor nor a plain Python value, and OSError when the
+    file cannot be written.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     content = {
@@ -82,6 +83,12 @@ def save(
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into a complaint about positions
+        room = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(
+            f"{path} could not be written ({_reason(error)}; {room:.0f} MiB are free there)."
+            " Earlier checkpoints are whole: make room and resume."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     if latest:
@@ -291,6 +298,16 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([saved.cpu() for saved in state["cuda"]])
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, behind whatever a library made of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
 
 
 def _state(thing: Any) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, criterion, data, device, loader, scoring, trained
+from mask2former_mcp.engine import artifacts, criterion, data, device, loader, scoring, targets, trained
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.metrics import PerClass
@@ -69,7 +69,7 @@ def split_batches(spec: Experiment, annotated: data.Annotated, size: tuple[int, 
     split = spec.dataset.val
     samples = loader.Samples(
         annotated,
-        loader.rule_for(spec.model.mode, annotated.classes),
+        targets.rule_for(spec.model.mode, annotated.classes),
         spec.dataset.augmentation,
         seed=None,
         target_size=loader.pair(split.target_size),

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import checkpoint, criterion, data, device, loader, optim, resume
+from mask2former_mcp.engine import checkpoint, criterion, data, device, loader, optim, resume, targets
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch, Normalize
@@ -127,14 +127,14 @@ def _refuse_mixed_runs(folder: Path, resumed_from: str) -> None:
 
 def _training_samples(spec: Experiment, annotated: data.Annotated, seed: int) -> loader.Samples:
     keep = loader.fits_in_memory(annotated.source, spec.dataset.train.num_workers)
-    rule = loader.rule_for(spec.model.mode, annotated.classes)
+    rule = targets.rule_for(spec.model.mode, annotated.classes)
     return loader.Samples(annotated, rule, spec.dataset.augmentation, seed=seed, cache=keep)
 
 
 def _validation_batches(spec: Experiment, classes: Classes) -> "DataLoader[Batch]":
     split = spec.dataset.val
     annotated = data.open_split(split, spec.dataset, num_classes=len(classes), classes=classes)
-    rule = loader.rule_for(spec.model.mode, classes)
+    rule = targets.rule_for(spec.model.mode, classes)
     size = loader.pair(split.target_size)
     samples = loader.Samples(annotated, rule, spec.dataset.augmentation, seed=None, target_size=size)
     if spec.train.is_dry_run:

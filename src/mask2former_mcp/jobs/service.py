@@ -53,7 +53,8 @@ class Jobs(JobViews):
         refuse_unavailable(plan)
         if plan.run_name is not None and (found := self.store.named(plan.run_name, plan)) is not None:
             return self._followed(found)
-        self._refuse_without_engine()
+        if plan.platform == "local":  # an image brings its own
+            self._refuse_without_engine()
         job_id = new_id(plan.action)
         _refuse_used_folder(plan.results_dir)
         single = plan.automl.route == "automl" and plan.study is None  # the study and its only trial are one row

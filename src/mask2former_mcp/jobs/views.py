@@ -10,7 +10,7 @@ from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.logs import LogPage, read_page
+from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
 from mask2former_mcp.jobs.members import find_winner, winner_id
 from mask2former_mcp.jobs.prepare import MASK, action_folder, masked, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
@@ -31,9 +31,12 @@ class JobViews:
     def attempts(self, job_id: str) -> Sequence[Attempt]:
         return self.store.history.attempts(self.store.get(job_id).id)
 
-    def logs(self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None) -> LogPage:
+    def logs(
+        self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None, budget: int = MAX_READ
+    ) -> LogPage:
         """Lines of the job's log; the encryption key is masked, should the engine have printed it."""
-        page = read_page(self._folders(self.store.get(job_id)).log, tail=tail, grep=grep, cursor=cursor)
+        log = self._folders(self.store.get(job_id)).log
+        page = read_page(log, tail=tail, grep=grep, cursor=cursor, budget=budget)
         if not self._secret:
             return page
         return replace(page, lines=tuple(line.replace(self._secret, MASK) for line in page.lines))

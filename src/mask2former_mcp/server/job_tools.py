@@ -185,11 +185,14 @@ async def _wait_for_job(services: Services, request: WaitForJobRequest, context:
 
 
 def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
-    page = services.jobs.logs(request.job_id, tail=request.tail, grep=request.grep, cursor=request.cursor)
+    page = services.jobs.logs(
+        request.job_id, tail=request.tail, grep=request.grep, cursor=request.cursor, budget=_MAX_LOG_CHARACTERS
+    )
     lines = [clean_line(line) for line in page.lines]
     kept = _newest_within(lines, _MAX_LOG_CHARACTERS)
+    left_out = len(lines) - len(kept)  # only without a cursor: with one they come with the next
     facts = {"job_id": request.job_id, "lines": kept, "next_cursor": page.next_cursor}
-    note = f" ({len(lines) - len(kept)} earlier lines left out)" if len(kept) < len(lines) else ""
+    note = f" ({left_out} earlier lines left out: lower tail, or grep)" if left_out else ""
     text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"The log of {request.job_id} has no such lines."
     return answer(facts, text=f"{text}\nnext_cursor: {page.next_cursor}")
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import random
+import resource
 import sys
 import types
 from pathlib import Path
@@ -211,3 +212,18 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     draw()
     checkpoint.restore_random_state(checkpoint.load(tmp_path / "a.pth")["rng"])
     assert draw() == first
+
+
+def test_a_file_that_does_not_fit_leaves_the_earlier_one_and_says_so(tmp_path: Path) -> None:
+    first = tmp_path / checkpoint.file_name(0, 1)
+    checkpoint.save(first, model={"w": torch.zeros(10)}, epoch=0, global_step=1)
+    second = tmp_path / checkpoint.file_name(0, 2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, before[1]))  # a full disk fails in the same place
+    try:
+        with pytest.raises(OSError, match=r"step_00002.*MiB are free.*make room and resume"):
+            checkpoint.save(second, model={"w": torch.zeros(1 << 20)}, epoch=0, global_step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.LATEST, first.name]
+    assert checkpoint.load(tmp_path / checkpoint.LATEST)["global_step"] == 1

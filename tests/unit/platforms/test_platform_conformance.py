@@ -185,6 +185,15 @@ def test_a_secret_is_masked_in_the_log(workshop: Workshop) -> None:
     assert lines == ["verb secret\n", "the word is ***\n"]
 
 
+def test_a_start_is_answered_at_once_however_long_the_work_with_secrets_takes(workshop: Workshop) -> None:
+    """The process that masks them outlives the start: holding a pipe of ours open, it once made each start wait."""
+    began = time.monotonic()
+    handle = workshop.platform.submit(workshop.task("sleep", secrets=(SECRET,)))
+    assert time.monotonic() - began < PATIENCE_S
+    assert workshop.platform.poll(handle).state == "running"
+    workshop.platform.cancel(handle, grace_s=0.5)
+
+
 def test_the_process_sees_the_given_environment_and_its_label_only(workshop: Workshop) -> None:
     task = workshop.task(
         "environment", environment={"PATH": "/usr/local/bin:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "GPU-1"}
