@@ -179,24 +179,29 @@ class Jobs(JobViews):
 
         WrongState: it has not ended, or other jobs depend on it.
         """
+        job, inside = self.deletable(job_id)
+        for member in inside:  # newest first: an evaluation before the trial that it evaluated
+            self.delete(member.id)
+        if not self.store.remove(job.id):
+            self.deletable(job.id)  # says what came in between
+            raise WrongState(f"{job.id} was changed by somebody else just now", fix=f"get_job {job.id} shows its state.")
+        reconciling.discard(self.store.home, self._folders(job).job)
+        return job
+
+    def deletable(self, job_id: str) -> tuple[Job, Sequence[Job]]:
+        """The job and the members of its study, which go with it. WrongState as `delete`: asked before a user is."""
         job = self.store.get(job_id)
-        inside = members(self.store, job.id) if job.plan.study is not None else []
-        dependents = outsiders(self.store, job.id, inside)
         if not job.state.terminal:
             raise WrongState(f"{job.id} is {job.state}: it cannot be deleted", fix=f"cancel_job {job.id} first.")
-        if not dependents:
-            for member in inside:  # newest first: an evaluation before the trial that it evaluated
-                self.delete(member.id)
-        if not dependents and self.store.remove(job.id):
-            folder = self._folders(job).job
-            reconciling.discard(self.store.home, folder)
-            return job
-        names = ", ".join(dependents[:5]) or "another job"
-        raise WrongState(
-            f"{job.id} cannot be deleted: {names} depend{'s' if len(dependents) == 1 else ''} on its files",
-            fix=f"delete_job {names} first.",
-            details={"job_ids": list(dependents)},
-        )
+        inside = members(self.store, job.id) if job.plan.study is not None else []
+        if dependents := outsiders(self.store, job.id, inside):
+            names = ", ".join(dependents[:5])
+            raise WrongState(
+                f"{job.id} cannot be deleted: {names} depend{'s' if len(dependents) == 1 else ''} on its files",
+                fix=f"delete_job {names} first.",
+                details={"job_ids": list(dependents)},
+            )
+        return job, inside
 
     def reconcile(self) -> Sequence[str]:
         """Take care of jobs whose supervisor died. Called at the start, and now and then while somebody looks."""

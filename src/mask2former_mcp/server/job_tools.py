@@ -240,7 +240,7 @@ async def _cancel(services: Services, request: ConfirmedRequest, context: Contex
 
 
 async def _delete(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
-    job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id)
+    job, _ = await anyio.to_thread.run_sync(services.jobs.deletable, request.job_id)
     question = f"Delete {job.id} ({job.action}, {job.state.value}) with its folder and checkpoints?"
     if (asked := await confirmed(context, question, confirm=request.confirm)) is not None:
         return asked

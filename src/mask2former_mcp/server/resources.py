@@ -101,9 +101,9 @@ def _guard(read: Callable[[], _Read]) -> _Read:
     try:
         return read()
     except NotFound as error:
-        raise ResourceNotFoundError(f"{error.message} {error.fix}") from error
+        raise ResourceNotFoundError(f"{error.message.rstrip('.')}. {error.fix}") from error
     except Mask2FormerError as error:
-        raise ResourceError(f"{error.message} {error.fix}") from error
+        raise ResourceError(f"{error.message.rstrip('.')}. {error.fix}") from error
 
 
 def _json(facts: dict[str, Any]) -> str:
