@@ -184,7 +184,7 @@ class Jobs(JobViews):
             self.delete(member.id)
         if not self.store.remove(job.id):
             self.deletable(job.id)  # says what came in between
-            raise WrongState(f"{job.id} was changed by somebody else just now", fix=f"get_job {job.id} shows its state.")
+            raise WrongState(f"{job.id} was changed by somebody else just now", fix=f"get_job {job.id} shows it.")
         reconciling.discard(self.store.home, self._folders(job).job)
         return job
 

@@ -12,6 +12,7 @@ from mcp.types import CallToolResult
 from mask2former_mcp.automl import resume
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.logs import MAX_READ
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.confirmation import confirmed
 from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, membership, study, summary
@@ -193,7 +194,10 @@ def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
     left_out = len(lines) - len(kept)  # only without a cursor: with one they come with the next
     facts = {"job_id": request.job_id, "lines": kept, "next_cursor": page.next_cursor}
     note = f" ({left_out} earlier lines left out: lower tail, or grep)" if left_out else ""
-    text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"The log of {request.job_id} has no such lines."
+    if request.cursor is None and page.size > MAX_READ:
+        facts["searched"] = f"the last {MAX_READ} of {page.size} bytes; cursor='0' reads from the start"
+        note += f" ({facts['searched']})"
+    text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"Log of {request.job_id}: no such lines{note}."
     return answer(facts, text=f"{text}\nnext_cursor: {page.next_cursor}")
 
 
