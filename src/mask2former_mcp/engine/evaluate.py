@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, criterion, data, device, loader, scoring, trained
+from mask2former_mcp.engine import artifacts, criterion, data, device, fast, loader, scoring, trained
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.metrics import PerClass
@@ -31,6 +31,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
     )
     classes = annotated.classes
     fabric = device.single(spec.evaluate.gpu_ids, spec.train.precision)
+    fast.accelerate(known.model, fabric.device)
     model = fabric.setup_module(known.model)
     batches = _batches(spec, annotated)
     scores = scoring.Scores(spec.model.mode, spec.dataset.val.type, classes)
@@ -57,7 +58,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
         scores,
         scoring.Interpreter(spec.model, classes),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
-        criterion=criterion.build(spec),
+        criterion=fast.criterion(criterion.build(spec), fabric.device, mask_dim=spec.model.sem_seg_head.mask_dim),
         device=fabric.device,
         after_batch=after_batch,
     )
