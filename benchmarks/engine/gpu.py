@@ -97,7 +97,7 @@ def ours(folder: Path, batch: int, steps: int, workers: int, compiling: str) -> 
     file = folder / f"train_{batch}_{compiling}.yaml"
     file.write_text(yaml.safe_dump(spec(folder, results, batch, steps, workers)))
     command = [sys.executable, "-m", "mask2former_mcp.engine", "train", "-e", str(file)]
-    environ = {**os.environ, fast.COMPILE: compiling}
+    environ = {**os.environ, fast.GRAPH: "1", fast.COMPILE: compiling}
     started = time.monotonic()
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     pace = re.findall(r"[\d.]+ images/s.*", done.stdout)

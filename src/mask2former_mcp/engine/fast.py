@@ -1,8 +1,10 @@
 """The fast path on CUDA: which parts of the plain path are replaced, and when.
 
-It is chosen by itself. M2F_FAST_PATH=0 switches all of it off; M2F_COMPILE=always or =never decides about
-torch.compile, which otherwise is used when the run is long enough to repay it. Neither is a key of the spec: they change how fast a
-result comes, not which. Triton is imported here, by the functions that need it, because machines without CUDA lack it.
+It is chosen by itself; M2F_FAST_PATH=0 switches all of it off. M2F_STEP_GRAPH=1 adds the whole training step as one
+CUDA graph, and with that M2F_COMPILE=always or =never decides about torch.compile, which otherwise is used when the run
+is long enough to repay it. The graph has to be asked for because its losses were not yet compared with the plain path's
+on a GPU (tests/engine/kernels/test_fast_training.py does that). None of these is a key of the spec: they change how
+fast a result comes, not which. Triton is imported here, by the functions that need it: machines without CUDA lack it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from mask2former_mcp.engine.model.swin import WindowAttention
 if TYPE_CHECKING:
     from mask2former_mcp.engine.model.swin import WindowKernel
 
-SWITCH, COMPILE = "M2F_FAST_PATH", "M2F_COMPILE"
+SWITCH, GRAPH, COMPILE = "M2F_FAST_PATH", "M2F_STEP_GRAPH", "M2F_COMPILE"
 CAPABILITY = (8, 0)  # of the oldest GPU that computes in bfloat16
 LARGEST_WINDOW = 8  # its tokens fill a tile of the kernel
 WINDOW_DIMS, SAMPLE_DIMS = (16, 32, 64, 128), (8, 16, 32, 64, 128)  # per head: powers of two
@@ -39,6 +41,11 @@ def available(device: torch.device) -> bool:
         and importlib.util.find_spec("triton") is not None
         and torch.cuda.get_device_capability(device) >= CAPABILITY
     )
+
+
+def graphs_wanted() -> bool:
+    """Whether training steps are to be recorded."""
+    return os.environ.get(GRAPH, "0") == "1"
 
 
 def accelerate(model: nn.Module, device: torch.device) -> int:

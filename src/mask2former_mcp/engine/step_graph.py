@@ -7,7 +7,7 @@ graph of its own; they share their memory. Reading the loss is the only time tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +50,9 @@ class StepGraph:
         self.slots: dict[int, Slots] = {}
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.warmed: dict[int, int] = {}
-        self.stream = torch.cuda.Stream(at)  # type: ignore[no-untyped-call]
-        self.pool = torch.cuda.graph_pool_handle()
+        if at.type == "cuda":  # elsewhere the step can be run, but not recorded
+            self.stream = torch.cuda.Stream(at)  # type: ignore[no-untyped-call]
+            self.pool = torch.cuda.graph_pool_handle()
 
     def fits(self, batch: Batch) -> bool:
         """Whether the graph can take this batch: no image has more targets than there are queries."""
@@ -91,12 +92,12 @@ class StepGraph:
         slots = self.slots[number]
         self.images.copy_(batch.images, non_blocking=True)
         self.valid.copy_(batch.valid, non_blocking=True)
-        self.sizes.copy_(torch.tensor(batch.sizes).pin_memory(), non_blocking=True)
+        self.sizes.copy_(_sendable(batch.sizes, at), non_blocking=True)
         slots.labels.zero_()
         slots.masks.zero_()
         places = [b * number + t for b, count in enumerate(batch.counts) for t in range(count)]
         if places:
-            index = torch.tensor(places).pin_memory().to(at, non_blocking=True)
+            index = _sendable(places, at).to(at, non_blocking=True)
             slots.labels.view(-1).index_copy_(0, index, batch.labels.to(at, non_blocking=True))
             masks = batch.masks.to(at, non_blocking=True).view(torch.uint8)
             slots.masks.flatten(0, 1).index_copy_(0, index, masks)
@@ -157,10 +158,18 @@ class StepGraph:
                 group["lr"], group["capturable"] = lr, capturable
 
 
+def _sendable(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """As a tensor on the host, in memory from which a GPU can fetch it while the host goes on."""
+    found = torch.tensor(numbers)
+    return found.pin_memory() if device.type == "cuda" else found
+
+
 def make(work: Run) -> tuple[StepGraph | None, str]:
     """The graph for a run, or None where the plain loop is needed; and what to say of it in the log."""
     if not fast.available(work.fabric.device):
         return None, ""
+    if not fast.graphs_wanted():
+        return None, f"kernels, but no CUDA graph ({fast.GRAPH}=1 asks for one)"
     if work.fabric.world_size > 1:
         return None, "kernels, but no CUDA graph: several processes reduce their gradients outside of one"
     if work.spec.train.precision == "fp16":

@@ -46,6 +46,7 @@ def test_twenty_steps_lose_what_the_plain_path_loses(
 ) -> None:
     spec = tiny(**SIZES, **{"train.precision": precision})
     monkeypatch.setenv(fast.COMPILE, "never")
+    monkeypatch.setenv(fast.GRAPH, "1")
     monkeypatch.setenv(fast.SWITCH, "0")
     plain = losses(spec, tmp_path / "plain")
     monkeypatch.setenv(fast.SWITCH, "1")
