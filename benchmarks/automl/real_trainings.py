@@ -2,10 +2,10 @@
 
     python benchmarks/automl/real_trainings.py [--sets 3] [--epochs 9] [--trials 5]
 
-Every data set is drawn anew (48 training, 16 validation images of 96 pixels). The plain run (`automl_policy=off`) and the
-study go through the real planner, jobs and engine. The study chooses by validation mIoU, so its winner cannot be
-below the plain run there; what counts is `fresh`: mIoU on 32 images that neither has seen nor chosen by. One JSON line a
-data set. Trainings this short are far from converged.
+Every data set is drawn anew (48 training, 16 validation images of 96 pixels). The plain run (`automl_policy=off`) and
+the study go through the real planner, jobs and engine. The study chooses by validation mIoU, so its winner cannot be
+below the plain run there; what counts is `fresh`: mIoU on 32 images that neither has seen nor chosen by. One JSON line
+a data set. Trainings this short are far from converged.
 """
 
 import argparse

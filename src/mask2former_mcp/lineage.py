@@ -25,8 +25,10 @@ CHECKPOINT_NAME = re.compile(r"model_epoch_(\d{3,})_step_(\d{5,})\.pth")
 _EPOCH_CHOICE = re.compile(r"epoch=(\d+)(?:,\s*step=(\d+))?")
 WEIGHT_SUFFIXES = (".pth", ".tlt", ".pt")
 
-Writer = Literal["train", "export", "gen_trt_engine"]
-_SUFFIXES: Mapping[Writer, str] = MappingProxyType({"train": ".pth", "export": ".onnx", "gen_trt_engine": ".engine"})
+Writer = Literal["train", "export", "quantize", "gen_trt_engine"]
+_SUFFIXES: Mapping[Writer, tuple[str, ...]] = MappingProxyType(
+    {"train": (".pth",), "export": (".onnx",), "quantize": (".pth", ".onnx"), "gen_trt_engine": (".engine",)}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Parent:
     datasets: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "engine"
     parent_job_id: str | None = None
+    metric: str | None = None  # what it was to maximise
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def parent_model(
     """
     _must_have_ended(parent)
     wanted = wanted or writer(key)
-    suffix = _SUFFIXES[wanted]
+    suffixes = _SUFFIXES[wanted]
     if parent.action != wanted:
         raise InvalidRequest(
             f"{key} takes a file of {_a(wanted)} job, but {parent.job_id} is {_a(parent.action)} job"
@@ -98,13 +101,14 @@ def parent_model(
             f"checkpoint={choice!r} chooses among training checkpoints, but {parent.job_id} is {_a(parent.action)} job",
             fix="Leave checkpoint out, or pass a train job as parent_job_id.",
         )
-    files = sorted(path for path in (parent.results_dir / wanted).glob(f"*{suffix}") if _is_usable(path))
+    folder = parent.results_dir / wanted
+    files = sorted(path for suffix in suffixes for path in folder.glob(f"*{suffix}") if _is_usable(path))
     if not files:
         raise NotFound(
-            f"{parent.job_id} ({parent.state}) has no *{suffix} file in its results",
+            f"{parent.job_id} ({parent.state}) has no *{' or *'.join(suffixes)} file in its results",
             fix=f"Run {wanted} again and wait until it has succeeded, or pass the file itself.",
         )
-    return Chosen(files[0], sha256(files[0]), f"the {suffix[1:]} file that {parent.job_id} wrote")
+    return Chosen(files[0], sha256(files[0]), f"the {files[0].suffix[1:]} file that {parent.job_id} wrote")
 
 
 def parent_model_folder(parent: Parent) -> Path:

@@ -13,7 +13,7 @@ from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.members import STUDY_FILE as FILE
 
 # What get_job answers; the file has more (full specs, all trials, failures).
-_SHOWN = ("leaderboard", "winner", "baseline", "final", "budget", "eta_s", "pictures")
+_SHOWN = ("leaderboard", "winner", "baseline", "final", "budget", "eta_s", "duration_s", "pictures")
 _WINNER = ("trial", "job_id", "metric", "epoch", "checkpoint", "sha256", "parameters", "reason")
 
 
@@ -66,7 +66,7 @@ def _single(job: Job) -> dict[str, Any]:
     return {
         "leaderboard": [trial],
         "winner": won if job.state is JobState.SUCCEEDED else None,
-        "baseline": None,
+        "baseline": {"status": "unavailable", "reason": "a study of one trial evaluates nothing before it"},
         "budget": {"max_trials": 1},
         "eta_s": job.eta_s,
     }

@@ -44,7 +44,7 @@ class Walk:
     size: int = 192
     seed: int = 7
     trials: int = 1  # of the AutoML search; 1: the resolved spec alone
-    training: Mapping[str, Any] = field(default_factory=lambda: {"preset": "mini", "num_epochs": 4})
+    training: Mapping[str, Any] = field(default_factory=lambda: {"preset": "mini", "num_epochs": 3})
 
 
 async def walk(plan: Walk, console: Console, environ: Mapping[str, str] | None = None) -> dict[str, Any]:

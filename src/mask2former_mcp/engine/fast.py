@@ -61,13 +61,17 @@ def accelerate(model: nn.Module, device: torch.device) -> int:
             if module.window <= LARGEST_WINDOW and dim in WINDOW_DIMS:
                 module.fused = _window_kernel()
                 replaced += 1
-        elif (
-            isinstance(module, DeformableAttention)
-            and module.value_proj.out_features // module.num_heads in SAMPLE_DIMS
-        ):
+        elif isinstance(module, DeformableAttention) and _joins(module):
             module.fused = deformable.attend
             replaced += 1
     return replaced
+
+
+def _joins(attention: DeformableAttention) -> bool:
+    """Whether its two small products can be made one: quantized weights cannot be put together."""
+    linears = (attention.sampling_offsets, attention.attention_weights)
+    plain = all(type(m) is nn.Linear and type(m.weight.data) is Tensor for m in linears)
+    return plain and attention.value_proj.out_features // attention.num_heads in SAMPLE_DIMS
 
 
 def criterion(plain: Criterion, device: torch.device, *, mask_dim: int) -> Criterion:

@@ -1,5 +1,6 @@
 """One training run: what the loop needs, put together from the spec."""
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,8 @@ def prepare(spec: Experiment, folder: Path) -> Run:
         steps, epochs = min(2, steps), 1
 
     model = network.build(spec)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # of the backbones here, EfficientViT has batch norms
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     _load_weights(model, spec, status)
     _freeze(model, spec, status)
     fast.accelerate(model, fabric.device)
@@ -153,10 +156,11 @@ def _load_weights(model: network.Mask2Former, spec: Experiment, status: StatusLo
         loaded = checkpoint.load_backbone(model, Path(path))
     else:
         return
-    status.running(
-        f"Loaded {len(loaded.taken)} tensors from {path}: {len(loaded.missing)} missing, {len(loaded.unknown)} unknown,"
-        f" {len(loaded.kept_fresh)} left as initialised."
-    )
+    report = status.path.with_name("weights.json")
+    report.write_text(json.dumps(loaded.report(Path(path)), indent=2) + "\n", encoding="utf-8")
+    message = f"Loaded {path}: {loaded.summary()}; the names are in {report.name}."
+    print(message, flush=True)
+    status.running(message)
 
 
 def _freeze(model: network.Mask2Former, spec: Experiment, status: StatusLog) -> None:

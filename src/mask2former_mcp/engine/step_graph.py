@@ -122,10 +122,10 @@ class StepGraph:
         work.plain_optimizer.zero_grad(set_to_none=True)
         with work.fabric.autocast():
             prediction = self.network(self._pixels(), every_layer=True)
-            valid = self.valid.flatten(1).float()
-            masks = slots.masks.flatten(2) * self.valid.flatten(1)[:, None]
-            number = (slots.labels > 0).sum().float().clamp(min=1)
-            losses = work.criterion.losses(prediction, Padded(slots.labels, masks, valid, [], number))
+        valid = self.valid.flatten(1).float()
+        masks = slots.masks.flatten(2) * self.valid.flatten(1)[:, None]
+        number = (slots.labels > 0).sum().float().clamp(min=1)
+        losses = work.criterion.losses(prediction, Padded(slots.labels, masks, valid, [], number))
         losses.total.backward()  # type: ignore[no-untyped-call]
         if (largest := work.spec.train.clip_grad_norm) > 0:
             nn.utils.clip_grad_norm_(self.network.parameters(), largest)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, interruption, loader, scoring, step_graph
+from mask2former_mcp.engine import artifacts, device, interruption, loader, scoring, step_graph
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
@@ -35,6 +35,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
         asked.obey()
         try:
             fit(work, asked)
+        except interruption.AtOnce:  # maybe in the middle of a step: such a state is not worth keeping
+            raise
         except interruption.Interrupted:
             work.save()
             work.status.running("Saved a checkpoint to resume from.", epoch=work.state.epoch, step=work.state.step)
@@ -85,13 +87,13 @@ def train_step(work: Run, batch: Batch) -> float:
     """One batch forward, backward and into the weights; returns its loss. Raises FloatingPointError for NaN or Inf."""
     at = work.fabric.device
     prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
-    with work.fabric.autocast():
-        losses = work.criterion(prediction, batch.targets(at))
+    # Outside autocast: its sums over all pixels of a mask are rounded, or infinite, in half precision.
+    losses = work.criterion(prediction, batch.targets(at))
     loss = float(losses.total.detach())
     _must_be_finite(loss, work, batch)
     work.fabric.backward(losses.total)
     if (largest := work.spec.train.clip_grad_norm) > 0:
-        work.fabric.clip_gradients(work.model, work.optimizer, max_norm=largest, error_if_nonfinite=False)
+        device.clip_gradients(work.fabric, work.model, work.plain_optimizer, largest)
     work.optimizer.step()
     work.optimizer.zero_grad(set_to_none=True)
     work.schedule.step()

@@ -59,7 +59,7 @@ _RULES = (
     _rule(
         "engine_missing",
         r"No module named '?(torch|mask2former_mcp|lightning_fabric|onnx\w*|pycocotools|cv2|scipy|yaml)",
-        'Install the engine into the Python that runs jobs: pip install "mask2former-mcp[engine]"; doctor checks it.',
+        "Install the engine's packages (extra `engine`) into the Python that runs jobs; doctor names them and how.",
     ),
     _rule(
         "checkpoint_mismatch",

@@ -16,6 +16,21 @@ def is_member(job: Job) -> bool:
     return job.study_id not in (None, job.id)
 
 
+def width(store: JobStore, job: Job) -> int:
+    """How many jobs of its study may run at once; 1 for a job of no study.
+
+    Read from the study's row each time, so that whoever revives a trial lets it run beside the others.
+    """
+    if job.study_id is None or not is_member(job):
+        return 1
+    try:
+        study = store.get(job.study_id)
+    except NotFound:
+        return 1
+    planned = (study.plan.study or {}).get("max_concurrent", 1)
+    return int(study.changes.get("automl.max_concurrent", planned))
+
+
 def members(store: JobStore, study_id: str) -> list[Job]:
     """All members of a study, newest first."""
     found: list[Job] = []

@@ -21,14 +21,11 @@ from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.spawn import spawn, supervised
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.views import JobViews
+from mask2former_mcp.platforms import engine
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _POLL_S = 0.2
 _ORPHAN_CHECK = 4  # polls
-_NOT_BUILT = {
-    "quantize": "the engine cannot quantize yet",
-    "gen_trt_engine": "the engine cannot build TensorRT engines yet",
-}
 
 
 class Jobs(JobViews):
@@ -50,12 +47,13 @@ class Jobs(JobViews):
         """Store the job and start its supervisor. The same run name with the same plan answers the same job.
 
         `study_id` and `trial` make it a member of a study, whose supervisor alone passes them.
-        NotAvailable: this action, runtime or platform cannot run here; nothing is stored. InvalidRequest: the run name
-        or the results folder belongs to something else.
+        NotAvailable: this action, runtime or platform cannot run here, or the engine is missing; nothing is stored.
+        InvalidRequest: the run name or the results folder belongs to something else.
         """
         refuse_unavailable(plan)
         if plan.run_name is not None and (found := self.store.named(plan.run_name, plan)) is not None:
             return self._followed(found)
+        self._refuse_without_engine()
         job_id = new_id(plan.action)
         _refuse_used_folder(plan.results_dir)
         single = plan.automl.route == "automl" and plan.study is None  # the study and its only trial are one row
@@ -205,6 +203,14 @@ class Jobs(JobViews):
 
     # -- inside --
 
+    def _refuse_without_engine(self) -> None:
+        """NotAvailable: the job would fail at its first import; better said before it is stored."""
+        if lacks := engine.missing(self.settings, self.environ):
+            raise NotAvailable(
+                f"nothing can run yet: {', '.join(lacks)} missing for {' '.join(self.settings.engine)}",
+                fix=f"{engine.how_to_install(self.settings.python)} doctor checks it.",
+            )
+
     def _followed(self, job: Job) -> Job:
         """The job, with a supervisor if it needs one."""
         if not job.state.terminal and not supervised(self.store, job):
@@ -220,17 +226,10 @@ class Jobs(JobViews):
 
 def refuse_unavailable(plan: Plan) -> None:
     """NotAvailable with what is missing, for what can be planned but not yet run."""
-    if plan.platform != "local":
+    if plan.platform not in ("local", "docker"):
         raise NotAvailable(f"platform {plan.platform!r} is not built yet", fix="Use platform='local'.")
     if plan.runtime != "engine":
-        raise NotAvailable(
-            f"runtime {plan.runtime!r} needs containers, and platform 'local' runs none", fix="Use runtime='engine'."
-        )
-    if plan.action in _NOT_BUILT:
-        raise NotAvailable(
-            f"{plan.action} can be planned but not started: {_NOT_BUILT[plan.action]}",
-            fix="Use dry_run=true to see the Plan; export and inference run today.",
-        )
+        raise NotAvailable(f"runtime {plan.runtime!r} cannot be started yet", fix="Use runtime='engine'.")
 
 
 def _refuse_used_folder(chosen: str | None) -> None:

@@ -93,6 +93,7 @@ class JobViews:
             datasets=job.plan.datasets,
             runtime=job.plan.runtime,
             parent_job_id=job.parent_job_id,
+            metric=job.plan.metric,
         )
 
     def earlier(self, action: str) -> Sequence[Earlier]:

@@ -18,6 +18,17 @@ _ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "modelopt.pytorch": ("static_ptq", ("max", "awq_lite", "awq_full")),
     "modelopt.onnx": ("static_ptq", ("max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq")),
 }
+_BACKENDS: Mapping[str, str] = {
+    "torchao": "torchao: 8-bit weights of linear layers; evaluate, inference and export take the result",
+    "modelopt.pytorch": "modelopt.pytorch needs the package nvidia-modelopt in the engine's Python; it simulates "
+    "8 bits in PyTorch, so that size and speed do not improve; evaluate and inference take the result",
+    "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
+    "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
+}
+_TENSORRT = (
+    "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU, or fails and says so; the other "
+    "way is NVIDIA's TAO deploy container (runtime=tao)"
+)
 
 
 def swin_size(spec: Mapping[str, Any]) -> SwinSize:
@@ -50,6 +61,24 @@ def _mode_and_format(s: Situation) -> Iterator[str]:
     yield from ()
 
 
+def _metric(s: Situation) -> Iterator[str]:
+    """A search cannot maximise what no validation measures: every trial would fail after its last epoch."""
+    if s.metric is None or s.format is None:
+        return
+    mode = dotted.get(s.spec, "model.mode")
+    measured = ["mIoU"]
+    if mode == "panoptic" and s.format == "coco_panoptic":
+        measured.append("PQ")
+    if mode in ("panoptic", "instance") and s.format in ("coco", "coco_panoptic"):
+        measured.append("AP")
+    if s.metric not in measured:
+        raise InvalidRequest(
+            f"automl.metric={s.metric} is not measured with mode={mode} on {s.format} annotations",
+            fix=f"Choose {' or '.join(measured)}, or another mode.",
+        )
+    yield from ()
+
+
 def _network(s: Situation) -> Iterator[str]:
     if s.action == "gen_trt_engine":
         return
@@ -57,8 +86,6 @@ def _network(s: Situation) -> Iterator[str]:
     if backbone not in ("swin", "efficientvit"):
         raise InvalidRequest(f"model.backbone.type={backbone!r} is unknown", fix="Set it to swin or efficientvit.")
     if backbone == "efficientvit":
-        if s.runtime == "engine":
-            yield "!our engine has no EfficientViT yet: choose a Swin backbone"
         if s.action == "train" and int(dotted.get(s.spec, "train.num_gpus")) > 1:
             yield "efficientvit has batch norm: its statistics are synchronised across the GPUs (sync_batchnorm)"
     else:
@@ -195,7 +222,7 @@ def _tensorrt(s: Situation) -> Iterator[str]:
                 "checkpoint itself.",
             )
         if s.runtime == "engine":
-            yield f"!{s.action} with a TensorRT engine is not built yet in our engine: use the checkpoint"
+            yield _TENSORRT
     if s.action != "gen_trt_engine":
         return
     block = dotted.get(s.spec, "gen_trt_engine.tensorrt")
@@ -205,6 +232,48 @@ def _tensorrt(s: Situation) -> Iterator[str]:
             f"min_batch_size={low}, opt_batch_size={opt}, max_batch_size={high} are not in order",
             fix="Choose min <= opt <= max.",
         )
+    if s.runtime == "engine":
+        yield _TENSORRT
+
+
+def _graphs(s: Situation) -> Iterator[str]:
+    """ONNX files as the model of evaluate, inference and export."""
+    path = str(s.spec.get(s.action, {}).get("checkpoint", ""))
+    if not path.endswith(".onnx"):
+        return
+    if s.action not in ("evaluate", "inference"):
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r} is an ONNX file already",
+            fix=f"{s.action} starts from a checkpoint (.pth): name one, or the train job as parent_job_id.",
+        )
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r}: TAO's images do not run ONNX files",
+            fix="Use runtime=engine, or the checkpoint (.pth).",
+        )
+    exported = (s.known_spec or {}).get("model", {}).get("mode")
+    mode = dotted.get(s.spec, "model.mode")
+    if exported is not None and exported != mode:
+        raise InvalidRequest(
+            f"mode={mode}, but {path!r} is a {exported} export, and a graph has one mode",
+            fix=f"Leave mode out, or export the checkpoint with mode={mode}.",
+        )
+    yield "the ONNX file runs in onnxruntime: images are fitted into its fixed size and padded; there is no val_loss"
+
+
+def _export(s: Situation) -> Iterator[str]:
+    if s.action != "export" or s.spec["export"].get("format") != "transformers":
+        return
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            "format=transformers is our engine's: under runtime=tao export writes ONNX",
+            fix="Use format=onnx, or runtime=engine.",
+        )
+    if dotted.get(s.spec, "model.backbone.type") != "swin":
+        raise InvalidRequest(
+            "format=transformers: transformers' Mask2Former has no EfficientViT backbone", fix="Use format=onnx."
+        )
+    yield "input size, batch size and opset say nothing of a transformers folder and are not read"
 
 
 def _quantize(s: Situation) -> Iterator[str]:
@@ -228,14 +297,15 @@ def _quantize(s: Situation) -> Iterator[str]:
         raise InvalidRequest(
             "quantize_mode=static_ptq needs calibration images", fix="Pass train_dataset=<folder with images>."
         )
-    if is_onnx and not dotted.get(s.spec, "dataset.test.target_size"):
+    if is_onnx and s.runtime == "tao" and not dotted.get(s.spec, "dataset.test.target_size"):
         raise InvalidRequest(
             "backend=modelopt.onnx calibrates at one image size: dataset.test.target_size is empty",
             fix="Set dataset.test.target_size to the export's [height, width].",
         )
-    yield from ()
+    if s.runtime == "engine":
+        yield _BACKENDS[block["backend"]]
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _quantize,
+    _mode_and_format, _metric, _export, _network, _batches, _training, _hardware, _tensorrt, _graphs, _quantize,
 )  # fmt: skip

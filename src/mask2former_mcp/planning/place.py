@@ -31,6 +31,8 @@ def choose(request: ActionRequest, action: str, bundle: Bundle, settings: Settin
     missing: list[str] = []
     if platform == "local" and runtime == "tao":
         missing.append("runtime=tao runs in NVIDIA's container, and platform=local starts no containers")
+    elif runtime == "tao":
+        missing.append("runtime=tao on Docker comes with a later version: use runtime=engine")
     image = _image(request, action, bundle, settings, platform, runtime, tensorrt)
     results_dir = None
     if request.results_dir is not None:
@@ -57,6 +59,8 @@ def _image(
         return request.image
     if platform == "local" and runtime == "engine":
         return None
+    if platform == "docker" and runtime == "engine":
+        return settings.engine_image
     deploy = tensorrt and bundle.deploy is not None and action in bundle.deploy.actions
     source = bundle.deploy if deploy and bundle.deploy is not None else bundle
     return source.image(action, runtime)
@@ -120,9 +124,9 @@ def check_gpus(spec: Mapping[str, Any], action: str, machine: Machine, platform:
             f"{action}.num_gpus={wanted} and {action}.gpu_ids={ids} disagree",
             fix="Leave gpu_ids out: which GPUs a job gets is decided when it starts.",
         )
-    if block.get("num_nodes", 1) > 1 and platform == "local":
+    if block.get("num_nodes", 1) > 1 and platform in ("local", "docker"):
         raise InvalidRequest(
-            f"{action}.num_nodes={block['num_nodes']}: platform=local is one node", fix="Leave it out."
+            f"{action}.num_nodes={block['num_nodes']}: platform={platform} is one node", fix="Leave it out."
         )
     if action != "train" and not machine.gpus:
         warnings.append("no GPU here: one process on the CPU")

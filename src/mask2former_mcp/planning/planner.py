@@ -85,8 +85,9 @@ class Planner:
         parent = self.parents.parent(parent_id) if parent_id else None
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
+        metric = (parent.metric if parent else None) or self.metric
         chosen = weights.choose(
-            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=self.metric
+            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=metric
         )
         data = self._data(request, action, said, parent, chosen.known_spec)
 
@@ -95,9 +96,10 @@ class Planner:
         spec, situation = draft.situation.spec, draft.situation
         validate.check_schema(spec, schema, rules.remarks)
         gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
-        found = rules.check(situation)
+        searched = getattr(request, "automl", None) if automl.route == "automl" else None
+        found = rules.check(replace(situation, metric=searched.metric if searched else None))
         estimate = rules.estimate(situation, self.parents.earlier(action))
-        missing = (*where.missing, *found.missing, *_not_built(request))
+        missing = (*where.missing, *found.missing)
         _refuse_to_start(request, missing)
         notes = (
             *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
@@ -123,7 +125,7 @@ class Planner:
             checkpoint=inferred.checkpoint(chosen, self.settings.home),
             staging=data.staging,
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
-            artifacts=contract.artifacts(action, spec, bundle, tensorrt),
+            artifacts=contract.artifacts(action, spec, bundle, tensorrt and where.runtime == "tao"),
             key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and contract.takes_key(bundle, action),
             metric=self.metric,
         )
@@ -274,12 +276,6 @@ def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
         raise NotAvailable(
             "; ".join(missing), fix="Change the request as said, or call with dry_run=true to see the whole Plan."
         )
-
-
-def _not_built(request: ActionRequest) -> tuple[str, ...]:
-    if getattr(request, "format", None) == "transformers":
-        return ("export with format=transformers comes with a later version: use format=onnx",)
-    return ()
 
 
 def _study(automl: policy.Decision, request: ActionRequest) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class Situation:
     labels: Sequence[int] = ()  # the ids of the label map that the action reads, in its order
     parent: Parent | None = None
     known_spec: Mapping[str, Any] | None = None
+    metric: str | None = None  # what a search was asked to maximise
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,9 @@ class Check:
     fix: str = ""
 
 
-def examine(services: Services) -> dict[str, Any]:
-    """All checks: {ready, checks: [{name, status, detail, fix}]}. Ready means that `train` can start here."""
+def examine(services: Services, platform: str | None = None) -> dict[str, Any]:
+    """All checks: {ready, checks: [{name, status, detail, fix}]}. Ready means that `train` can start on `platform`
+    (None: the operator's)."""
     steps: tuple[tuple[str, Callable[[Services], Check]], ...] = (
         ("python", _python),
         ("settings", _settings),
@@ -51,11 +52,32 @@ def examine(services: Services) -> dict[str, Any]:
         ("memory", _memory),
         ("jobs", _jobs),
     )
-    checks = [_guarded(name, step, services) for name, step in steps]
+    on_docker = _platform(services, platform) == "docker"
+    # In containers the engine comes with the image; this Python need not have it.
+    checks = [_guarded(name, step, services) for name, step in steps if not (on_docker and name == "engine")]
+    if on_docker:
+        checks += _docker(services)
     return {
         "ready": all(check.status != "error" for check in checks),
         "checks": [{key: value for key, value in asdict(check).items() if value} for check in checks],
     }
+
+
+def _platform(services: Services, asked: str | None) -> str:
+    try:
+        return asked or services.settings.platform
+    except Mask2FormerError:
+        return "local"  # the settings themselves are broken, which their own check tells
+
+
+def _docker(services: Services) -> list[Check]:
+    # Imported here: the docker SDK is slow to import, and only who asks for Docker needs it.
+    from mask2former_mcp.server import docker_check
+
+    try:
+        return [Check(*found) for found in docker_check.look(services.settings)]
+    except Exception as error:  # noqa: BLE001 - as above
+        return [Check("docker", "error", f"{type(error).__name__}: {error}", "Report this, with the detail.")]
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:

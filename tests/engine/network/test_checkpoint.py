@@ -152,8 +152,8 @@ def test_a_published_swin_file_fills_the_backbone(tmp_path: Path) -> None:
     assert torch.equal(
         model.backbone.layers[2].blocks[0].attn.qkv.weight, source.backbone.layers[2].blocks[0].attn.qkv.weight
     )
-    with pytest.raises(ValueError, match="window_size=5"):
-        checkpoint.load_backbone(network(window_size=7), tmp_path / "swin.pth")
+    with pytest.raises(ValueError, match="embed_dim=24"):
+        checkpoint.load_backbone(network(embed_dim=48), tmp_path / "swin.pth")
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:

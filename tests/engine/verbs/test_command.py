@@ -27,12 +27,6 @@ def test_help_imports_neither_torch_nor_the_spec() -> None:
     assert "train the network" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["quantize", "gen_trt_engine"])
-def test_what_is_not_built_says_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([verb, "-e", "spec.yaml"]) == 2
-    assert "not available" in capsys.readouterr().err
-
-
 def test_a_wrong_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evalute", "-e", "spec.yaml"]) == 2
     assert "Did you mean evaluate?" in capsys.readouterr().err

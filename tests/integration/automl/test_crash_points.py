@@ -4,7 +4,6 @@ The jobs are real rows in a real store and the search is real Optuna; only the t
 look, so that every single write can be the last one.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,52 +13,16 @@ import pytest
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.automl.search import Search
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.plan import Plan
-from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.spec import dotted
 
 pytestmark = pytest.mark.timeout(280)
 EPOCHS = 3
-LIVE = tuple(state for state in JobState if not state.terminal)
 
 
 class Killed(BaseException):
     """No handler may catch it: that is what kill -9 is like."""
-
-
-class PlayedJobs(Jobs):
-    """Submitting starts no process; `play` trains every live job for one epoch."""
-
-    def _start(self, job: Job) -> Job:
-        return job
-
-    def _followed(self, job: Job) -> Job:
-        return job
-
-    def reconcile(self) -> Sequence[str]:
-        return ()
-
-    def play(self, study_id: str) -> None:
-        for job in self.store.list(study_id=study_id, states=LIVE)[0]:
-            if job.id != study_id:
-                self._train(job)
-
-    def _train(self, job: Job) -> None:
-        if job.state is JobState.STOPPING:
-            self.store.transition(job.id, JobState.CANCELLED, expect=LIVE, text="stopped")
-            return
-        self.store.transition(job.id, JobState.RUNNING, expect=(JobState.QUEUED,), text="runs")
-        self.store.history.begin(job.id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
-        epoch = len(self.store.series.epochs(job.id))
-        rate = job.plan.spec["train"]["optim"]["lr"]
-        top = 0.8 * math.exp(-((math.log10(rate / 2e-3)) ** 2))
-        self.store.series.write(job.id, 1, epoch, {"mIoU": top * (1 - math.exp(-3 * (epoch + 1) / EPOCHS))})
-        folder = self.results_dir(job.id) / "train"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth").write_bytes(b"weights")
-        if epoch + 1 == EPOCHS:
-            self.store.transition(job.id, JobState.SUCCEEDED, expect=LIVE, text="done")
 
 
 class Grave:
@@ -89,7 +52,7 @@ class Grave:
 
 def lived(laboratory: Any, study: Job, settings: StudySettings, grave: Grave) -> bool:
     """One supervisor's life; whether it saw the end."""
-    jobs = PlayedJobs(laboratory.settings, laboratory.environ)
+    jobs = laboratory.played()
     folder: Path = laboratory.settings.home / "jobs" / study.id
     folder.mkdir(parents=True, exist_ok=True)
     search = Search(folder, settings, dotted.flatten(study.plan.spec))
@@ -112,7 +75,7 @@ def lived(laboratory: Any, study: Job, settings: StudySettings, grave: Grave) ->
 
 
 def story(laboratory: Any, study: Job, settings: StudySettings) -> list[tuple[Any, ...]]:
-    jobs = PlayedJobs(laboratory.settings, laboratory.environ)
+    jobs = laboratory.played()
     search = Search(laboratory.settings.home / "jobs" / study.id, settings, dotted.flatten(study.plan.spec))
     running = RunningStudy(study, settings, search, jobs, laboratory.planner(), started_at=0.0, keep_all=False)
     numbers = [job.trial for job in running.members().values()]
@@ -126,7 +89,7 @@ def story(laboratory: Any, study: Job, settings: StudySettings) -> list[tuple[An
 
 
 def begun(laboratory: Any, plan: Plan) -> Job:
-    jobs = PlayedJobs(laboratory.settings, laboratory.environ)
+    jobs = laboratory.played()
     study = jobs.submit(plan)
     jobs.close()
     return study

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mask2former_mcp import bundle
+from mask2former_mcp.automl import resume
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.automl.trials import trial_plan
@@ -13,7 +14,7 @@ from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.planner import Planner
-from mask2former_mcp.planning.request import AutomlSettings, TrainRequest
+from mask2former_mcp.planning.request import AutomlSettings, EvaluateRequest, TrainRequest
 
 ONE_GPU = Machine(gpus=1, gpu_memory_gb=24.0, cpus=8, memory_gb=64.0)
 FOUR_GPUS = Machine(gpus=4, gpu_memory_gb=24.0, cpus=32, memory_gb=256.0)
@@ -88,6 +89,58 @@ def test_what_cannot_be_searched_is_an_error_before_anything_starts(
 ) -> None:
     with pytest.raises(InvalidRequest, match=error):
         planned(laboratory, ONE_GPU, automl)
+
+
+def test_a_metric_that_is_never_measured_is_refused_before_every_trial_fails_for_want_of_it(laboratory: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"automl\.metric=PQ is not measured with mode=semantic"):
+        planned(laboratory, ONE_GPU, {"metric": "PQ"}, mode="semantic")
+    with pytest.raises(InvalidRequest, match=r"automl\.metric=AP is not measured with mode=semantic"):
+        planned(laboratory, NO_GPU, {"metric": "AP"}, mode="semantic")
+    assert planned(laboratory, NO_GPU, {"metric": "AP"}, mode="instance").metric == "AP"
+
+
+def test_one_trial_and_automl_off_are_the_same_work_under_one_name_and_the_plan_says_so(laboratory: Any) -> None:
+    searched, plain = planned(laboratory, NO_GPU), planned(laboratory, NO_GPU, automl_policy="off")
+    assert searched.digest == plain.digest
+    assert said(searched, "The same work as with automl_policy=off, with the same digest")
+    jobs = laboratory.played()
+    first = jobs.submit(searched.model_copy(update={"run_name": "shared"}))
+    assert jobs.submit(plain.model_copy(update={"run_name": "shared"})).id == first.id
+    other = planned(laboratory, NO_GPU, {"metric": "PQ"})
+    assert other.digest != plain.digest
+    assert not said(other, "The same work")
+    with pytest.raises(InvalidRequest, match="has another plan"):
+        jobs.submit(other.model_copy(update={"run_name": "shared"}))
+    jobs.close()
+
+
+def test_settings_that_one_trial_does_not_heed_are_named(laboratory: Any) -> None:
+    plan = planned(laboratory, NO_GPU, {"time_budget_minutes": 10.0, "seed": 3})
+    assert said(plan, "automl.seed, automl.time_budget_minutes are not used: there is one trial only")
+    assert not said(planned(laboratory, NO_GPU, {"max_trials": 1}), "not used")
+
+
+def test_a_study_of_one_trial_has_no_budget_that_could_grow_and_a_resume_says_what_to_do(laboratory: Any) -> None:
+    job = Job(id="train-a", action="train", state=JobState.SUCCEEDED, plan=planned(laboratory, NO_GPU), created_at=0.0)
+    with pytest.raises(InvalidRequest, match="train-a is a study of one trial") as refused:
+        resume.changes(job, None, AutomlSettings(max_trials=4), NO_GPU)
+    assert 'automl={"max_trials": 4}' in refused.value.fix
+
+
+def test_later_actions_choose_by_the_metric_that_the_training_was_to_maximise(laboratory: Any) -> None:
+    jobs = laboratory.played()
+    job = jobs.submit(planned(laboratory, NO_GPU, {"metric": "PQ"}))
+    jobs.store.history.begin(job.id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
+    folder = jobs.results_dir(job.id) / "train"
+    folder.mkdir(parents=True)
+    for epoch, (mean, panoptic) in enumerate([(0.9, 0.1), (0.2, 0.8)]):
+        jobs.store.series.write(job.id, 1, epoch, {"mIoU": mean, "PQ": panoptic})
+        (folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth").write_bytes(b"weights")
+    jobs.cancel(job.id)
+    plan = laboratory.planner().plan(EvaluateRequest(parent_job_id=job.id))
+    assert plan.checkpoint is not None
+    assert plan.checkpoint.epoch == 1
+    jobs.close()
 
 
 def test_intervals_are_clamped_to_the_first_rung_for_all_trials_alike(laboratory: Any) -> None:

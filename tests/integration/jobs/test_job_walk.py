@@ -82,7 +82,7 @@ def test_a_run_name_is_the_same_job_again_and_another_plan_is_refused(bench: Any
 
 @pytest.mark.parametrize(
     "change",
-    [{"action": "quantize"}, {"action": "gen_trt_engine"}, {"runtime": "tao"}, {"platform": "docker"}],
+    [{"runtime": "tao"}, {"platform": "docker"}],
 )
 def test_what_cannot_run_yet_is_refused_and_nothing_is_stored(bench: Any, jobs: Jobs, change: dict[str, str]) -> None:
     with pytest.raises(NotAvailable):

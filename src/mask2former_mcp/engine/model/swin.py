@@ -8,29 +8,11 @@ there, so its projection is the bias, and the product runs over real tokens only
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, unflatten
 from torch.utils.checkpoint import checkpoint
-
-
-@dataclass(frozen=True)
-class Size:
-    """Width of the first stage (it doubles with each), blocks and attention heads of the four stages."""
-
-    embed_dim: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-
-
-SIZES = {
-    "tiny": Size(96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    "small": Size(96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    "base": Size(128, (2, 2, 18, 2), (4, 8, 16, 32)),
-    "large": Size(192, (2, 2, 18, 2), (6, 12, 24, 48)),
-}
 
 WindowKernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, int, int, float], Tensor]
 """(qkv, what padding holds, bias table, its index, heads, window, shift, scale) -> [B, h, w, C]."""
