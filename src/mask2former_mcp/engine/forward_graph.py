@@ -49,5 +49,6 @@ class ForwardGraph(nn.Module):
 
 
 def over(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network behind graphs where they are available, else as it is."""
-    return ForwardGraph(network.eval()) if fast.available(device) else network
+    """The network behind graphs where they are available, else as it is; quantized ones were not tried in a graph."""
+    plain = all(type(p.data) is Tensor for p in network.parameters())
+    return ForwardGraph(network.eval()) if plain and fast.available(device) else network

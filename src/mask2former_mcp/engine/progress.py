@@ -10,7 +10,6 @@ from mask2former_mcp.engine.status import StatusLog
 
 STATUS_EVERY_S = 2.0
 PRINT_EVERY_S = 10.0  # into a log file; a terminal is redrawn with every status line
-
 RECENT = 100  # steps that the present pace is taken from
 
 
@@ -60,13 +59,14 @@ class Progress:
     def outside(self, seconds: float) -> None:
         """Time that passed in something else than steps."""
         self._outside += seconds
+        self._recent.clear()
 
     def seconds_per_step(self) -> float:
         steps = self.done - self._first
         return max(0.0, time.monotonic() - self._start - self._outside) / steps if steps else 0.0
 
     def recent_seconds_per_step(self) -> float:
-        """Over the last steps only: how long one takes once everything runs. Meant within an epoch."""
+        """Over the last steps only: how long one takes once everything runs."""
         return (self._recent[-1] - self._recent[0]) / (len(self._recent) - 1) if len(self._recent) > 1 else 0.0
 
 
