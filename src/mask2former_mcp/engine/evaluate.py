@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, criterion, data, device, loader, scoring, targets, trained
+from mask2former_mcp.engine import artifacts, criterion, data, device, fast, loader, scoring, targets, trained
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.metrics import PerClass
@@ -29,8 +29,12 @@ def run(spec: Experiment, results_dir: Path) -> None:
     annotated = data.open_split(spec.dataset.val, spec.dataset, num_classes=known.num_classes, classes=known.classes)
     classes = annotated.classes
     fabric = device.single(spec.evaluate.gpu_ids, spec.train.precision)
-    model = known.model if known.size else fabric.setup_module(known.model)
+    model = known.model
+    if not known.size:
+        fast.accelerate(model, fabric.device)
+        model = fabric.setup_module(model)
     batches = split_batches(spec, annotated, known.size)
+    loss = fast.criterion(criterion.build(spec), fabric.device, mask_dim=spec.model.sem_seg_head.mask_dim)
     scores = scoring.Scores(spec.model.mode, spec.dataset.val.type, classes)
     progress = Progress(status, len(annotated.source), message="Evaluation in progress", unit="image")
     pictured = set(range(0, len(annotated.source), max(1, len(annotated.source) // PANELS))[:PANELS])
@@ -55,7 +59,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
         scores,
         known.interpreter(spec, classes),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
-        criterion=None if known.size else criterion.build(spec),  # a graph has no layers to take a loss on
+        criterion=None if known.size else loss,  # a graph has no layers to take a loss on
         device=fabric.device,
         after_batch=after_batch,
     )

@@ -24,7 +24,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former_mcp.engine import artifacts, augment, device, loader, scoring, trained
+from mask2former_mcp.engine import artifacts, augment, device, fast, forward_graph, loader, scoring, trained
 from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Normalize
@@ -88,7 +88,10 @@ def run(spec: Experiment, results_dir: Path) -> None:
     classes = known.classes or trained.classes_from_labels(labels, spec)
     paths = find_images(spec.dataset.test.img_dir, without=results_dir)
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
-    model = known.model if known.size else fabric.setup_module(known.model)
+    model = known.model
+    if not known.size:
+        fast.accelerate(model, fabric.device)
+        model = forward_graph.over(fabric.setup_module(model), fabric.device)
     interpret = known.interpreter(spec, classes)
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
     writer = Writer(results_dir, paths, classes, spec)

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import checkpoint, criterion, data, device, loader, optim, resume, targets
+from mask2former_mcp.engine import checkpoint, criterion, data, device, fast, loader, optim, resume, targets
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch, Normalize
@@ -89,6 +89,7 @@ def prepare(spec: Experiment, folder: Path) -> Run:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     _load_weights(model, spec, status)
     _freeze(model, spec, status)
+    fast.accelerate(model, fabric.device)
     optimizer = optim.optimizer(model, spec.train.optim)
     schedule = optim.schedule(optimizer, spec.train.optim, steps_per_epoch=steps, total_steps=epochs * steps)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
@@ -106,7 +107,7 @@ def prepare(spec: Experiment, folder: Path) -> Run:
         optimizer=wrapped_optimizer,
         plain_optimizer=optimizer,
         schedule=schedule,
-        criterion=criterion.build(spec),
+        criterion=fast.criterion(criterion.build(spec), fabric.device, mask_dim=spec.model.sem_seg_head.mask_dim),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
         classes=annotated.classes,
         epochs=epochs,
