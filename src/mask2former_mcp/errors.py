@@ -7,6 +7,8 @@
     ├── WrongState          wait, or act on another job (resume of a running job, delete of a live one)
     ├── NotReady            call the same thing again in a moment
     ├── NotAvailable        this installation or platform cannot do it: install, configure, or choose another
+    │   ├── ImageNotAvailable    bring the container image here: log in, correct its name, mend network or disk
+    │   └── PlatformAway         start the platform's daemon again, or wait for it
     ├── BundleError         repair or regenerate the skill bundle
     └── StoreError          the job store cannot be used (newer schema version, unwritable home)
 
@@ -55,6 +57,14 @@ class NotReady(Mask2FormerError):
 
 class NotAvailable(Mask2FormerError):
     code = "not_available"
+
+
+class ImageNotAvailable(NotAvailable):
+    code = "image_not_available"
+
+
+class PlatformAway(NotAvailable):
+    code = "platform_away"
 
 
 class BundleError(Mask2FormerError):

@@ -11,73 +11,23 @@ import anyio
 import pytest
 from mcp import Client
 
-import docker
-
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
-TERMINAL = {"succeeded", "failed", "cancelled", "lost"}
-KEY = "a-secret-that-is-planted"
-
-
-@pytest.fixture
-def on_docker(stdio: Any) -> Any:
-    """The server with platform=docker and secrets in its environment."""
-    planted = {
-        "M2F_PLATFORM": "docker",
-        "M2F_ENGINE_IMAGE": os.environ.get("M2F_TEST_ENGINE_IMAGE", "mask2former-engine:latest"),
-        "M2F_CONTAINER_MEMORY_GB": "4",
-        "M2F_CONTAINER_SHM_GB": "0.5",
-        "M2F_ENCRYPTION_KEY": KEY,
-        "WANDB_API_KEY": KEY,
-        "AWS_SECRET_ACCESS_KEY": KEY,
-    }
-    return stdio.model_copy(update={"env": {**stdio.env, **planted}})
-
-
-async def facts(client: Client, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    result = await client.call_tool(tool, arguments)
-    assert not result.is_error, (tool, result.content)
-    assert KEY not in str(result)
-    return result.structured_content
-
-
-async def finished(client: Client, job: dict[str, Any]) -> dict[str, Any]:
-    with anyio.fail_after(300):
-        while job["status"] not in TERMINAL:
-            job = await facts(client, "wait_for_job", {"job_id": job["job_id"], "timeout_s": 10})
-    if job["status"] != "succeeded":
-        raise AssertionError((job, (await client.call_tool("get_job_logs", {"job_id": job["job_id"]})).content))
-    return job
-
-
-def containers(job_id: str) -> list[dict[str, Any]]:
-    api = docker.APIClient(version="auto")
-    found = api.containers(all=True, filters={"label": f"org.mask2former-mcp.job={job_id}"})
-    return [api.inspect_container(one["Id"]) for one in found]
-
-
-async def running(client: Client, job_id: str) -> dict[str, Any]:
-    """The job's container, once it trains."""
-    with anyio.fail_after(120):
-        while (job := await facts(client, "get_job", {"job_id": job_id}))["progress"] == 0:
-            assert job["status"] not in TERMINAL, job
-            await anyio.sleep(0.2)
-    (container,) = containers(job_id)
-    return container
 
 
 def test_the_chain_runs_in_hardened_containers_that_are_gone_afterwards(
-    on_docker: Any, tiny_training: dict[str, Any], tmp_path: Path, processes: Any
+    on_docker: Any, tiny_training: dict[str, Any], tmp_path: Path, processes: Any, talk: Any
 ) -> None:
-    anyio.run(_chain, on_docker, tiny_training, tmp_path)
+    anyio.run(_chain, on_docker, tiny_training, tmp_path, talk)
 
 
-async def _chain(server: Any, tiny_training: dict[str, Any], tmp_path: Path) -> None:
+async def _chain(server: Any, tiny_training: dict[str, Any], tmp_path: Path, talk: Any) -> None:
+    facts, finished, running, containers = talk.facts, talk.finished, talk.running, talk.containers
     async with Client(server) as client:
         report = await facts(client, "doctor", {})
         assert report["ready"], report
         train = await facts(client, "train", {**tiny_training, "automl_policy": "off"})
         container = await running(client, train["job_id"])
-        assert KEY not in json.dumps(container)
+        assert talk.key not in json.dumps(container)
         host = container["HostConfig"]
         assert (host["CapDrop"], host["NetworkMode"], host["ReadonlyRootfs"]) == (["ALL"], "none", True)
         assert not container["Config"]["User"].startswith("0")
@@ -94,18 +44,21 @@ async def _chain(server: Any, tiny_training: dict[str, Any], tmp_path: Path) -> 
             files = (await facts(client, "list_artifacts", {"job_id": job["job_id"]}))["artifacts"]
             assert files, tool
         assert not [container for job_id in ids for container in containers(job_id)]
-    holders = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    holders = [
+        path for path in (tmp_path / "home").rglob("*") if path.is_file() and talk.key.encode() in path.read_bytes()
+    ]
     assert {path.name for path in holders} <= {"spec.yaml"}, holders
     assert all(path.stat().st_mode & 0o077 == 0 for path in holders)
 
 
 def test_a_killed_supervisor_and_server_lose_nothing(
-    on_docker: Any, tiny_training: dict[str, Any], processes: Any
+    on_docker: Any, tiny_training: dict[str, Any], processes: Any, talk: Any
 ) -> None:
-    anyio.run(_kills, on_docker, {**tiny_training, "num_epochs": 6}, processes)
+    anyio.run(_kills, on_docker, {**tiny_training, "num_epochs": 6}, processes, talk)
 
 
-async def _kills(server: Any, training: dict[str, Any], processes: Any) -> None:
+async def _kills(server: Any, training: dict[str, Any], processes: Any, talk: Any) -> None:
+    facts, finished, running = talk.facts, talk.finished, talk.running
     async with Client(server) as client:
         job_id = (await facts(client, "train", {**training, "automl_policy": "off"}))["job_id"]
         before = await running(client, job_id)

@@ -44,13 +44,17 @@ class Follower:
     def run(self) -> Run:
         return self._reader.run
 
+    @property
+    def phase(self) -> str:
+        return self._clean(self.run.phase)
+
     def look(self, *, final: bool = False) -> None:
         """Store what is new; costs nothing when nothing is."""
         if not self._reader.advance(final=final):
             return
         job, run = self.job, self.run
         shown: dict[str, Any] = {
-            "phase": self._clean(run.phase),
+            "phase": self.phase,
             "progress": run.progress,
             "eta_s": None if final else run.eta_s,
         }

@@ -32,12 +32,13 @@ class AutomlDecision(Frozen):
 class Staging(Frozen):
     """One thing to do in the `preparing` phase so that a spec key points at something readable.
 
-    kind: `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file).
-    `source` is an absolute path; `keys` are the dotted spec keys that receive the result; `target` is the placeholder
-    path those keys hold in the Plan's spec.
+    kind: `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file),
+    `download` (published weights to a file in the cache). `source` is an absolute path, or the link of a download;
+    `keys` are the dotted spec keys that receive the result; `target` is the placeholder path those keys hold in the
+    Plan's spec.
     """
 
-    kind: Literal["extract", "split"]
+    kind: Literal["extract", "split", "download"]
     source: str
     target: str
     keys: tuple[str, ...] = ()

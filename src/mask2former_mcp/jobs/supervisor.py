@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.errors import Mask2FormerError, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
@@ -27,13 +27,15 @@ from mask2former_mcp.jobs.verdict import Verdict, judge
 from mask2former_mcp.platforms.devices import inventory
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
-from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Task
+from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Report, Task
 from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
 _RECONCILE_EVERY = 10  # polls
 _LOG_TAIL = 200
+_MAX_PHASE = 200
+_LOOK_EVERY_S = 1.0  # whether a job that is prepared shall still run
 
 _log = logging.getLogger("mask2former_mcp.supervisor")
 
@@ -54,15 +56,23 @@ class Supervisor:
 
     def run(self, job_id: str) -> None:
         while not (job := self.store.get(job_id)).state.terminal:
-            match job.state:
-                case JobState.QUEUED:
-                    self.wait_for_devices(job)
-                case JobState.PREPARING:
-                    self.start(job)
-                case JobState.RUNNING:
-                    self.follow(job)
-                case JobState.STOPPING:
-                    self.stop(job)
+            try:
+                self._step(job)
+            except PlatformAway as error:
+                # Before the platform is back nothing can be ended, nor told of its end: the step is done again.
+                self.store.update(job.id, job.attempt, phase=f"waiting: {error.message}"[:_MAX_PHASE])
+                time.sleep(self.settings.poll_s)
+
+    def _step(self, job: Job) -> None:
+        match job.state:
+            case JobState.QUEUED:
+                self.wait_for_devices(job)
+            case JobState.PREPARING:
+                self.start(job)
+            case JobState.RUNNING:
+                self.follow(job)
+            case JobState.STOPPING:
+                self.stop(job)
 
     # -- queued --
 
@@ -113,7 +123,8 @@ class Supervisor:
             self._running(job, job.handle, "found running")
             return
         try:
-            task, notes = self._prepared(job)
+            report = self._reporter(job)
+            task, notes = self._prepared(job, report)
             # The handle is stored before the start: killed in between, a successor still finds what was started.
             if not self.store.update(
                 job.id, job.attempt, handle=self.platform.render(task)["handle"], phase="starting"
@@ -121,7 +132,7 @@ class Supervisor:
                 return
             if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
                 return
-            handle = self.platform.submit(task)
+            handle = self.platform.submit(task, report)
         except Stopped:
             return
         except Mask2FormerError as error:
@@ -131,19 +142,26 @@ class Supervisor:
         else:
             self._running(job, handle, "; ".join(("started", *notes)))
 
-    def _prepared(self, job: Job) -> tuple[Task, tuple[str, ...]]:
-        """The task, and what was decided on the way; the attempt's record stands. Stopped: the job is to end."""
-        shown = ""
+    def _reporter(self, job: Job) -> Report:
+        """What is being done becomes the job's phase. It raises Stopped when the job is to end."""
+        shown, looked = "", time.monotonic()
 
         def report(what: str, done: float) -> None:
-            nonlocal shown
+            nonlocal shown, looked
             phase = f"{what} ({done:.0%})" if done else what
+            if phase == shown and time.monotonic() - looked < _LOOK_EVERY_S:
+                return
+            looked = time.monotonic()
+            if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
+                raise Stopped
             if phase != shown:
                 shown = phase
-                if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
-                    raise Stopped
                 self.store.update(job.id, job.attempt, phase=phase)
 
+        return report
+
+    def _prepared(self, job: Job, report: Report) -> tuple[Task, tuple[str, ...]]:
+        """The task, and what was decided on the way; the attempt's record stands."""
         prepared = prepare(
             job,
             Folders.of(self.store.home, job),
@@ -181,6 +199,7 @@ class Supervisor:
         follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
         assert job.handle is not None  # stored before the job could be running
         self.store.update(job.id, job.attempt, spawns=0)  # this supervisor got on
+        unasked = ""  # why the platform could not be asked a moment ago
         while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
             seen = self.platform.poll(job.handle)
             follower.look(final=seen.state in ("exited", "missing"))
@@ -191,6 +210,9 @@ class Supervisor:
             if seen.state == "missing":
                 self._lost(job, seen)
                 return
+            if seen.detail != unasked:
+                unasked = seen.detail
+                self.store.update(job.id, job.attempt, phase=unasked[:_MAX_PHASE] or follower.phase)
             time.sleep(self.settings.poll_s)
 
     def _lost(self, job: Job, seen: Observation) -> None:
@@ -237,6 +259,9 @@ class Supervisor:
         verdict = judge(
             seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
         )
+        if verdict.state is JobState.FAILED and seen.cut_off:
+            self._lost(job, seen)
+            return
         self._end(job, verdict, seen.exit_code)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:

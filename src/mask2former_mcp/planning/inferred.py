@@ -10,6 +10,8 @@ from mask2former_mcp.jobs.plan import Checkpoint, Staging
 from mask2former_mcp.planning import arguments
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.weights import Weights
+from mask2former_mcp.spec import dotted
+from mask2former_mcp.staging import download
 
 Params = Mapping[str, str | Mapping[str, str]]
 
@@ -20,7 +22,7 @@ def values(params: Params, said: Mapping[str, Any], chosen: Weights, home: Path)
     notes: list[str] = []
     for key, function in params.items():
         if isinstance(function, Mapping):
-            found[key], note = _published(key, said, chosen, home)
+            found[key], note = _backbone(key, function, said, chosen, home)
             notes.append(note)
         elif function in lineage.FIXED_OUTPUTS:
             found[key] = arguments.output_name(said, key, lineage.FIXED_OUTPUTS[function])
@@ -29,18 +31,60 @@ def values(params: Params, said: Mapping[str, Any], chosen: Weights, home: Path)
     return found, [note for note in notes if note]
 
 
-def _published(key: str, said: Mapping[str, Any], chosen: Weights, home: Path) -> tuple[str, str]:
-    """Published backbone weights: the file that the caller names; nothing is downloaded by this version."""
+def defaults(params: Params, said: Mapping[str, Any], chosen: Weights) -> tuple[str, ...]:
+    """Keys that get the bundle's published weights: nothing is resumed or given, and nobody said otherwise."""
+    published = [key for key, function in params.items() if isinstance(function, Mapping)]
+    return tuple(key for key in published if not chosen.files and said.get(key) is None)
+
+
+def downloads(
+    params: Params, keys: Sequence[str], spec: Mapping[str, Any], home: Path
+) -> tuple[tuple[Staging, ...], list[str]]:
+    """What is fetched for those keys that the final spec leaves with the published weights; and notes for the Plan."""
+    staging: list[Staging] = []
+    notes: list[str] = []
+    for key in keys:
+        described = params[key]
+        assert isinstance(described, Mapping)
+        target = _target(described)
+        if dotted.get(spec, key) != target:
+            notes.append(_SCRATCH.format(key=key))
+            continue
+        options = {"sha256": described["sha256"]} if "sha256" in described else {}
+        host = download.check(described["link"]).hostname
+        staging.append(Staging(kind="download", source=described["link"], target=target, keys=(key,), options=options))
+        here = Path(target.replace("{home}", str(home)))
+        notes.append(
+            f"backbone weights: {here.name}, as published; "
+            + ("they are in the cache" if here.exists() else f"downloaded once from {host} before the training starts")
+            + f'. Without a network, put that file at {here}, or pass pretrained_weights="" to train from scratch'
+        )
+    return tuple(staging), notes
+
+
+_SCRATCH = (
+    "from scratch: {key} is empty, so the backbone starts untrained. That matters: without pretrained weights a "
+    "network needs many more images and epochs to become accurate"
+)
+
+
+def _backbone(
+    key: str, described: Mapping[str, str], said: Mapping[str, Any], chosen: Weights, home: Path
+) -> tuple[str, str]:
+    """Backbone weights: the file that the caller names, none where a whole network is loaded, or the published ones."""
     file = chosen.files.get(key)
     if file is not None:
         return portable(file.path, home), f"backbone weights: {file.path.name}, sha256 {file.sha256[:12]}"
+    named = said.get(key)
     if chosen.files:
-        named = said.get(key)
         return "", f"{key}={show(named)} is left out: the whole network starts from a checkpoint" if named else ""
-    return "", (
-        f"from scratch: {key} is empty, so the backbone starts untrained. That matters: without pretrained weights a "
-        "network needs many more images and epochs to become accurate"
-    )
+    if named is not None:
+        return "", _SCRATCH.format(key=key)
+    return _target(described), ""
+
+
+def _target(described: Mapping[str, str]) -> str:
+    return f"{{home}}/{download.place(described['destination_path'])}"
 
 
 def portable(path: Path, home: Path) -> str:
@@ -65,6 +109,8 @@ def stand_ins(chosen: Weights, staging: Sequence[Staging], home: Path) -> dict[s
     """For the digest: what a path means, where the path itself holds an id or a time."""
     meaning = {portable(file.path, home): f"sha256:{file.sha256}" for file in chosen.files.values()}
     for item in staging:
+        if item.kind == "download":
+            meaning[item.target] = f"link:{item.source}"
         if item.kind == "extract":
             meaning[item.target] = f"archive:{item.source}"
             if "/cache/ade/" in item.target:

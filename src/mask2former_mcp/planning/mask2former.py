@@ -13,10 +13,12 @@ from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.planning.rules import Findings, Situation
 from mask2former_mcp.spec import dotted
+from mask2former_mcp.spec.swin_sizes import SWIN_SIZES
 
 NUM_CLASSES = "model.sem_seg_head.num_classes"
 CONTIGUOUS = "dataset.contiguous_id"
 BATCH = "dataset.train.batch_size"
+WEIGHTS = "model.backbone.pretrained_weights"
 _SAME_CLASSES = "Pass a dataset with the same categories in the same order as the one it was trained on."
 _DEFAULT_MODE = {"coco_panoptic": "panoptic", "coco": "instance", "ade": "semantic"}
 
@@ -49,7 +51,7 @@ class Mask2FormerRules:
             named = "model.backbone.swin.type" if family == "swin" else "model.backbone.efficientvit.name"
             values["backbone"] = {"model.backbone.type": family, named: size}
         for name, key in (
-            ("pretrained_weights", "model.backbone.pretrained_weights"),
+            ("pretrained_weights", WEIGHTS),
             ("threshold", "model.object_mask_threshold"),
             ("quantize_mode", "quantize.mode"),
         ):
@@ -254,12 +256,14 @@ def _precision(situation: Situation, warnings: list[str]) -> dict[str, Any]:
 
 def _pretrained(situation: Situation, warnings: list[str]) -> dict[str, Any]:
     """Window and image size that the name of the backbone's weights tells, unless the caller said otherwise."""
-    weights = _get(situation.spec, "model.backbone.pretrained_weights")
+    weights = _get(situation.spec, WEIGHTS)
     name = weights.rsplit("/", 1)[-1] if isinstance(weights, str) else ""
     found = re.match(r"swin_(tiny|small|base|large)", name)
     if not found:
         return {}
     key, size = "model.backbone.swin.type", found[1]
+    if WEIGHTS in situation.published and not _fits(situation, name, size):
+        return {WEIGHTS: ""}
     if _get(situation.spec, "model.backbone.type") != "swin" or _get(situation.spec, key) != size:
         raise InvalidRequest(
             f"pretrained_weights={show(weights)} are of swin {size}, but the spec says "
@@ -282,6 +286,19 @@ def _pretrained(situation: Situation, warnings: list[str]) -> dict[str, Any]:
             values[key] = right
             warnings.append(f"{key} is set to {right}, as the name of the pretrained weights says")
     return values
+
+
+def _fits(situation: Situation, name: str, size: str) -> bool:
+    """Whether weights that nobody asked for are this very network's: type, sizes and window."""
+    spec = situation.spec
+    window = re.search(r"window(\d+)", name)
+    said = situation.said.get("model.backbone.swin.window_size")
+    return (
+        _get(spec, "model.backbone.type") == "swin"
+        and _get(spec, "model.backbone.swin.type") == size
+        and cross_field.swin_size(spec) == SWIN_SIZES[size]
+        and (window is None or said in (None, int(window[1])))
+    )
 
 
 def _get(spec: Mapping[str, Any], key: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
-from mask2former_mcp.jobs.plan import AutomlDecision, Plan
+from mask2former_mcp.jobs.plan import AutomlDecision, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
 from mask2former_mcp.planning.digest import digest
@@ -46,6 +46,7 @@ class _Draft:
     overrides: dict[str, Any]
     situation: Situation  # with the final spec
     notes: tuple[str, ...]
+    staging: tuple[Staging, ...]  # of published weights
 
 
 class Planner:
@@ -93,7 +94,8 @@ class Planner:
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
         draft = self._draft(request, said, template, data, chosen, where, parent, tensorrt)
-        spec, situation = draft.situation.spec, draft.situation
+        spec, situation, home = draft.situation.spec, draft.situation, self.settings.home
+        staging = (*data.staging, *draft.staging)
         validate.check_schema(spec, schema, rules.remarks)
         gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
         searched = getattr(request, "automl", None) if automl.route == "automl" else None
@@ -118,12 +120,12 @@ class Planner:
             runtime=where.runtime,
             estimate=estimate,
             warnings=tuple(dict.fromkeys(notes)),
-            digest=self._digest(action, spec, data, chosen, where),
+            digest=self._digest(action, spec, data.datasets, inferred.stand_ins(chosen, staging, home), where),
             run_name=request.run_name,
             parent_job_id=parent_id,
             results_dir=where.results_dir,
-            checkpoint=inferred.checkpoint(chosen, self.settings.home),
-            staging=data.staging,
+            checkpoint=inferred.checkpoint(chosen, home),
+            staging=staging,
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
             artifacts=contract.artifacts(action, spec, bundle, tensorrt and where.runtime == "tao"),
             key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and contract.takes_key(bundle, action),
@@ -146,7 +148,9 @@ class Planner:
         """Template < preset < parent's values < data sources < what was said < lineage < what follows from these."""
         action = _ACTIONS[type(request)]
         preset, preset_notes = self._preset(request, chosen.known_spec)
-        files, file_notes = inferred.values(self.bundle.spec_params(action), said, chosen, self.settings.home)
+        params, home = self.bundle.spec_params(action), self.settings.home
+        files, file_notes = inferred.values(params, said, chosen, home)
+        published = inferred.defaults(params, said, chosen)
         said = {key: value for key, value in said.items() if key not in data.read and key not in files}
         layers = [
             Layer("preset", preset, listed=False),
@@ -157,14 +161,16 @@ class Planner:
         spec, _ = merge(template, layers)
         situation = Situation(
             action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
-            data.images, data.labels, parent, chosen.known_spec,
+            data.images, data.labels, parent, chosen.known_spec, published=published,
         )  # fmt: skip
         derived = self.rules.derive(situation)
         carried = _carried(derived.values, chosen.known_spec, self.rules)
         layers.insert(1, Layer("carried", carried, listed=False))
         layers.append(Layer("derived", {k: v for k, v in derived.values.items() if k not in carried}))
         spec, overrides = merge(template, layers)
-        return _Draft(overrides, replace(situation, spec=spec), (*preset_notes, *file_notes, *derived.warnings))
+        staging, fetch_notes = inferred.downloads(params, published, spec, home)
+        notes = (*preset_notes, *file_notes, *derived.warnings, *fetch_notes)
+        return _Draft(overrides, replace(situation, spec=spec), notes, staging)
 
     def _policy(self, request: ActionRequest, action: str) -> policy.Decision:
         state = policy.BundleState(
@@ -227,12 +233,13 @@ class Planner:
             notes.append(f"preset={name}: its backbone is left out, because the argument backbone names another")
         return values, notes
 
-    def _digest(self, action: str, spec: Mapping[str, Any], data: Data, chosen: Weights, where: Place) -> str:
-        home = self.settings.home
+    def _digest(
+        self, action: str, spec: Mapping[str, Any], datasets: Mapping[str, Any], stand_ins: Mapping[str, str],
+        where: Place,
+    ) -> str:  # fmt: skip
         return digest(
-            action=action, spec=spec, bundle_digest=self.bundle.digest, datasets=data.datasets, platform=where.platform,
-            runtime=where.runtime, image=where.image, home=home,
-            stand_ins=inferred.stand_ins(chosen, data.staging, home),
+            action=action, spec=spec, bundle_digest=self.bundle.digest, datasets=datasets, platform=where.platform,
+            runtime=where.runtime, image=where.image, home=self.settings.home, stand_ins=stand_ins,
         )  # fmt: skip
 
     def _slow(self, request: ActionRequest, seconds: float | None) -> list[str]:

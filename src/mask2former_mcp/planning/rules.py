@@ -34,6 +34,7 @@ class Situation:
     parent: Parent | None = None
     known_spec: Mapping[str, Any] | None = None
     metric: str | None = None  # what a search was asked to maximise
+    published: Sequence[str] = ()  # keys that hold the bundle's published weights, because nobody said otherwise
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,25 +10,27 @@ import contextlib
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mask2former_mcp.errors import NotAvailable
-from mask2former_mcp.platforms.docker_daemon import Conflict, Daemon, Gone, Refused, Unreachable
-from mask2former_mcp.platforms.protocol import Handle, Observation, Task
+from mask2former_mcp.platforms import docker_fitness as fitness
+from mask2former_mcp.platforms.docker_daemon import Conflict, Daemon, Gone, Login, Refused, Unreachable, patiently
+from mask2former_mcp.platforms.docker_image import bring
+from mask2former_mcp.platforms.protocol import Handle, Observation, Report, Task, silent
 
 LABEL = "org.mask2former-mcp"
 RESULTS = "/results"
 _EXIT_FILE = "exit_status.json"
 _POSITION_FILE = "log_position"
+_AWAY_FILE = "daemon_away"  # it could not be asked, and the container was not seen running since
 _MASK = b"***"
 _PATIENCE_S = 60.0  # for a daemon that restarts
-_REMOVED_WITHIN_S = 30.0
+_PATIENCE_AT_START_S = 20.0
+_SIGNALLED = 128  # exit codes from here on: ended by a signal, whoever sent it
 _GB = 2**30
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,19 @@ class Limits:
 class DockerPlatform:
     """Handles hold the container's name and paths relative to `home`."""
 
-    def __init__(self, home: Path, limits: Limits, daemon: Daemon, secrets: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        home: Path,
+        limits: Limits,
+        daemon: Daemon,
+        secrets: tuple[str, ...] = (),
+        logins: Mapping[str, Login] | None = None,
+    ) -> None:
         self.home = home
         self.limits = limits
         self.daemon = daemon
         self.secrets = tuple(secret.encode() for secret in secrets)
+        self.logins = logins or {}
 
     def render(self, task: Task) -> Mapping[str, Any]:
         """The whole create call of the Engine API, as `create`, with the container's `name`."""
@@ -108,41 +118,34 @@ class DockerPlatform:
         }
         return {"name": name, "create": create, "handle": handle}
 
-    def submit(self, task: Task) -> Handle:
+    def submit(self, task: Task, report: Report = silent) -> Handle:
         order = self.render(task)
         handle: Handle = order["handle"]
         run = self.home / handle["run"]
         run.mkdir(parents=True, exist_ok=True)
         if (run / _EXIT_FILE).exists():
             return handle
-        if not self.daemon.is_local():
-            raise NotAvailable(
-                f"the Docker daemon at {self.daemon.host} does not see the files of this machine",
-                fix="Unset DOCKER_HOST, or run the server on the daemon's machine.",
-            )
-        self._check_image(str(task.image))
-        self._check_gpus(task)
+        self._check_daemon(task, report)
+        bring(self.daemon, str(task.image), self.logins, report)
+        name = order["name"]
         try:
-            self.daemon.create(order["name"], order["create"])
-        except Conflict:
-            pass  # an earlier start, perhaps cut off between create and start
+            patiently(lambda: self._create(name, order["create"]), _PATIENCE_AT_START_S, report)
         except (Refused, Gone) as error:
+            if reason := fitness.unseen(str(error)):
+                raise NotAvailable(reason[0], fix=reason[1]) from error
             raise NotAvailable(f"Docker refused the container: {error}", fix="See `doctor platform=docker`.") from error
-        except Unreachable as error:
-            raise _no_daemon(error) from error
         try:
-            if self.daemon.inspect(order["name"])["State"]["Status"] == "created":
-                self.daemon.start(order["name"])
+            patiently(lambda: self._start(name), _PATIENCE_AT_START_S, report)
         except (Refused, Gone) as error:
-            self.daemon.remove(order["name"])
+            patiently(lambda: self.daemon.remove(name), _PATIENCE_AT_START_S)
             raise NotAvailable(f"the container could not be started: {error}", fix=_start_advice(str(error))) from error
-        except Unreachable as error:
-            raise _no_daemon(error) from error
         return handle
 
     def poll(self, handle: Handle) -> Observation:
-        if (ended := _read(self.home / handle["run"] / _EXIT_FILE)) is not None:
-            return Observation("exited", exit_code=ended["code"], out_of_memory=ended["out_of_memory"])
+        run = self.home / handle["run"]
+        if (ended := _read(run / _EXIT_FILE)) is not None:
+            return Observation("exited", **ended)
+        away = run / _AWAY_FILE
         try:
             state = self.daemon.inspect(handle["container"])["State"]
             if state["Status"] == "created":
@@ -152,28 +155,33 @@ class DockerPlatform:
         except Gone:
             return Observation("missing", detail="its container is gone and nobody recorded an exit code")
         except Unreachable as error:
+            with contextlib.suppress(OSError):
+                away.touch()
             return Observation("running", detail=f"waiting for the Docker daemon: {error}")
         if state["Status"] in ("running", "paused", "restarting", "removing"):
+            away.unlink(missing_ok=True)
             return Observation("running")
-        return Observation("exited", exit_code=int(state["ExitCode"]), out_of_memory=bool(state["OOMKilled"]))
+        return _ended(state, away=away.exists())
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         """SIGTERM, after `grace_s` SIGKILL; then the end is recorded, the log complete and the container removed."""
         run = self.home / handle["run"]
         name = handle["container"]
         try:
-            state = self._patiently(lambda: self.daemon.inspect(name))["State"]
+            state = patiently(lambda: self.daemon.inspect(name), _PATIENCE_S)["State"]
         except Gone:
             return
         if state["Status"] == "created":
-            self._patiently(lambda: self.daemon.remove(name))
+            patiently(lambda: self.daemon.remove(name), _PATIENCE_S)
             return
+        had_ended = state["Status"] in ("exited", "dead")
         try:
-            self._patiently(lambda: self.daemon.stop(name, grace_s))
-            state = self._patiently(lambda: self.daemon.inspect(name))["State"]
-            self._patiently(lambda: self._copy_log(handle))
-            _write(run / _EXIT_FILE, {"code": int(state["ExitCode"]), "out_of_memory": bool(state["OOMKilled"])})
-            self._patiently(lambda: self.daemon.remove(name))
+            patiently(lambda: self.daemon.stop(name, grace_s), _PATIENCE_S)
+            state = patiently(lambda: self.daemon.inspect(name), _PATIENCE_S)["State"]
+            patiently(lambda: self._copy_log(handle), _PATIENCE_S)
+            ended = _ended(state, away=had_ended and (run / _AWAY_FILE).exists())
+            _write(run / _EXIT_FILE, {key: value for key, value in asdict(ended).items() if key != "state"})
+            patiently(lambda: self.daemon.remove(name), _PATIENCE_S)
         except Gone:
             return  # somebody else removed it
 
@@ -214,52 +222,45 @@ class DockerPlatform:
             text = text.replace(secret, _MASK)
         return text
 
-    def _check_image(self, image: str) -> None:
-        try:
-            if not self.daemon.has_image(image):
-                raise NotAvailable(
-                    f"the image {image} is not on this Docker Engine",
-                    fix=f"Build it with scripts/build-image, or `docker pull {image}`; then resume_job.",
-                )
-        except Unreachable as error:
-            raise _no_daemon(error) from error
+    def _check_daemon(self, task: Task, report: Report) -> None:
+        """What would keep it from running, asked before a long pull."""
+        daemon = self.daemon
+        reason = fitness.remote(daemon.host)
+        if reason is None:
+            info, version = patiently(lambda: (daemon.info(), daemon.version()), _PATIENCE_AT_START_S, report)
+            reason = fitness.unfit(info, version) or fitness.without_gpus(info, task.devices)
+        if reason is not None:
+            raise NotAvailable(reason[0], fix=reason[1])
 
-    def _check_gpus(self, task: Task) -> None:
-        if task.devices and "nvidia" not in self.daemon.info().get("Runtimes", {}):
-            raise NotAvailable(
-                "this Docker Engine has no NVIDIA runtime, so its containers see no GPU",
-                fix='Install the NVIDIA Container Toolkit, or set `gpus = "none"` in config.toml for the CPU.',
-            )
+    def _create(self, name: str, config: Mapping[str, Any]) -> None:
+        with contextlib.suppress(Conflict):  # an earlier start, perhaps cut off between create and start
+            self.daemon.create(name, config)
 
-    def _patiently(self, ask: Callable[[], _Answer]) -> _Answer:
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return ask()
-            except Unreachable as error:
-                if time.monotonic() > deadline:
-                    raise _no_daemon(error) from error
-                time.sleep(1.0)
+    def _start(self, name: str) -> None:
+        if self.daemon.inspect(name)["State"]["Status"] == "created":
+            self.daemon.start(name)
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self.home)) if path.is_relative_to(self.home) else str(path)
 
 
+def _ended(state: Mapping[str, Any], *, away: bool) -> Observation:
+    """`away`: nobody could ask the daemon when it ended. A daemon that stops without live-restore ends its containers
+    by a signal, at which some programs exit with 0."""
+    code, memory = int(state["ExitCode"]), bool(state["OOMKilled"])
+    cut_off = away and not memory and (code == 0 or code >= _SIGNALLED)
+    detail = f"the Docker daemon went away and its container ended (exit code {code})" if cut_off else ""
+    return Observation("exited", exit_code=code, detail=detail, cut_off=cut_off, out_of_memory=memory)
+
+
 def _start_advice(said: str) -> str:
     if "could not select device driver" in said:
-        return 'Install the NVIDIA Container Toolkit, or set `gpus = "none"` in config.toml for the CPU.'
+        return fitness.TOOLKIT
     if "executable file not found" in said:
         return "The image has no `mask2former` command: name another `image`, or build ours with scripts/build-image."
     if "mount" in said:
         return "A file or folder of the job is not visible to the daemon: it must see this machine's file system."
     return "`doctor platform=docker` checks the daemon; then resume_job."
-
-
-def _no_daemon(error: Exception) -> NotAvailable:
-    return NotAvailable(
-        f"the Docker daemon does not answer: {error}",
-        fix="Start Docker, or give this user access to its socket; `doctor platform=docker` checks it.",
-    )
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,17 +1,38 @@
 """The few questions that we ask a Docker Engine, through the docker SDK, with four kinds of refusal told apart."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import requests
-from docker.errors import APIError, DockerException, NotFound
+import urllib3
+from docker.errors import APIError, DockerException, NotFound, StreamParseError
+from docker.utils import parse_repository_tag
 
 import docker
+from docker import auth
+from mask2former_mcp.errors import PlatformAway
+from mask2former_mcp.platforms.protocol import Report, silent
 
 _TIMEOUT_S = 30
+_REGISTRY_TIMEOUT_S = 15
+_AGAIN_S = 1.0
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Of a registry. It travels in a header of the request to the daemon, and nowhere else."""
+
+    user: str
+    password: str = field(repr=False)
+
+    @property
+    def config(self) -> dict[str, str]:
+        return {"username": self.user, "password": self.password}
 
 
 class Unreachable(Exception):
@@ -77,14 +98,28 @@ class Daemon:
             return False
         return True
 
+    def pull(self, image: str, login: Login | None) -> Iterator[Mapping[str, Any]]:
+        """What the daemon says while it pulls. A refusal may also be an event with `error`."""
+        repository, tag = parse_repository_tag(image)
+        with self._asking() as client:
+            yield from client.pull(
+                repository, tag=tag, stream=True, decode=True, auth_config=login.config if login else None
+            )
+
+    def offered(self, image: str, login: Login | None) -> None:
+        """Asks the image's registry whether it could be pulled; nothing is. Refused or Gone say why not."""
+        with self._asking(_REGISTRY_TIMEOUT_S) as client:
+            client.inspect_distribution(image, auth_config=login.config if login else None)  # type: ignore[no-untyped-call] # no stub
+
     def info(self) -> dict[str, Any]:
         with self._asking() as client:
             found: dict[str, Any] = client.info()
             return found
 
-    def is_local(self) -> bool:
-        """Whether the daemon sees this machine's files, as far as its address tells."""
-        return self.host is None or urlsplit(self.host).scheme in ("unix", "npipe", "")
+    def version(self) -> dict[str, Any]:
+        with self._asking() as client:
+            found: dict[str, Any] = client.version()
+            return found
 
     @contextmanager
     def _asking(self, timeout_s: float = _TIMEOUT_S) -> Iterator[docker.APIClient]:
@@ -99,9 +134,35 @@ class Daemon:
             if error.response is not None and error.response.status_code == 409:
                 raise Conflict(_said(error)) from error
             raise Refused(_said(error)) from error
-        except (DockerException, requests.exceptions.RequestException) as error:
+        except (
+            DockerException, StreamParseError, requests.exceptions.RequestException, urllib3.exceptions.HTTPError
+        ) as error:  # fmt: skip
             self._client = None
             raise Unreachable(" ".join(str(error).split())[:300]) from error
+
+
+def has_login(registry: str) -> bool:
+    """Whether Docker's own configuration of this user holds a login of the registry."""
+    try:
+        return auth.load_config().resolve_authconfig(registry) is not None
+    except DockerException:  # a credential helper that is named and not there
+        return False
+
+
+def patiently(ask: Callable[[], _Answer], patience_s: float, report: Report = silent) -> _Answer:
+    """The answer of a daemon that may be restarting. PlatformAway when it stays away."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except Unreachable as error:
+            if time.monotonic() > deadline:
+                raise PlatformAway(
+                    f"the Docker daemon does not answer: {error}",
+                    fix="Start Docker, or give this user access to its socket; `doctor platform=docker` checks it.",
+                ) from error
+        report("waiting for the Docker daemon", 0.0)
+        time.sleep(_AGAIN_S)
 
 
 def _second(stamp: str) -> datetime | None:

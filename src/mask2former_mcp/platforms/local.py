@@ -15,7 +15,7 @@ from mask2former_mcp.errors import NotAvailable
 from mask2former_mcp.platforms import launcher
 from mask2former_mcp.platforms.locks import is_held
 from mask2former_mcp.platforms.process import Identity, alive, end, identify, labelled, send, wait_until_dead
-from mask2former_mcp.platforms.protocol import Handle, Observation, Task
+from mask2former_mcp.platforms.protocol import Handle, Observation, Report, Task, silent
 
 RUN_VARIABLE = "M2F_RUN"  # the label that all processes of one attempt carry in their environment
 _START_TIMEOUT_S = 30.0
@@ -46,7 +46,7 @@ class LocalPlatform:
             },
         }
 
-    def submit(self, task: Task) -> Handle:
+    def submit(self, task: Task, report: Report = silent) -> Handle:
         order = self.render(task)
         run = Path(order["run"])
         run.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 `render` is pure (tests compare it whole); the others touch the world.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -39,6 +39,13 @@ class Task:
     user: tuple[int, int] | None = None  # uid and gid inside
 
 
+Report = Callable[[str, float], None]  # what is being done, 0..1 of it; may raise, to stop
+
+
+def silent(what: str, done: float) -> None:
+    """A Report to nobody."""
+
+
 Handle = dict[str, Any]  # JSON-able: stored with the job, enough to find the work again from another process
 
 
@@ -48,7 +55,8 @@ class Observation:
 
     state: Literal["waiting", "running", "exited", "missing"]
     exit_code: int | None = None
-    detail: str = ""
+    detail: str = ""  # while running: what keeps the platform from being asked
+    cut_off: bool = False  # the platform itself went away and took it along: no fault of the program
     out_of_memory: bool = False  # the memory limit was hit: by the process itself or by a child of it
 
 
@@ -59,10 +67,11 @@ class Platform(Protocol):
         """All that `submit` will do, plus `handle`: known before the start, and the same for one job and attempt."""
         ...
 
-    def submit(self, task: Task) -> Handle:
+    def submit(self, task: Task, report: Report = silent) -> Handle:
         """Start the task. Fenced: one job and attempt starts once; called again, it answers the handle of that start.
 
-        NotAvailable when it cannot be started here.
+        What takes long before the start (an image that is pulled) is told to `report`. NotAvailable when it cannot be
+        started here.
         """
         ...
 

@@ -19,6 +19,7 @@ def platform_for(name: str, settings: Settings, environ: Mapping[str, str] = os.
         # Imported here, because the docker SDK costs a quarter of a second at each start of a supervisor.
         from mask2former_mcp.platforms.docker import DockerPlatform, Limits
         from mask2former_mcp.platforms.docker_daemon import Daemon
+        from mask2former_mcp.platforms.docker_image import logins
 
         memory = settings.container_memory_gb or _SHARE * psutil.virtual_memory().total / 2**30
         limits = Limits(
@@ -30,5 +31,5 @@ def platform_for(name: str, settings: Settings, environ: Mapping[str, str] = os.
         )
         key = environ.get(KEY_VARIABLE, "")
         secrets = (key,) if len(key) >= _LEAST_SECRET else ()
-        return DockerPlatform(settings.home, limits, Daemon(environ.get("DOCKER_HOST")), secrets)
+        return DockerPlatform(settings.home, limits, Daemon(environ.get("DOCKER_HOST")), secrets, logins(environ))
     return LocalPlatform(settings.home, settings.engine)

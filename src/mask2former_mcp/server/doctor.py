@@ -81,9 +81,18 @@ def _docker(services: Services) -> list[Check]:
     from mask2former_mcp.server import docker_check
 
     try:
-        return [Check(*found) for found in docker_check.look(services.settings)]
+        return [Check(*found) for found in docker_check.look(services.settings, _images(services), services.environ)]
     except Exception as error:  # noqa: BLE001 - as above
         return [Check("docker", "error", f"{type(error).__name__}: {error}", "Report this, with the detail.")]
+
+
+def _images(services: Services) -> tuple[str, ...]:
+    """Those that jobs would run where nobody names another."""
+    settings = services.settings
+    if settings.runtime == "engine":
+        return (settings.engine_image,)
+    named = [services.bundle.image(action, settings.runtime) for action in services.bundle.actions]
+    return tuple(dict.fromkeys(image for image in named if image))
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:

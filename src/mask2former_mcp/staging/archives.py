@@ -5,19 +5,17 @@ the whole larger than the limits is refused by its name, and nothing is left beh
 rename, so a folder that exists is whole; a lock keeps two processes from doing the same work.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.staging.locks import locked
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar", ".zip")
 _JUNK = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
@@ -79,7 +77,7 @@ def extract(
     if destination.is_dir():
         return destination
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(destination.with_name(f".{destination.name}.lock")):
+    with locked(destination.with_name(f".{destination.name}.lock")):
         if destination.is_dir():
             return destination
         scratch = destination.with_name(f".{destination.name}.part")
@@ -210,15 +208,3 @@ def _root(folder: Path, expects: str | None) -> Path:
         if len(inside) != 1 or not inside[0].is_dir():
             return current
         current = inside[0]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.utime(path)
-            fcntl.flock(lock, fcntl.LOCK_UN)

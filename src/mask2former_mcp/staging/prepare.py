@@ -5,19 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
-from mask2former_mcp.staging import archives, holdout
+from mask2former_mcp.staging import archives, download, holdout
 
 Progress = Callable[[str, float], None]  # what is being done, 0..1 of it
 
 
 def stage(
-    items: Sequence[Mapping[str, Any]], *, home: Path, job_dir: Path, progress: Progress | None = None
+    items: Sequence[Mapping[str, Any]],
+    *,
+    home: Path,
+    job_dir: Path,
+    progress: Progress | None = None,
+    network: download.Network = download.PUBLIC,
 ) -> dict[str, str]:
     """Does each item ({kind, source, target, options}) and returns {placeholder path: real path}.
 
     extract: `target` receives the archive's content; options `expects` names a file that must lie directly in it.
     split: options `train` and `val` are the targets of the two annotation files, with `format`, `seed`, `fraction`.
-    Done work is not done again. Raises DatasetError, naming the archive and member or the annotation file and record.
+    download: an https link to `target` in the cache; options `sha256` where it is known.
+    Done work is not done again. Raises DatasetError, naming the archive and member or the annotation file and record;
+    NotAvailable for a file that cannot be downloaded.
     """
     places: dict[str, str] = {}
     for item in items:
@@ -39,6 +46,11 @@ def stage(
                     source, options["format"], train, val, seed=int(options.get("seed", 0)), fraction=fraction
                 )
             places |= {options["train"]: str(train), options["val"]: str(val)}
+        elif item["kind"] == "download":
+            target = real(item["target"], home, job_dir)
+            report = _reporter(f"downloading {target.name}", progress)
+            download.fetch(item["source"], target, sha256=options.get("sha256"), progress=report, network=network)
+            places[item["target"]] = str(target)
         else:
             raise InvalidRequest(f"staging of kind {item['kind']!r} is not known", fix="Plan the job again.")
     return places

@@ -190,9 +190,10 @@ def test_an_explicit_backbone_wins_over_the_presets(plan: Any, data: Path) -> No
 
 
 def test_from_scratch_says_why_it_matters(plan: Any, data: Path) -> None:
-    made = plan("train", train_dataset=str(data / "shop"))
+    made = plan("train", train_dataset=str(data / "shop"), pretrained_weights="")
     assert said(made, "from scratch")
     assert made.spec["model"]["backbone"]["pretrained_weights"] == ""
+    assert [item.kind for item in made.staging] == []
 
 
 def test_the_name_of_pretrained_weights_sets_the_window(plan: Any, data: Path, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ class FakeDaemon:
         self.state = {"Status": "running", "ExitCode": 0, "OOMKilled": False, **state}
         self.fails: dict[str, Exception] = {}
         self.done: list[str] = []
-        self.images, self.lines, self.runtimes, self.local = True, [], {"runc": {}}, True
+        self.images, self.lines, self.runtimes = True, [], {"runc": {}}
+        self.options: list[str] = []
+        self.components: list[dict[str, str]] = []
 
     def _step(self, name: str) -> None:
         if name in self.fails:
@@ -55,10 +57,12 @@ class FakeDaemon:
         return self.images
 
     def info(self) -> dict[str, Any]:
-        return {"Runtimes": self.runtimes}
+        if "info" in self.fails:
+            raise self.fails["info"]
+        return {"Runtimes": self.runtimes, "SecurityOptions": self.options}
 
-    def is_local(self) -> bool:
-        return self.local
+    def version(self) -> dict[str, Any]:
+        return {"Components": self.components}
 
 
 def task(home: Path, **fields: Any) -> Task:
@@ -104,13 +108,26 @@ def test_a_name_that_is_taken_is_the_earlier_start_and_a_created_container_is_st
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
+        ({"fails": {"info": Unreachable("no socket")}}, "does not answer"),
         ({"fails": {"create": Unreachable("no socket")}}, "does not answer"),
         ({"fails": {"start": Refused('could not select device driver "nvidia"')}}, "could not be started"),
         ({"images": False}, "not on this Docker Engine"),
-        ({"local": False}, "does not see the files"),
+        ({"host": "tcp://192.0.2.7:2376"}, "asked over tcp, so it does not see the files"),
+        ({"host": "ssh://me@far"}, "asked over ssh, so it does not see the files"),
+        (
+            {"fails": {"create": Refused("invalid mount config: bind source path does not exist: /srv/results")}},
+            "finds no /srv/results, so it does not see the files",
+        ),
+        ({"components": [{"Name": "Podman Engine"}]}, "podman answers"),
+        ({"options": ["name=seccomp,profile=default", "name=rootless"]}, "maps user ids"),
+        ({"options": ["name=userns"]}, "maps user ids"),
     ],
 )
-def test_what_keeps_it_from_starting_is_told_apart(tmp_path: Path, broken: dict[str, Any], words: str) -> None:
+def test_what_keeps_it_from_starting_is_told_apart(
+    tmp_path: Path, broken: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mask2former_mcp.platforms.docker._PATIENCE_AT_START_S", 0.0)
+    monkeypatch.setattr("mask2former_mcp.platforms.docker_daemon._AGAIN_S", 0.0)
     daemon = FakeDaemon(Status="created")
     for name, value in broken.items():
         setattr(daemon, name, value)
@@ -160,7 +177,8 @@ def test_a_daemon_that_is_away_is_waited_for_and_a_container_that_is_gone_is_mis
     docker = platform(tmp_path, daemon)
     handle = docker.render(task(tmp_path))["handle"]
     daemon.fails["inspect"] = Unreachable("restarting")
-    assert docker.poll(handle).state == "running"
+    away = docker.poll(handle)
+    assert (away.state, away.detail) == ("running", "waiting for the Docker daemon: restarting")
     daemon.fails["inspect"] = Gone("no such container")
     assert docker.poll(handle).state == "missing"
 
@@ -188,3 +206,41 @@ def test_the_end_is_recorded_before_the_container_goes(tmp_path: Path) -> None:
     assert daemon.done == ["create", "stop", "remove"]
     docker.submit(task(tmp_path))
     assert daemon.done == ["create", "stop", "remove"]
+
+
+@pytest.mark.parametrize(
+    ("state", "cut_off"),
+    [
+        ({"Status": "exited", "ExitCode": 137}, True),
+        ({"Status": "exited", "ExitCode": 143}, True),
+        ({"Status": "exited", "ExitCode": 0}, True),
+        ({"Status": "exited", "ExitCode": 1}, False),
+        ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, False),
+    ],
+)
+def test_what_a_daemon_took_along_when_it_went_is_told_from_a_fault_of_the_program(
+    tmp_path: Path, state: dict[str, Any], cut_off: bool
+) -> None:
+    daemon = FakeDaemon()
+    docker = platform(tmp_path, daemon)
+    handle = docker.submit(task(tmp_path))
+    daemon.fails["inspect"] = Unreachable("restarting")
+    docker.poll(handle)
+    daemon.fails.clear()
+    daemon.state |= state
+    seen = docker.poll(handle)
+    assert (seen.state, seen.cut_off, bool(seen.detail)) == ("exited", cut_off, cut_off)
+    docker.cancel(handle, grace_s=1)
+    assert platform(tmp_path, FakeDaemon()).poll(handle) == seen  # another supervisor, the container gone
+
+
+def test_a_container_that_outlived_the_daemon_and_is_ended_later_was_not_cut_off(tmp_path: Path) -> None:
+    daemon = FakeDaemon()
+    docker = platform(tmp_path, daemon)
+    handle = docker.submit(task(tmp_path))
+    daemon.fails["inspect"] = Unreachable("restarting")
+    docker.poll(handle)
+    daemon.fails.clear()
+    assert docker.poll(handle).detail == ""
+    daemon.state |= {"Status": "exited", "ExitCode": 137}
+    assert docker.poll(handle) == Observation("exited", exit_code=137)
