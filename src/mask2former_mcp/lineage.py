@@ -102,7 +102,8 @@ def parent_model(
             fix="Leave checkpoint out, or pass a train job as parent_job_id.",
         )
     folder = parent.results_dir / wanted
-    files = sorted(path for suffix in suffixes for path in folder.glob(f"*{suffix}") if _is_usable(path))
+    named = (path for suffix in suffixes for path in folder.glob(f"*{suffix}"))
+    files = sorted(path for path in named if _is_usable(path) and _lies_in(path, parent.results_dir))
     if not files:
         raise NotFound(
             f"{parent.job_id} ({parent.state}) has no *{' or *'.join(suffixes)} file in its results",
@@ -179,7 +180,7 @@ def checkpoints(folder: Path) -> dict[tuple[int, int], Path]:
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             match = CHECKPOINT_NAME.fullmatch(path.name)
-            if match and not path.is_symlink() and _is_usable(path):
+            if match and not path.is_symlink() and _is_usable(path) and _lies_in(path, folder.parent):
                 found[int(match[1]), int(match[2])] = path
     return found
 
@@ -256,6 +257,11 @@ def _is_usable(path: Path) -> bool:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
         return False
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Not by a link that leads out: what runs in a container may leave one to a file that it must not read."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _state(path: Path) -> str:

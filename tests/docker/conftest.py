@@ -48,7 +48,7 @@ class Talk:
         """The job's container, once it has got further than `progress`."""
         with anyio.fail_after(120):
             while (job := await self.facts(client, "get_job", {"job_id": job_id}))["progress"] <= progress:
-                assert job["status"] not in TERMINAL, job
+                assert job["status"] not in TERMINAL, job["message"]
                 await anyio.sleep(0.2)
         (container,) = self.containers(job_id)
         return container

@@ -21,7 +21,7 @@ from mask2former_mcp.platforms.protocol import Bind, Task
 RESULTS, INSIDE = "/results", "/job"
 UNPRIVILEGED = 65532  # who a container is where the caller is root
 _ALLOWED = re.compile(r"TZ|LANG|LC_[A-Z]+|OMP_NUM_THREADS|NCCL_[A-Z0-9_]+|CUBLAS_WORKSPACE_CONFIG|PYTORCH_[A-Z0-9_]+")
-_SYSTEM = tuple(
+SYSTEM = tuple(
     map(Path, ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot", "/var/lib/docker", "/root/.ssh"))
 )
 
@@ -106,15 +106,17 @@ class _Mounts:
         if not named.exists():
             return text
         source = named.resolve()
-        self._must_be_allowed(text, source)
+        self._must_be_allowed(text, named, source)
         return self._targets.setdefault(source, f"/data/{len(self._targets)}/{named.name}")
 
-    def _must_be_allowed(self, text: str, source: Path) -> None:
+    def _must_be_allowed(self, text: str, named: Path, source: Path) -> None:
         home = self.folders.home.resolve()
         why = ""
-        if source == Path("/") or home.is_relative_to(source):
+        if named.is_relative_to(self.folders.home) and not source.is_relative_to(home):
+            why = "a link there leads out of the server's folder"  # a container may have left it
+        elif source == Path("/") or home.is_relative_to(source):
             why = "it holds the server's own files"
-        elif any(source.is_relative_to(place) for place in _SYSTEM):
+        elif any(source.is_relative_to(place) for place in SYSTEM):
             why = "it belongs to the system"
         elif source.is_relative_to(home):
             below = source.relative_to(home).parts

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs.contained import SYSTEM
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.settings import Settings
@@ -79,6 +80,8 @@ def _results_dir(text: str, settings: Settings, *, may_exist: bool) -> str:
     fix = "Pass a new or empty folder, or leave results_dir out for the job's own folder."
     if path == Path("/") or path == settings.home or path.is_relative_to(settings.home / "jobs"):
         raise InvalidRequest(f"results_dir={text!r} is the server's own folder or the root", fix=fix)
+    if any(place.is_relative_to(system) for system in SYSTEM for place in (path, path.resolve())):
+        raise InvalidRequest(f"results_dir={text!r} belongs to the system", fix=fix)
     try:
         if path.exists() and not path.is_dir():
             raise InvalidRequest(f"results_dir={text!r} is a file", fix=fix)

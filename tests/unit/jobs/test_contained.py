@@ -81,6 +81,15 @@ def test_results_of_another_job_and_the_cache_may_be_read(folders: Folders) -> N
     assert all(bind.read_only for bind in task.binds[2:])
 
 
+def test_a_link_that_a_container_left_in_its_results_opens_nothing_else(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text("word")
+    planted = folders.home / "jobs" / "export-0" / "results" / "export" / "model.onnx"
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(tmp_path / "private.txt")
+    with pytest.raises(InvalidRequest, match="leads out of the server's folder"):
+        in_container(folders, {"a": str(planted)})
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="another uid than the caller's runs the container only where that is root")
 def test_a_folder_that_the_user_inside_cannot_read_is_named(folders: Folders, tmp_path: Path) -> None:
     private = tmp_path / "private"

@@ -96,12 +96,12 @@ def test_an_archive_counts_by_its_place_not_by_its_time(tmp_path: Path, plan: An
     with tarfile.open(folder / "train" / "images.tar.gz", "w:gz") as archive:
         archive.add(folder / "train" / "images", "images")
     shutil.rmtree(folder / "train" / "images")
-    first = plan("train", train_dataset=str(folder))
+    first = plan("train", train_dataset=str(folder), pretrained_weights="")
     (staged,) = first.staging
     assert staged.kind == "extract"
     assert "dataset.train.img_dir" in staged.keys
     os.utime(folder / "train" / "images.tar.gz", (1, 1))
-    second = plan("train", train_dataset=str(folder))
+    second = plan("train", train_dataset=str(folder), pretrained_weights="")
     assert second.staging != first.staging
     assert second.digest == first.digest
 

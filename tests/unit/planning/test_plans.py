@@ -59,7 +59,7 @@ def test_val_beside_train_is_used_and_named(plan: Any, data: Path) -> None:
 
 
 def test_without_validation_data_a_tenth_is_held_out_and_named(plan: Any, data: Path) -> None:
-    made = plan("train", train_dataset=str(data / "alone"))
+    made = plan("train", train_dataset=str(data / "alone"), pretrained_weights="")
     (staged,) = made.staging
     assert staged.kind == "split"
     assert staged.source == str(data / "alone" / "annotations_panoptic.json")
