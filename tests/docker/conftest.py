@@ -87,10 +87,12 @@ class Dockerd:
         self.command, self.pidfile = command, pidfile
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Ends when the process has ended."""
+        """Ends when the process has ended, and its containerd: the next dockerd would wait for a dying one in vain."""
         process = psutil.Process(int(self.pidfile.read_text()))
+        family = [process, *process.children()]
         process.send_signal(number)
-        process.wait(PATIENCE_S)
+        _, alive = psutil.wait_procs(family, PATIENCE_S)
+        assert not alive, alive
 
     def start(self, *flags: str) -> None:
         """Ends when it answers. Later flags win over those of the command."""

@@ -39,22 +39,20 @@ class Follower:
         )
         self._written: dict[int, dict[str, float]] = {}
         self._shown: dict[str, Any] = {}
+        self._waiting = ""
 
     @property
     def run(self) -> Run:
         return self._reader.run
 
-    @property
-    def phase(self) -> str:
-        return self._clean(self.run.phase)
-
-    def look(self, *, final: bool = False) -> None:
-        """Store what is new; costs nothing when nothing is."""
-        if not self._reader.advance(final=final):
+    def look(self, *, final: bool = False, waiting: str = "") -> None:
+        """Store what is new; costs nothing when nothing is. `waiting`: the phase while the platform cannot be asked."""
+        if not self._reader.advance(final=final) and waiting == self._waiting:
             return
+        self._waiting = waiting
         job, run = self.job, self.run
         shown: dict[str, Any] = {
-            "phase": self.phase,
+            "phase": self._clean(waiting or run.phase),
             "progress": run.progress,
             "eta_s": None if final else run.eta_s,
         }

@@ -199,10 +199,10 @@ class Supervisor:
         follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
         assert job.handle is not None  # stored before the job could be running
         self.store.update(job.id, job.attempt, spawns=0)  # this supervisor got on
-        unasked = ""  # why the platform could not be asked a moment ago
         while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
             seen = self.platform.poll(job.handle)
-            follower.look(final=seen.state in ("exited", "missing"))
+            over = seen.state in ("exited", "missing")
+            follower.look(final=over, waiting="" if over else seen.detail[:_MAX_PHASE])
             if seen.state == "exited":
                 self._clear(job, grace_s=1.0)
                 self._conclude(job, follower, seen, stopping=False)
@@ -210,9 +210,6 @@ class Supervisor:
             if seen.state == "missing":
                 self._lost(job, seen)
                 return
-            if seen.detail != unasked:
-                unasked = seen.detail
-                self.store.update(job.id, job.attempt, phase=unasked[:_MAX_PHASE] or follower.phase)
             time.sleep(self.settings.poll_s)
 
     def _lost(self, job: Job, seen: Observation) -> None:

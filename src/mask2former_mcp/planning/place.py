@@ -107,20 +107,28 @@ def devices(said: Mapping[str, Any], action: str) -> dict[str, Any]:
     return {}
 
 
-def check_gpus(spec: Mapping[str, Any], action: str, machine: Machine, platform: str) -> list[str]:
-    """Counts against the machine; warnings. `1` is always accepted: without a GPU it means one CPU process."""
+def check_gpus(
+    spec: Mapping[str, Any], action: str, machine: Machine, platform: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """Counts against the machine: (warnings, what keeps it from starting). `1` is always accepted: without a GPU it
+    means one CPU process. A Plan for containers needs no GPU where it is made."""
     block = spec.get(action, {})
     wanted = block.get("num_gpus")
     if wanted is None:
-        return []
-    warnings = []
+        return [], ()
+    warnings: list[str] = []
+    missing: tuple[str, ...] = ()
     if wanted != 1 and wanted > machine.gpus:
         have = f"{machine.gpus} GPU(s)" if machine.gpus else "no GPU"
-        raise InvalidRequest(
-            f"{action}.num_gpus={wanted}, but platform={platform} has {have}",
-            fix=f"Set num_gpus to at most {max(1, machine.gpus)}"
-            + ("; 1 means one process on the CPU here." if not machine.gpus else "."),
-        )
+        what = f"{action}.num_gpus={wanted}, but platform={platform} has {have}"
+        if platform == "docker":
+            missing = (what,)
+        else:
+            raise InvalidRequest(
+                what,
+                fix=f"Set num_gpus to at most {max(1, machine.gpus)}"
+                + ("; 1 means one process on the CPU here." if not machine.gpus else "."),
+            )
     ids = block.get("gpu_ids")
     if ids is not None and len(ids) != wanted:
         raise InvalidRequest(
@@ -133,4 +141,4 @@ def check_gpus(spec: Mapping[str, Any], action: str, machine: Machine, platform:
         )
     if action != "train" and not machine.gpus:
         warnings.append("no GPU here: one process on the CPU")
-    return warnings
+    return warnings, missing

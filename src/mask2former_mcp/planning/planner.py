@@ -97,11 +97,11 @@ class Planner:
         spec, situation, home = draft.situation.spec, draft.situation, self.settings.home
         staging = (*data.staging, *draft.staging)
         validate.check_schema(spec, schema, rules.remarks)
-        gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
+        gpu_notes, no_gpus = place.check_gpus(spec, action, self.machine, where.platform)
         searched = getattr(request, "automl", None) if automl.route == "automl" else None
         found = rules.check(replace(situation, metric=searched.metric if searched else None))
         estimate = rules.estimate(situation, self.parents.earlier(action))
-        missing = (*where.missing, *found.missing)
+        missing = (*where.missing, *no_gpus, *found.missing)
         _refuse_to_start(request, missing)
         notes = (
             *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mask2former_mcp.bundle import load
-from mask2former_mcp.errors import DatasetError, InvalidRequest, Mask2FormerError
+from mask2former_mcp.errors import DatasetError, InvalidRequest, Mask2FormerError, NotAvailable
 from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.request import REQUESTS
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.experiment import load as load_spec
 
@@ -197,3 +198,13 @@ def test_a_file_that_another_action_writes_is_asked_for_by_its_own_key(plan: Any
 def test_the_packaged_presets_are_legal_specs() -> None:
     for values in load().presets.values():
         load_spec("train", dotted.unflatten(values))
+
+
+def test_a_plan_for_containers_needs_no_gpu_and_its_start_does(make_planner: Any, data: Path) -> None:
+    asked = {"train_dataset": str(data / "shop"), "platform": "docker", "num_gpus": 2, "preset": "mini"}
+    planner = make_planner()  # on a machine without a GPU
+    made = planner.plan(REQUESTS["train"].model_validate({**asked, "dry_run": True}))
+    assert made.spec["train"]["num_gpus"] == 2
+    assert said(made, "cannot start yet: train.num_gpus=2, but platform=docker has no GPU")
+    with pytest.raises(NotAvailable, match="num_gpus=2"):
+        planner.plan(REQUESTS["train"].model_validate(asked))
