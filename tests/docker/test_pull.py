@@ -110,9 +110,9 @@ class Registry:
         return {self.host: self.login} if self.login else {}
 
 
-@pytest.fixture(scope="module")
-def layer() -> Iterator[str]:
-    """A local image: the base, an engine that does nothing, and something to carry."""
+@pytest.fixture
+def layer() -> str:
+    """The base, an engine that does nothing, something to carry. Without a name: it goes with the last that it gets."""
     api = docker.APIClient(base_url=os.environ.get("DOCKER_HOST"), version="auto")
     container = api.create_container(BASE_IMAGE, command=["none"])["Id"]
     packed = io.BytesIO()
@@ -122,10 +122,9 @@ def layer() -> Iterator[str]:
             member.size, member.mode = len(content), 0o755
             tar.addfile(member, io.BytesIO(content))
     api.put_archive(container, "/", packed.getvalue())
-    image = api.commit(container)["Id"]
+    image = str(api.commit(container)["Id"])
     api.remove_container(container)
-    yield image
-    api.remove_image(image, force=True)
+    return image
 
 
 @pytest.fixture(params=["open"])

@@ -91,7 +91,7 @@ class DockerWorkshop(Workshop):
     """The same program in a small container, whose working folder is the job's."""
 
     def __init__(self, home: Path, program: Path) -> None:
-        self.daemon = Daemon()
+        self.daemon = Daemon(os.environ.get("DOCKER_HOST"))
         super().__init__(DockerPlatform(home, Limits(memory_gb=0.25, shm_gb=0.1), self.daemon, (SECRET,)), home)
         self.program = program
 
