@@ -32,7 +32,7 @@ class Follower:
         attempt = store.history.attempt(job.id, job.attempt)
         train = (spec.get("train") or {}) if job.action == "train" else {}
         self._reader = StatusReader(
-            action_folder(job.action, spec, folders.results) / "status.json",
+            action_folder(job, spec, folders) / "status.json",
             offset=attempt.status_offset if attempt else 0,
             interval=int(train.get("validation_interval") or 1),
             epochs=int(train["num_epochs"]) if train.get("num_epochs") else None,

@@ -37,6 +37,7 @@ class Task:
     digest: str = ""  # the Plan's, for the label
     binds: tuple[Bind, ...] = ()
     user: tuple[int, int] | None = None  # uid and gid inside
+    is_foreign: bool = False  # somebody else's image: its own entry point runs the command
 
 
 Handle = dict[str, Any]  # JSON-able: stored with the job, enough to find the work again from another process
