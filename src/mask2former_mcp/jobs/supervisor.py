@@ -237,6 +237,7 @@ class Supervisor:
             newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
             missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
         tail = of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
+        follower.read_log(tail)
         verdict = judge(
             seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
         )
