@@ -6,7 +6,7 @@ between the numbers in Optuna's storage and the jobs in the store.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mask2former_mcp.automl import budget
 from mask2former_mcp.automl.budget import StudySettings
@@ -15,7 +15,7 @@ from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.planning.digest import digest
 from mask2former_mcp.planning.planner import Planner
-from mask2former_mcp.planning.request import EvaluateRequest
+from mask2former_mcp.planning.request import EvaluateRequest, Platform
 from mask2former_mcp.planning.rules import Situation
 from mask2former_mcp.planning.validate import check_schema
 from mask2former_mcp.spec import dotted
@@ -84,6 +84,10 @@ def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str
         dataset_format=(plan.datasets.get("eval") or {}).get("format"),
         num_gpus=None,
         run_name=name,
+        platform=cast(Platform, plan.platform),
+        runtime=plan.runtime,
+        # Named by the caller, then, from the operator's list; otherwise the action's own.
+        image=plan.image if plan.image in planner.settings.images else None,
     )
     found = planner.plan(request)
     spec = {**found.spec, "dataset": _in_study_folder(study, plan.spec["dataset"])}

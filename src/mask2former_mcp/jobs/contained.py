@@ -20,13 +20,16 @@ from mask2former_mcp.platforms.protocol import Bind, Task
 
 RESULTS, INSIDE = "/results", "/job"
 UNPRIVILEGED = 65532  # who a container is where the caller is root
+# Its entry point reports every run to NVIDIA otherwise. JOB_ID and WORLD_SIZE must stay unset: the one wants a log
+# folder that nobody makes, the other makes it rewrite the spec.
+_TAO: Mapping[str, str] = {"TELEMETRY_OPT_OUT": "yes"}
 _ALLOWED = re.compile(r"TZ|LANG|LC_[A-Z]+|OMP_NUM_THREADS|NCCL_[A-Z0-9_]+|CUBLAS_WORKSPACE_CONFIG|PYTORCH_[A-Z0-9_]+")
 SYSTEM = tuple(
     map(Path, ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot", "/var/lib/docker", "/root/.ssh"))
 )
 
 
-def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str) -> Task:
+def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str, *, is_tao: bool = False) -> Task:
     """The task for a container; writes its copy of the spec and gives the user inside its folders.
 
     InvalidRequest: the spec names a path that no container may see, or that its user cannot read.
@@ -51,10 +54,11 @@ def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str
     return replace(
         task,
         command=(*task.command[:at], f"{INSIDE}/spec.yaml", *task.command[at + 1 :]),
-        environment=environment(task.environment),
+        environment={**environment(task.environment), **(_TAO if is_tao else {})},
         digest=digest,
         binds=(*writable, *mounts.binds),
         user=user,
+        is_foreign=is_tao,
     )
 
 

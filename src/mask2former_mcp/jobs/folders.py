@@ -1,6 +1,8 @@
 """Where a job's files lie: `<home>/jobs/<id>/{spec.yaml, log.txt, results/, run/<attempt>/}`.
 
-The store keeps paths relative to the home, so that a home can be moved.
+The store keeps paths relative to the home, so that a home can be moved. A later attempt under TAO writes to
+`results/attempt-<n>/`: its containers resume, unasked, in a folder that holds a checkpoint, append to an old
+status.json and refuse to write over an ONNX file.
 """
 
 import re
@@ -17,15 +19,22 @@ _PLACEHOLDER = re.compile(r"\{(results_dir|job_dir|home)\}")
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Absolute paths of one job."""
+    """Absolute paths of one job. `own`: the folder below the results that its present attempt has for itself."""
 
     home: Path
     job: Path
     results: Path
+    own: str = ""
 
     @classmethod
     def of(cls, home: Path, job: Job) -> "Folders":
-        return cls(home=home, job=home / "jobs" / job.id, results=home / job.results_dir)
+        own = attempt_folder(job.attempt) if job.plan.runtime == "tao" else ""
+        return cls(home=home, job=home / "jobs" / job.id, results=home / job.results_dir, own=own)
+
+    @property
+    def output(self) -> Path:
+        """Where the present attempt writes."""
+        return self.results / self.own if self.own else self.results
 
     @property
     def spec(self) -> Path:
@@ -46,13 +55,18 @@ class Folders:
     def fill(self, value: Any) -> Any:
         """The value with `{results_dir}`, `{job_dir}` and `{home}` replaced, in texts however deep."""
         if isinstance(value, str):
-            paths = {"results_dir": self.results, "job_dir": self.job, "home": self.home}
+            paths = {"results_dir": self.output, "job_dir": self.job, "home": self.home}
             return _PLACEHOLDER.sub(lambda match: str(paths[match[1]]), value)
         if isinstance(value, dict):
             return {key: self.fill(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             return [self.fill(inner) for inner in value]
         return value
+
+
+def attempt_folder(attempt: int) -> str:
+    """The folder that an attempt under TAO has for itself; the first one needs none."""
+    return f"attempt-{attempt}" if attempt > 1 else ""
 
 
 def new_id(action: str) -> str:

@@ -1,6 +1,7 @@
 """From status.json into the store: metrics per epoch, progress, time left, phase, and the closing words."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mask2former_mcp.jobs.folders import Folders
@@ -17,6 +18,8 @@ PHASES = {
     JobState.LOST: "lost",
 }
 ONE_TRIAL = "AutoML policy: auto. This is a study of one trial, the resolved spec itself."
+_PRINTED = re.compile(r"\b(mIOU|Acc): (\d+\.\d+|nan)\b")
+_PRINTED_AS = {"mIOU": "mIoU", "Acc": "ACC_all"}
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
 
 
@@ -32,7 +35,7 @@ class Follower:
         attempt = store.history.attempt(job.id, job.attempt)
         train = (spec.get("train") or {}) if job.action == "train" else {}
         self._reader = StatusReader(
-            action_folder(job.action, spec, folders.results) / "status.json",
+            action_folder(job, spec, folders) / "status.json",
             offset=attempt.status_offset if attempt else 0,
             interval=int(train.get("validation_interval") or 1),
             epochs=int(train["num_epochs"]) if train.get("num_epochs") else None,
@@ -66,6 +69,18 @@ class Follower:
         if shown != self._shown:
             self._shown = shown
             self.store.update(job.id, job.attempt, **shown)
+
+    def read_log(self, lines: Sequence[str]) -> None:
+        """TAO's deploy image prints its metrics (0..1, two decimals) and writes none into status.json."""
+        job = self.job
+        if job.plan.runtime != "tao" or job.action != "evaluate" or self.run.measured:
+            return
+        found = {match[1]: float(match[2]) for line in lines if (match := _PRINTED.search(line))}
+        values = {_PRINTED_AS[name]: value for name, value in found.items()}
+        if values:
+            self.store.series.write(job.id, job.attempt, 0, values)
+            metrics = headline(self.store.series.epochs(job.id), job.plan.metric)
+            self.store.update(job.id, job.attempt, metrics=metrics)
 
     def _clean(self, text: str) -> str:
         text = text.translate(_CONTROL)

@@ -1,6 +1,7 @@
 """A job's log as pages of lines. The text is untrusted: control characters go, long lines are cut."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,3 +69,14 @@ def clean(raw: bytes) -> str:
 
 def last_lines(path: Path, count: int) -> tuple[str, ...]:
     return read_page(path, tail=count).lines
+
+
+def attempt_header(attempt: int) -> str:
+    """How a later attempt begins in the log."""
+    return f"--- attempt {attempt} ---"
+
+
+def of_attempt(lines: Sequence[str], attempt: int) -> Sequence[str]:
+    """What this attempt wrote: an earlier one's traceback explains nothing."""
+    headers = [number for number, line in enumerate(lines) if line.startswith(attempt_header(attempt))]
+    return lines[headers[-1] + 1 :] if headers else lines

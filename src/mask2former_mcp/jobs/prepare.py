@@ -16,7 +16,9 @@ from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.checkpoints import newest_intact, set_aside_broken
 from mask2former_mcp.jobs.contained import contained
 from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.gathering import gathered
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.logs import attempt_header
 from mask2former_mcp.platforms.environment import child_environment, secrets_in
 from mask2former_mcp.platforms.protocol import Task
 from mask2former_mcp.settings import KEY_VARIABLE
@@ -45,17 +47,18 @@ def prepare(
     job: Job, folders: Folders, *, devices: Sequence[str], cpu_share: int, environ: Mapping[str, str], report: Report
 ) -> Prepared:
     """Stage the data and write the spec. DatasetError, InvalidRequest or OSError say what is wrong with which file."""
-    folders.results.mkdir(parents=True, exist_ok=True)
+    folders.output.mkdir(parents=True, exist_ok=True)
     stage([item.model_dump() for item in job.plan.staging], home=folders.home, job_dir=folders.job, progress=report)
     spec = resolved_spec(job, folders)
     _verify_data(job, spec, report)
-    action_dir = action_folder(job.action, spec, folders.results)
+    action_dir = action_folder(job, spec, folders)
     notes: list[str] = []
     source = None
     if job.attempt > 1 and job.action == "train":
-        broken = set_aside_broken(action_dir)
+        earlier = gathered(job, folders) if folders.own else action_dir
+        broken = set_aside_broken(earlier)
         notes += [f"set aside {name}: the file is not complete" for name in broken]
-        source = newest_intact(action_dir)
+        source = newest_intact(earlier)
         spec["train"][RESUME_KEY] = str(source.path) if source else ""
         notes.append(f"goes on from {source.path.name}" if source else "no checkpoint yet: starts from the beginning")
     gpus = tuple(name for name in devices if not name.startswith("cpu:"))
@@ -81,7 +84,7 @@ def prepare(
         secrets=(*secrets_in(environment), *([key] if key else [])),
     )
     if job.plan.platform == "docker":
-        task = contained(task, spec, folders, job.plan.digest)
+        task = contained(task, spec, folders, job.plan.digest, is_tao=job.plan.runtime == "tao")
     status = action_dir / "status.json"
     return Prepared(
         task=task,
@@ -91,11 +94,6 @@ def prepare(
         status_offset=status.stat().st_size if status.exists() else 0,
         notes=tuple(notes),
     )
-
-
-def attempt_header(attempt: int) -> str:
-    """How a later attempt begins in the log."""
-    return f"--- attempt {attempt} ---"
 
 
 def resolved_spec(job: Job, folders: Folders) -> dict[str, Any]:
@@ -117,10 +115,14 @@ def masked(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, **({"encryption_key": MASK} if spec.get("encryption_key") else {})}
 
 
-def action_folder(action: str, spec: Mapping[str, Any], results: Path) -> Path:
-    """Where an action writes: its own `results_dir` if set, else `<results_dir>/<action>`."""
-    own = (spec.get(action) or {}).get("results_dir")
-    return Path(own) if own else results / action
+def action_folder(job: Job, spec: Mapping[str, Any], folders: Folders) -> Path:
+    """Where an action writes: its own `results_dir` if set, else `<results_dir>/<action>`; TAO's deploy image writes to
+    `trt_evaluate` and `trt_inference`."""
+    block = spec.get(job.action) or {}
+    if own := block.get("results_dir"):
+        return Path(own)
+    is_deploy = job.plan.runtime == "tao" and job.action != "gen_trt_engine" and bool(block.get("trt_engine"))
+    return folders.output / (f"trt_{job.action}" if is_deploy else job.action)
 
 
 def devices_wanted(job: Job) -> int:

@@ -50,7 +50,7 @@ class Jobs(JobViews):
         NotAvailable: this action, runtime or platform cannot run here, or the engine is missing; nothing is stored.
         InvalidRequest: the run name or the results folder belongs to something else.
         """
-        refuse_unavailable(plan)
+        self._refuse_unavailable(plan)
         if plan.run_name is not None and (found := self.store.named(plan.run_name, plan)) is not None:
             return self._followed(found)
         if plan.platform == "local":  # an image brings its own
@@ -209,6 +209,16 @@ class Jobs(JobViews):
 
     # -- inside --
 
+    def _refuse_unavailable(self, plan: Plan) -> None:
+        """NotAvailable with what is missing, for what can be planned but not run."""
+        if plan.platform not in ("local", "docker"):
+            raise NotAvailable(f"platform {plan.platform!r} is not built yet", fix="Use platform='local'.")
+        if plan.runtime == "tao" and plan.platform == "local" and not self.settings.engine_command:
+            raise NotAvailable(
+                "runtime=tao runs in NVIDIA's container, and platform=local starts no containers",
+                fix="Use platform='docker', or runtime='engine'.",
+            )
+
     def _refuse_without_engine(self) -> None:
         """NotAvailable: the job would fail at its first import; better said before it is stored."""
         if lacks := engine.missing(self.settings, self.environ):
@@ -228,14 +238,6 @@ class Jobs(JobViews):
         if time.monotonic() - self._checked > _ORPHAN_CHECK * self.settings.poll_s:
             self._checked = time.monotonic()
             self.reconcile()
-
-
-def refuse_unavailable(plan: Plan) -> None:
-    """NotAvailable with what is missing, for what can be planned but not yet run."""
-    if plan.platform not in ("local", "docker"):
-        raise NotAvailable(f"platform {plan.platform!r} is not built yet", fix="Use platform='local'.")
-    if plan.runtime != "engine":
-        raise NotAvailable(f"runtime {plan.runtime!r} cannot be started yet", fix="Use runtime='engine'.")
 
 
 def _refuse_used_folder(chosen: str | None) -> None:

@@ -47,6 +47,8 @@ class StatusReader:
         self._epochs = epochs
         self._looping = False  # the segment's training loop has begun
         self._before: bool | None = None  # validation lines stand before their epoch's loop line
+        self._resumed = False  # so that the first epoch is not 0
+        self._held: dict[str, float] = {}  # measured in a resumed run before any line named an epoch
 
     def advance(self, *, final: bool = False) -> bool:
         """Read what is new; whether there was anything. `final`: nobody writes any more, so a last line without its
@@ -72,6 +74,9 @@ class StatusReader:
         if status == "STARTED":
             run.segments += 1
             run.done, run.failure, run.epoch, self._looping = False, None, None, False
+            self._resumed, self._held = False, {}
+        if message.lower().startswith("resuming training"):
+            self._resumed = True
         run.message = message
         if status == "FAILURE":
             run.done, run.failure = False, message or "failed without a reason"
@@ -84,6 +89,9 @@ class StatusReader:
             self._measure(line, training=measured[1].lower() == "train")
         elif _LOOP.search(message) and (epoch := _whole(line.get("epoch"))) is not None:
             run.epoch = epoch
+            if self._held:
+                run.measured.setdefault(epoch, {}).update(self._held)
+                self._before, self._held = True, {}
         self._place(line, message)
 
     def _measure(self, line: dict[str, Any], *, training: bool) -> None:
@@ -97,6 +105,9 @@ class StatusReader:
             if (number := _number(value)) is not None and (str(name) in ("train_loss", "lr", "loss")) == training
         }
         epoch = _whole(line.get("epoch"))
+        if epoch is None and self._resumed and self._looping and self.run.epoch is None and not training:
+            self._held = values
+            return
         if epoch is None:
             epoch = self._epoch_of(training=training)
         if epoch is not None and values:

@@ -122,14 +122,16 @@ class JobStore:
             moved = rows.move(connection, job_id, to, expect=expect, attempt=attempt, text=text, changes=changes)
             return rows.one(connection, job_id) if moved else None
 
-    def retry(self, job_id: str, *, attempt: int, restarts: int, reason: str) -> Job | None:
-        """End this attempt as lost and queue the next one, in one step that nobody sees half done."""
-        lost, live = JobState.LOST, (JobState.PREPARING, JobState.RUNNING)
+    def retry(
+        self, job_id: str, *, attempt: int, restarts: int, reason: str, ended: JobState = JobState.LOST
+    ) -> Job | None:
+        """End this attempt as lost (or failed) and queue the next one, in one step that nobody sees half done."""
+        live = (JobState.PREPARING, JobState.RUNNING)
         with self.database.write() as connection:
-            if not rows.move(connection, job_id, lost, expect=live, attempt=attempt, text=reason, changes={}):
+            if not rows.move(connection, job_id, ended, expect=live, attempt=attempt, text=reason, changes={}):
                 return None
             # It keeps its place in the queue: what was interrupted goes on before what never began.
-            self._queue(connection, job_id, lost, attempt, "queued again", {"restarts": restarts})
+            self._queue(connection, job_id, ended, attempt, "queued again", {"restarts": restarts})
             return rows.one(connection, job_id)
 
     def resume(self, job_id: str, *, expect: JobState, attempt: int, changes: dict[str, Any]) -> Job | None:

@@ -10,16 +10,18 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
 from mask2former_mcp.errors import Mask2FormerError, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.gathering import gather
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases, Waiting
-from mask2former_mcp.jobs.logs import last_lines
+from mask2former_mcp.jobs.logs import last_lines, of_attempt
 from mask2former_mcp.jobs.members import width
-from mask2former_mcp.jobs.prepare import MASK, action_folder, attempt_header, devices_wanted, prepare, resolved_spec
+from mask2former_mcp.jobs.prepare import MASK, action_folder, devices_wanted, prepare, resolved_spec
 from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
@@ -33,7 +35,7 @@ from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
 _RECONCILE_EVERY = 10  # polls
-_LOG_TAIL = 200
+_LOG_TAIL = 4000  # lines: eight ranks that wait in vain bury the one that failed
 _MAX_PHASE = 200
 _LOOK_EVERY_S = 1.0  # whether a job that is prepared shall still run
 
@@ -235,9 +237,10 @@ class Supervisor:
         self._conclude(job, follower, seen, stopping=True)
 
     def _clear(self, job: Job, *, grace_s: float) -> None:
-        """Nothing of this attempt may run when its devices are given back."""
+        """Nothing of this attempt may run when its devices are given back; then what it made is the job's."""
         if job.handle is not None:
             self.platform.cancel(job.handle, grace_s=grace_s)
+        gather(job, Folders.of(self.store.home, job), job.attempt)
 
     # -- the end --
 
@@ -252,17 +255,30 @@ class Supervisor:
             # A later attempt of anything but a training must write its files anew; a training may have been complete.
             newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
             missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
-        tail = _of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
+        tail = of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
+        follower.read_log(tail)
         verdict = judge(
             seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
         )
         if verdict.state is JobState.FAILED and seen.cut_off:
             self._lost(job, seen)
+        elif verdict.is_retried:
+            self._retry(job, verdict, seen.exit_code)
+        else:
+            self._end(job, verdict, seen.exit_code)
+
+    def _retry(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
+        """The machine failed and not the program: the next attempt, as often as the settings allow."""
+        if job.restarts >= self.settings.max_restarts:
+            after = f" This was the last of {job.restarts} automatic restarts." if job.restarts else ""
+            self._end(job, replace(verdict, message=verdict.message + after), exit_code)
             return
-        self._end(job, verdict, seen.exit_code)
+        self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
+        reason = self._masked(f"attempt {job.attempt} failed, {verdict.error_code}: {verdict.message}")
+        self.store.retry(job.id, attempt=job.attempt, restarts=job.restarts + 1, reason=reason, ended=JobState.FAILED)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
-        own = action_folder(job.action, resolved_spec(job, folders), folders.results)
+        own = action_folder(job, resolved_spec(job, folders), folders)
         default = f"{job.action}/"
         return [
             str(own / pattern.removeprefix(default))
@@ -273,9 +289,7 @@ class Supervisor:
 
     def _end(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
         succeeded = verdict.state is JobState.SUCCEEDED
-        message = following.success_message(self.store, job) if succeeded else verdict.message
-        if key := self.environ.get(KEY_VARIABLE):
-            message = message.replace(key, MASK)
+        message = self._masked(following.success_message(self.store, job) if succeeded else verdict.message)
         self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
         self.store.transition(
             job.id,
@@ -289,11 +303,9 @@ class Supervisor:
             **({"progress": 1.0} if succeeded else {}),
         )
 
-
-def _of_attempt(lines: Sequence[str], attempt: int) -> Sequence[str]:
-    """What this attempt wrote: an earlier one's traceback explains nothing."""
-    headers = [number for number, line in enumerate(lines) if line.startswith(attempt_header(attempt))]
-    return lines[headers[-1] + 1 :] if headers else lines
+    def _masked(self, text: str) -> str:
+        key = self.environ.get(KEY_VARIABLE)
+        return text.replace(key, MASK) if key else text
 
 
 def main(arguments: list[str] | None = None) -> int:

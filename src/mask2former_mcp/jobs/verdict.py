@@ -19,6 +19,7 @@ class Verdict:
     state: JobState
     message: str
     error_code: str | None = None
+    is_retried: bool = False  # the machine's fault: another attempt may succeed
 
 
 def judge(
@@ -44,7 +45,7 @@ def judge(
         return Verdict(JobState.FAILED, _MEMORY_LIMIT, "out_of_memory")
     if exit_code != 0 or run.failure is not None:
         failure = explain(exit_code, run.failure, log_tail)
-        return Verdict(JobState.FAILED, failure.message, failure.code)
+        return Verdict(JobState.FAILED, failure.message, failure.code, failure.is_retried)
     if not run.done:
         return Verdict(
             JobState.FAILED,

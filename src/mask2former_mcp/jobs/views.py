@@ -12,7 +12,7 @@ from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
 from mask2former_mcp.jobs.members import find_winner, winner_id
-from mask2former_mcp.jobs.prepare import MASK, action_folder, masked, resolved_spec
+from mask2former_mcp.jobs.prepare import MASK, masked, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.lineage import Earlier, Parent
@@ -118,7 +118,7 @@ class JobViews:
 def _last_step(folders: Folders, job: Job) -> int | None:
     if job.action != "train":
         return None
-    found = saved(action_folder(job.action, resolved_spec(job, folders), folders.results))
+    found = saved(folders.results / job.action)
     if not found:
         return None
     # It trained all of its epochs, also where the last checkpoints were not kept.

@@ -1,11 +1,16 @@
-"""What the bundle says about one action: its schema and template, its command, what it must leave behind."""
+"""What the bundle says about one action: its schema and template, its command, what it must leave behind.
 
-from collections.abc import Mapping
+An action on a TensorRT engine under TAO follows the deploy twin instead: another image with a smaller spec.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import BundleError
 from mask2former_mcp.spec import dotted
+from mask2former_mcp.spec.field import ENGINE_ONLY
 
 _ARTIFACTS = {
     "train": ("train/model_epoch_*.pth",),
@@ -13,6 +18,55 @@ _ARTIFACTS = {
     "inference": ("inference/*",),
     "quantize": ("quantize/*",),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What one plan follows. `source` is the bundle or its deploy twin; `refused`: keys that the runtime's config does
+    not know, so that they are left out of the spec."""
+
+    source: Bundle
+    schema: Mapping[str, Any]
+    template: Mapping[str, Any]
+    known: frozenset[str] | None = None  # all that the config knows; None: whatever the schema has
+    refused: frozenset[str] = frozenset()
+
+    def fitting(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those flat values that the config takes."""
+        return {
+            key: value
+            for key, value in values.items()
+            if key not in self.refused and (self.known is None or key in self.known)
+        }
+
+
+def terms(
+    bundle: Bundle, action: str, schema: Mapping[str, Any], template: Mapping[str, Any], *, runtime: str, tensorrt: bool
+) -> Contract:
+    """The contract of an action where it runs. `schema` and `template` are the bundle's own (`spec_parts`)."""
+    if runtime != "tao":
+        return Contract(bundle, schema, template)
+    deploy = bundle.deploy
+    if tensorrt and deploy is not None and action in deploy.actions:
+        # Each of its templates holds a part of one config; blocks of its other actions name files of nobody's.
+        parts = {name: _own_blocks(deploy.template(name), name, deploy) for name in deploy.actions}
+        known = frozenset(key for part in parts.values() for key in dotted.flatten(part))
+        return Contract(deploy, schema, parts[action], known)
+    refused = frozenset(_engine_only(schema))
+    flat = {key: value for key, value in dotted.flatten(template).items() if key not in refused}
+    return Contract(bundle, schema, dotted.unflatten(flat), refused=refused)
+
+
+def _own_blocks(template: Mapping[str, Any], action: str, bundle: Bundle) -> dict[str, Any]:
+    return {name: block for name, block in template.items() if name == action or name not in bundle.actions}
+
+
+def _engine_only(schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, node in schema.get("properties", {}).items():
+        if isinstance(node, Mapping) and node.get("properties"):
+            yield from _engine_only(node, f"{prefix}{name}.")
+        elif isinstance(node, Mapping) and node.get(ENGINE_ONLY):
+            yield prefix + name
 
 
 def spec_parts(bundle: Bundle, action: str) -> tuple[dict[str, Any], dict[str, Any], list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
+from mask2former_mcp.planning import tao
 from mask2former_mcp.planning.rules import Findings, Situation
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.swin_sizes import SWIN_SIZES, SwinSize, meant
@@ -48,9 +49,9 @@ def check(situation: Situation) -> Findings:
 
 
 def _mode_and_format(s: Situation) -> Iterator[str]:
-    mode = dotted.get(s.spec, "model.mode")
     if s.format is None or s.action not in ("train", "evaluate"):
         return
+    mode = dotted.get(s.spec, "model.mode")
     if mode not in LEGAL_MODES[s.format]:
         pairs = "; ".join(f"{name}: {', '.join(modes)}" for name, modes in LEGAL_MODES.items())
         raise InvalidRequest(
@@ -80,7 +81,7 @@ def _metric(s: Situation) -> Iterator[str]:
 
 
 def _network(s: Situation) -> Iterator[str]:
-    if s.action == "gen_trt_engine":
+    if s.action == "gen_trt_engine" or s.deploy:
         return
     backbone = dotted.get(s.spec, "model.backbone.type")
     if backbone not in ("swin", "efficientvit"):
@@ -136,8 +137,8 @@ def _swin(s: Situation) -> Iterator[str]:
 
 def _batches(s: Situation) -> Iterator[str]:
     """Validation and test images keep their own shapes, so they batch only when one size is set."""
-    opened = {"train": ("val",), "evaluate": ("val",), "inference": ("test",)}.get(s.action, ())
-    for split in opened:
+    opened = {"train": ("val",), "evaluate": ("val",), "inference": ("test",)}
+    for split in () if s.deploy else opened.get(s.action, ()):  # TAO's deploy image stretches all images to one size
         block = dotted.get(s.spec, f"dataset.{split}")
         own = s.spec.get(s.action, {}).get("batch_size", -1) if s.action != "train" else -1
         key = f"{s.action}.batch_size" if own and own > 0 else f"dataset.{split}.batch_size"
@@ -308,4 +309,5 @@ def _quantize(s: Situation) -> Iterator[str]:
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
     _mode_and_format, _metric, _export, _network, _batches, _training, _hardware, _tensorrt, _graphs, _quantize,
+    tao.check,
 )  # fmt: skip

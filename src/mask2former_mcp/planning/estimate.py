@@ -77,6 +77,10 @@ def estimate(situation: Situation, earlier: Sequence[Earlier]) -> Estimate:
         return Estimate(
             gpus=1, memory_gb=None, steps=None, seconds=None, disk_gb=None, basis="none for TensorRT builds"
         )
+    if situation.deploy:
+        return Estimate(
+            gpus=1, memory_gb=None, steps=None, seconds=None, disk_gb=None, basis="none for TAO's TensorRT image"
+        )
     size = network(spec)
     if situation.action == "train":
         return _train(situation, size, gpus, earlier)

@@ -8,7 +8,7 @@ from mask2former_mcp.datasets.facts import DatasetFacts, num_classes
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.lineage import Earlier
-from mask2former_mcp.planning import cross_field, estimate
+from mask2former_mcp.planning import cross_field, estimate, tao
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.planning.rules import Findings, Situation
@@ -42,6 +42,7 @@ class Mask2FormerRules:
         "train.precision": "fp16, fp32, and bf16 on our engine",
         "model.mode": "one head, read out in three ways",
     }
+    tao_needs_key = False
 
     def arguments(self, request: ActionRequest) -> dict[str, dict[str, Any]]:
         values: dict[str, dict[str, Any]] = {}
@@ -78,7 +79,8 @@ class Mask2FormerRules:
             values |= _intervals(situation, warnings)
             values |= _precision(situation, warnings)
             values |= _pretrained(situation, warnings)
-        return Findings(values, tuple(warnings))
+        of_tao = tao.derive(situation)
+        return Findings({**values, **of_tao.values}, (*warnings, *of_tao.warnings))
 
     def check(self, situation: Situation) -> Findings:
         return cross_field.check(situation)

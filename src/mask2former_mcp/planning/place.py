@@ -30,10 +30,8 @@ def choose(request: ActionRequest, action: str, bundle: Bundle, settings: Settin
     platform = request.platform or settings.platform
     runtime: Runtime = "tao" if (request.runtime or settings.runtime) == "tao" else "engine"
     missing: list[str] = []
-    if platform == "local" and runtime == "tao":
+    if platform == "local" and runtime == "tao" and not settings.engine_command:
         missing.append("runtime=tao runs in NVIDIA's container, and platform=local starts no containers")
-    elif runtime == "tao":
-        missing.append("runtime=tao on Docker comes with a later version: use runtime=engine")
     image = _image(request, action, bundle, settings, platform, runtime, tensorrt)
     results_dir = None
     if request.results_dir is not None:

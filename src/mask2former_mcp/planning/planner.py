@@ -12,6 +12,7 @@ from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
 from mask2former_mcp.jobs.plan import AutomlDecision, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
+from mask2former_mcp.planning.contract import Contract
 from mask2former_mcp.planning.digest import digest
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
 from mask2former_mcp.planning.machine import Machine
@@ -86,14 +87,15 @@ class Planner:
         parent = self.parents.parent(parent_id) if parent_id else None
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
+        terms = contract.terms(bundle, action, schema, template, runtime=where.runtime, tensorrt=tensorrt)
         metric = (parent.metric if parent else None) or self.metric
         chosen = weights.choose(
-            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=metric
+            request, action, said, terms.source.spec_params(action), parent, tensorrt=tensorrt, metric=metric
         )
-        data = self._data(request, action, said, parent, chosen.known_spec)
+        data = self._data(request, terms.source, said, parent, chosen.known_spec)
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
-        draft = self._draft(request, said, template, data, chosen, where, parent, tensorrt)
+        draft = self._draft(request, said, terms, data, chosen, where, parent, tensorrt)
         spec, situation, home = draft.situation.spec, draft.situation, self.settings.home
         staging = (*data.staging, *draft.staging)
         validate.check_schema(spec, schema, rules.remarks)
@@ -103,9 +105,10 @@ class Planner:
         estimate = rules.estimate(situation, self.parents.earlier(action))
         missing = (*where.missing, *no_gpus, *found.missing)
         _refuse_to_start(request, missing)
+        has_key, key_notes = self._key(terms.source, action, where)
         notes = (
             *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
-            *found.warnings, *self._slow(request, estimate.seconds), *self._tight(estimate.memory_gb),
+            *found.warnings, *self._slow(request, estimate.seconds), *self._tight(estimate.memory_gb), *key_notes,
             *_study(automl, request),
             *(f"cannot start yet: {reason}" for reason in missing),
         )  # fmt: skip
@@ -127,8 +130,8 @@ class Planner:
             checkpoint=inferred.checkpoint(chosen, home),
             staging=staging,
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
-            artifacts=contract.artifacts(action, spec, bundle, tensorrt and where.runtime == "tao"),
-            key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and contract.takes_key(bundle, action),
+            artifacts=contract.artifacts(action, spec, terms.source, tensorrt and where.runtime == "tao"),
+            key_from_environment=has_key,
             metric=self.metric,
         )
 
@@ -138,7 +141,7 @@ class Planner:
         self,
         request: ActionRequest,
         said: Mapping[str, Any],
-        template: Mapping[str, Any],
+        terms: Contract,
         data: Data,
         chosen: Weights,
         where: Place,
@@ -148,29 +151,42 @@ class Planner:
         """Template < preset < parent's values < data sources < what was said < lineage < what follows from these."""
         action = _ACTIONS[type(request)]
         preset, preset_notes = self._preset(request, chosen.known_spec)
-        params, home = self.bundle.spec_params(action), self.settings.home
+        params, home = terms.source.spec_params(action), self.settings.home
         files, file_notes = inferred.values(params, said, chosen, home)
         published = inferred.defaults(params, said, chosen)
         said = {key: value for key, value in said.items() if key not in data.read and key not in files}
+        set_ = terms.fitting({**said, **place.devices(said, action)})
         layers = [
             Layer("preset", preset, listed=False),
             Layer("data sources", data.values),
-            Layer("arguments and overrides", {**said, **place.devices(said, action)}),
+            Layer("arguments and overrides", set_),
             Layer("lineage", files),
         ]
-        spec, _ = merge(template, layers)
+        spec, _ = merge(terms.template, layers)
         situation = Situation(
             action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
             data.images, data.labels, parent, chosen.known_spec, published=published,
         )  # fmt: skip
         derived = self.rules.derive(situation)
-        carried = _carried(derived.values, chosen.known_spec, self.rules)
+        follows = terms.fitting(derived.values)
+        carried = _carried(follows, chosen.known_spec, self.rules)
         layers.insert(1, Layer("carried", carried, listed=False))
-        layers.append(Layer("derived", {k: v for k, v in derived.values.items() if k not in carried}))
-        spec, overrides = merge(template, layers)
+        layers.append(Layer("derived", {k: v for k, v in follows.items() if k not in carried}))
+        spec, overrides = merge(terms.template, layers)
         staging, fetch_notes = inferred.downloads(params, published, spec, home)
-        notes = (*preset_notes, *file_notes, *derived.warnings, *fetch_notes)
-        return _Draft(overrides, replace(situation, spec=spec), notes, staging)
+        unread = sorted(said.keys() - set_.keys() - follows.keys())
+        notes = [f"left out, the image does not read it: {', '.join(unread)}"] if unread else []
+        notes = [*preset_notes, *file_notes, *derived.warnings, *fetch_notes, *notes]
+        return _Draft(overrides, replace(situation, spec=spec), tuple(notes), staging)
+
+    def _key(self, source: Bundle, action: str, where: Place) -> tuple[bool, list[str]]:
+        """Whether the encryption key enters the spec; and a note where it is there and does not."""
+        if not self._environ.get(KEY_VARIABLE) or not contract.takes_key(source, action):
+            return False, []
+        if where.runtime == "tao" and not self.rules.tao_needs_key:
+            why = "TAO's scripts of this model never use it, and would write it into files of the results"
+            return False, [f"{KEY_VARIABLE} is not handed on: {why}"]
+        return True, []
 
     def _policy(self, request: ActionRequest, action: str) -> policy.Decision:
         state = policy.BundleState(
@@ -182,17 +198,18 @@ class Planner:
     def _data(
         self,
         request: ActionRequest,
-        action: str,
+        source: Bundle,
         said: Mapping[str, Any],
         parent: Parent | None,
         known_spec: Mapping[str, Any] | None,
     ) -> Data:
-        rows = self.bundle.data_sources(action)
+        action = _ACTIONS[type(request)]
+        rows = source.data_sources(action)
         known = {row.source for row in rows} | {"eval_dataset", "train_datasets"} if rows else set()
         named = {
-            source: getattr(request, argument)
-            for source, argument in ARGUMENTS.items()
-            if getattr(request, argument, None) is not None and (source in known or not rows)
+            name: getattr(request, argument)
+            for name, argument in ARGUMENTS.items()
+            if getattr(request, argument, None) is not None and (name in known or not rows)
         }
         if request.dataset_format and self.bundle.formats and request.dataset_format not in self.bundle.formats:
             raise InvalidRequest(

@@ -36,6 +36,11 @@ class Situation:
     metric: str | None = None  # what a search was asked to maximise
     published: Sequence[str] = ()  # keys that hold the bundle's published weights, because nobody said otherwise
 
+    @property
+    def deploy(self) -> bool:
+        """Whether TAO's TensorRT image runs it: its spec holds no network, and its numbers are of its own kind."""
+        return self.tensorrt and self.runtime == "tao"
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
@@ -50,6 +55,7 @@ class Rules(Protocol):
     """At most five methods; chosen by the bundle's name. All are pure; a broken rule raises InvalidRequest."""
 
     remarks: Mapping[str, str]  # spec key -> a sentence for the error when its value is refused by the schema
+    tao_needs_key: bool  # whether TAO's scripts of this model ever use the encryption key
 
     def arguments(self, request: ActionRequest) -> dict[str, dict[str, Any]]:
         """argument -> its spec values, for typed arguments that no key of the bundle bears the name of."""
@@ -71,6 +77,7 @@ class GenericRules:
     """For a bundle this package has no rules for: everything comes from its schemas, templates and tables."""
 
     remarks: Mapping[str, str] = {}
+    tao_needs_key = True
 
     def arguments(self, request: ActionRequest) -> dict[str, dict[str, Any]]:
         return {}

@@ -84,7 +84,8 @@ class DockerPlatform:
             "NetworkMode": limits.network,
             "PidsLimit": limits.pids,
             "Privileged": False,
-            "ReadonlyRootfs": limits.read_only_root,
+            # Nobody could try where TAO's images write below their root; what they do goes with the container.
+            "ReadonlyRootfs": limits.read_only_root and not task.is_foreign,
             "RestartPolicy": {"Name": "no"},
             "SecurityOpt": ["no-new-privileges"],
             "ShmSize": int(limits.shm_gb * _GB),
@@ -95,10 +96,12 @@ class DockerPlatform:
         if task.devices:
             request = {"Driver": "nvidia", "DeviceIDs": list(task.devices), "Capabilities": [["gpu"]]}
             host["DeviceRequests"] = [request]
+        # NVIDIA's entry point readies the CUDA libraries and then runs its arguments; ours is the command itself.
+        entrypoint = {} if task.is_foreign else {"Entrypoint": [task.command[0]]}
         create = {
             "Image": task.image,
-            "Entrypoint": [task.command[0]],
-            "Cmd": list(task.command[1:]),
+            **entrypoint,
+            "Cmd": list(task.command if task.is_foreign else task.command[1:]),
             "WorkingDir": RESULTS,
             "User": f"{user[0]}:{user[1]}",
             "Env": [f"{key}={value}" for key, value in sorted(task.environment.items())],

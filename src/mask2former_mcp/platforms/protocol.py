@@ -37,6 +37,7 @@ class Task:
     digest: str = ""  # the Plan's, for the label
     binds: tuple[Bind, ...] = ()
     user: tuple[int, int] | None = None  # uid and gid inside
+    is_foreign: bool = False  # somebody else's image: its own entry point runs the command
 
 
 Report = Callable[[str, float], None]  # what is being done, 0..1 of it; may raise, to stop

@@ -60,6 +60,7 @@ class Export(Section):
         "onnx",
         "What to write: an ONNX graph at onnx_file, or a folder `transformers` beside the results that transformers' "
         "from_pretrained loads. Only our engine writes the latter.",
+        engine_only=True,
     )
     onnx_file: str = spec_field(
         MISSING, "ONNX file to write; it must not exist yet. Must be given, and is not read for format=transformers."

@@ -10,6 +10,8 @@ from mask2former_mcp.spec.search import KEYWORD, Search
 MISSING = "???"
 """The spec's mark for "must be given": a default that no run may keep."""
 
+ENGINE_ONLY = "x-m2f-engine-only"
+
 # YAML 1.1 reads `2e-4` as a string (it wants a dot); people write it all the time.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
@@ -83,14 +85,17 @@ def spec_field(
     math_cond: str | None = None,
     popular: bool = False,
     search: Search | None = None,
+    engine_only: bool = False,
 ) -> Any:
     """A leaf of the spec. Choices are said by the annotation (`Literal`), list sizes too.
 
-    `automl`, `math_cond` and `popular` become the TAO keywords of the same names; `search` becomes `x-m2f-search`.
+    `automl`, `math_cond` and `popular` become the TAO keywords of the same names; `search` becomes `x-m2f-search`, and
+    `engine_only`, for a key that TAO's images refuse to read, `x-m2f-engine-only`.
     """
     keywords: dict[str, Any] = {}
     # Left out rather than None: a None would hide what the annotation itself says.
-    said: dict[str, Any] = {"json_schema_extra": keywords} if (automl or math_cond or popular or search) else {}
+    extra = automl or math_cond or popular or search or engine_only
+    said: dict[str, Any] = {"json_schema_extra": keywords} if extra else {}
     if automl:
         keywords["automl_enabled"] = True
     if math_cond is not None:
@@ -99,6 +104,8 @@ def spec_field(
         keywords["popular"] = True
     if search is not None:
         keywords[KEYWORD] = search.keyword()
+    if engine_only:
+        keywords[ENGINE_ONLY] = True
     return Field(
         default,
         description=help,

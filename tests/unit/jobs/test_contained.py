@@ -1,6 +1,7 @@
 """What a spec becomes inside a container: paths, mounts, user, environment."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,38 @@ def test_no_secret_and_nothing_of_the_hosts_layout_enters_the_environment() -> N
     assert not {"PATH", "PYTHONPATH", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "NGC_API_KEY", "http_proxy"} & set(
         inside
     )
+
+
+def test_tao_gets_its_own_entry_point_no_telemetry_and_none_of_the_variables_that_change_what_it_does(
+    folders: Folders,
+) -> None:
+    outside = {"JOB_ID": "7", "WORLD_SIZE": "2", "NODE_RANK": "0", "CLOUD_BASED": "True", "NGC_API_KEY": "k"}
+    task = Task(
+        job_id="train-1",
+        attempt=1,
+        command=("mask2former", "train", "-e", str(folders.spec)),
+        job_dir=folders.job,
+        results_dir=folders.results,
+        log_file=folders.log,
+        devices=("GPU-1f",),
+        environment=outside,
+    )
+    ours, tao = (contained(task, {}, folders, "digest", is_tao=is_tao) for is_tao in (False, True))
+    assert (ours.is_foreign, tao.is_foreign) == (False, True)
+    assert tao.environment == {**ours.environment, "TELEMETRY_OPT_OUT": "yes"}
+    assert not outside.keys() & tao.environment.keys()
+    assert {"HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "TORCH_HOME", "MPLCONFIGDIR"} <= tao.environment.keys()
+
+
+def test_a_later_attempt_under_tao_writes_below_the_results_and_reads_the_earlier_ones(folders: Folders) -> None:
+    own = replace(folders, own="attempt-2")
+    checkpoint = folders.results / "train" / "model_epoch_000_step_00003.pth"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    spec = own.fill({"results_dir": "{results_dir}", "train": {"resume_training_checkpoint_path": str(checkpoint)}})
+    in_container(own, spec)
+    inside = yaml.safe_load((folders.job / "run" / "1" / "inside" / "spec.yaml").read_text())
+    assert inside == {
+        "results_dir": "/results/attempt-2",
+        "train": {"resume_training_checkpoint_path": "/results/train/model_epoch_000_step_00003.pth"},
+    }

@@ -93,6 +93,15 @@ def test_a_sticky_kpi_is_measured_once_where_it_is_announced(path: Path) -> None
     assert run.measured == {0: {"mIoU": 0.5}, 1: {"train_loss": 1.0}}
 
 
+def test_a_resumed_run_says_with_its_first_loop_line_which_epoch_it_measured_before(path: Path) -> None:
+    resumed = line("RUNNING", "Resuming training from checkpoint: /results/train/model_epoch_002_step_00030.pth")
+    lines = [START, resumed, evaluated(0.01), LOOP, evaluated(0.3), epoch_line(3), evaluated(0.4), epoch_line(4)]
+    run = read(path, *lines, epochs=5).run
+    assert run.measured == {3: {"mIoU": 0.3}, 4: {"mIoU": 0.4}}
+    after = read(path, START, resumed, LOOP, epoch_line(3), evaluated(0.3), epoch_line(4), evaluated(0.4), epochs=5).run
+    assert after.measured == {3: {"mIoU": 0.3}, 4: {"mIoU": 0.4}}
+
+
 def test_validation_lines_before_their_loop_line_belong_to_the_epoch_to_come(path: Path) -> None:
     lines = [START, evaluated(0.01), LOOP]  # the first one is a sanity check
     for epoch in range(3):

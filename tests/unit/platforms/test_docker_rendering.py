@@ -94,6 +94,19 @@ def test_the_whole_create_call_is_as_reviewed() -> None:
     assert json.loads(json.dumps(order)) == json.loads(GOLDEN.read_text())
 
 
+def test_the_whole_create_call_of_a_tao_container_is_as_reviewed() -> None:
+    home = Path("/srv/m2f")
+    chosen = task(
+        home,
+        image="nvcr.io/nvidia/tao/tao-toolkit:7.1.0-pyt",
+        devices=("GPU-1f",),
+        environment={"HOME": "/job/home", "TELEMETRY_OPT_OUT": "yes", "USER": "mask2former"},
+        is_foreign=True,
+    )
+    order = platform(home, FakeDaemon()).render(chosen)
+    assert json.loads(json.dumps(order)) == json.loads(GOLDEN.with_name("docker_create_tao.json").read_text())
+
+
 def test_a_name_that_is_taken_is_the_earlier_start_and_a_created_container_is_started(tmp_path: Path) -> None:
     daemon = FakeDaemon(Status="created")
     daemon.fails["create"] = Conflict("in use")
