@@ -61,6 +61,7 @@ class Run:
                 "spec": self.spec.model_dump(mode="json", exclude={"encryption_key"}),
                 "classes": self.classes.plain(),
             },
+            beside={checkpoint.LOSS_WEIGHTS: self.criterion.class_weights(len(self.classes))},
         )
 
 

@@ -57,7 +57,8 @@ def test_a_run_leaves_what_the_contract_says(tiny: Spec, tmp_path: Path) -> None
     content = torch.load(folder / "model_epoch_001_step_00008.pth", weights_only=True)
     assert content["epoch"] == 1
     assert content["global_step"] == 8
-    assert all(name.startswith("model.") for name in content["state_dict"])
+    others = {name for name in content["state_dict"] if not name.startswith("model.")}
+    assert others == {checkpoint.LOSS_WEIGHTS}
     assert "secret" not in json.dumps(content["hyper_parameters"])
     table = rows(tmp_path)
     assert [row["epoch"] for row in table] == ["0", "1", "2"]
