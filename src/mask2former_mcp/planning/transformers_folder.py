@@ -1,4 +1,4 @@
-"""A folder that transformers' `save_pretrained` wrote, as weights to start from: which network it is, and its digest."""
+"""A folder that transformers' `save_pretrained` wrote, to start from: which network it holds, and its digest."""
 
 import hashlib
 import json
@@ -84,7 +84,7 @@ def _read(argument: str, folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     try:
         if path.stat().st_size > _LIMIT:
-            raise ValueError("it is too large")  # noqa: TRY301 - told as one kind of error below
+            raise ValueError("it is too large")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as cause:
         raise InvalidRequest(
