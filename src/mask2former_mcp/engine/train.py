@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, device, interruption, loader, scoring, step_graph
+from mask2former_mcp.engine import artifacts, device, interruption, loader, resume, scoring, step_graph
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
@@ -52,7 +52,10 @@ def fit(work: Run, asked: interruption.Request) -> None:
     work.progress = Progress(work.status, work.total, state.step)
     if work.fabric.is_global_zero:
         content = work.spec.model_dump(mode="json", exclude={"encryption_key"})
-        work.curves = Curves(work.folder, work.spec.wandb, first_epoch=state.validated + 1, spec=content)
+        first = state.step + 1 if state.step and not _is_unfinished(state) else state.step
+        work.curves = Curves(
+            work.folder, work.spec.wandb, first_epoch=state.validated + 1, first_step=first, spec=content
+        )
     batches = iter(_training_batches(work))
     print(_summary(work), flush=True)
     graph, said = step_graph.make(work)
@@ -60,8 +63,8 @@ def fit(work: Run, asked: interruption.Request) -> None:
         work.status.running(f"Fast path: {said}.")
         print(f"fast path: {said}", flush=True)
     work.status.running("Starting Training Loop.", epoch=state.step // steps, step=state.step, max_step=work.total)
-    if state.step and state.step % steps == 0 and state.validated < state.epoch:
-        end_epoch(work, state.epoch, asked)  # it was interrupted between its last step and its validation
+    if _is_unfinished(state):
+        end_epoch(work, state.epoch, asked)
     work.model.train()
     for epoch in range(state.step // steps, work.epochs):
         while state.step < (epoch + 1) * steps:
@@ -181,6 +184,11 @@ def validate(work: Run, epoch: int, asked: interruption.Request) -> dict[str, fl
     work.validation_seconds = time.monotonic() - started
     work.progress.outside(work.validation_seconds)
     return measured
+
+
+def _is_unfinished(state: resume.State) -> bool:
+    """Whether the run was interrupted between the last step of an epoch and its validation."""
+    return state.step > 0 and state.step % state.steps == 0 and state.validated < state.epoch
 
 
 def _validations_from(epoch: int, work: Run) -> int:

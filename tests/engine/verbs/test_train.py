@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mask2former_mcp.engine import checkpoint, device, interruption, optim, resume, session
 from mask2former_mcp.spec.experiment import load
@@ -40,6 +41,12 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "train" / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def points(folder: Path) -> dict[str, list[int]]:
+    """The steps that TensorBoard draws of two of its curves."""
+    events = EventAccumulator(str(folder / "train" / "lightning_logs" / "version_1")).Reload()
+    return {name: [point.step for point in events.Scalars(name)] for name in ("epoch/mIoU", "train/loss")}
 
 
 def test_a_run_leaves_what_the_contract_says(tiny: Spec, tmp_path: Path) -> None:
@@ -203,10 +210,11 @@ def test_a_run_that_was_terminated_resumes_to_the_same_curve(tiny: Spec, tmp_pat
 def test_resuming_from_an_epoch_drops_later_rows_and_repeats_them(tiny: Spec, tmp_path: Path) -> None:
     spec = tiny(train__num_epochs=3)
     assert train(tmp_path, spec) == 0
-    before = rows(tmp_path)
+    before, drawn = rows(tmp_path), points(tmp_path)
     first = tmp_path / "train" / "model_epoch_000_step_00004.pth"
     assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={first}") == 0
     after = rows(tmp_path)
+    assert points(tmp_path) == drawn == {"epoch/mIoU": [4, 8, 12], "train/loss": [12]}
     assert [row["val_loss"] for row in after] == [row["val_loss"] for row in before]
     assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={first}", "train.num_epochs=4") == 0
     assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1", "2", "3"]
@@ -219,6 +227,7 @@ def test_a_run_that_ended_before_its_validation_makes_up_for_it(tiny: Spec, tmp_
     last_step = tmp_path / "train" / "model_epoch_000_step_00004.pth"  # written before the epoch was validated
     assert checkpoint.load(last_step)["metrics"] == {}
     assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={last_step}") == 0
+    assert points(tmp_path)["epoch/mIoU"] == [4, 8]
     assert [row["mIoU"] for row in rows(tmp_path)] == [row["mIoU"] for row in before]
     assert [row["train_loss"] for row in rows(tmp_path)] == [row["train_loss"] for row in before]
 
