@@ -8,7 +8,17 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, device, interruption, loader, resume, scoring, step_graph
+from mask2former_mcp.engine import (
+    artifacts,
+    device,
+    interruption,
+    loader,
+    memory,
+    out_of_memory,
+    resume,
+    scoring,
+    step_graph,
+)
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
@@ -69,10 +79,7 @@ def fit(work: Run, asked: interruption.Request) -> None:
     for epoch in range(state.step // steps, work.epochs):
         while state.step < (epoch + 1) * steps:
             started = time.monotonic()
-            batch = next(batches)
-            loss = (
-                graph_step(work, graph, batch) if graph is not None and graph.fits(batch) else train_step(work, batch)
-            )
+            loss = step(work, graph, next(batches))
             state.step += 1
             state.loss_sum += loss
             state.loss_count += 1
@@ -84,6 +91,18 @@ def fit(work: Run, asked: interruption.Request) -> None:
         print(_pace(work), flush=True)
         end_epoch(work, epoch, asked)
     work.status.running("Training loop complete.", epoch=work.epochs - 1, step=state.step)
+
+
+def step(work: Run, graph: step_graph.StepGraph | None, batch: Batch) -> float:
+    """One step by the graph where there is one for the batch. Raises MemoryError with what would have fitted."""
+    try:
+        return graph_step(work, graph, batch) if graph is not None and graph.fits(batch) else train_step(work, batch)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory.ran_out(error):
+            raise
+        cause = out_of_memory.cause(error)
+    # Here and not above: the exception holds the frames of the step, and they hold its tensors.
+    raise MemoryError(f"{cause} {memory.what_fits(work, batch)}")
 
 
 def train_step(work: Run, batch: Batch) -> float:

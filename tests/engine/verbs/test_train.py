@@ -328,3 +328,29 @@ def test_steps_can_be_the_unit_of_checkpoints(tiny: Spec, tmp_path: Path) -> Non
     assert train(tmp_path, spec, "train.iters_per_epoch=7") == 0
     names = sorted(p.name for p in (tmp_path / "train").glob("model_*.pth"))
     assert names == [f"model_epoch_000_step_0000{n}.pth" for n in (3, 6, 7)]
+
+
+def test_a_class_without_any_sample_trains_and_is_left_out_of_the_means(
+    tiny: Spec, shapes: Path, tmp_path: Path
+) -> None:
+    """A category that no image shows, neither to learn from nor to be measured on."""
+    changes: dict[str, Any] = {"model.sem_seg_head.num_classes": 4, "train.num_epochs": 1}
+    for split in ("train", "val"):
+        content = json.loads((shapes / split / "panoptic.json").read_text())
+        content["categories"].append({"id": 11, "name": "unicorn", "isthing": 1})
+        file = tmp_path / f"{split}.json"
+        file.write_text(json.dumps(content))
+        changes[f"dataset.{split}.panoptic_json"] = str(file)
+    labels = json.loads((shapes / "train" / "label_map.json").read_text())
+    label_map = tmp_path / "labels.json"
+    label_map.write_text(json.dumps([*labels, {"id": 11, "name": "unicorn", "isthing": 1, "color": [1, 2, 3]}]))
+    changes["dataset.label_map"] = str(label_map)
+    assert train(tmp_path / "run", tiny(**changes)) == 0
+    assert {"mIoU", "PQ", "AP"} <= {name for name, value in rows(tmp_path / "run")[0].items() if value}
+    latest = tmp_path / "run" / "train" / checkpoint.LATEST
+    more = [f"results_dir={tmp_path / 'run'}", f"evaluate.checkpoint={latest}"]
+    assert session.run("evaluate", tmp_path / "run" / "spec.yaml", more) == 0
+    table = json.loads((tmp_path / "run" / "evaluate" / "metrics.json").read_text())
+    unicorn = next((row for row in table["per_class"] if row["name"] == "unicorn"), {})
+    assert "AP" not in unicorn  # nothing to find; predicted pixels still cost the other classes their IoU
+    assert unicorn.get("IoU", 0.0) == 0.0
