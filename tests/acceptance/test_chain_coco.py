@@ -27,8 +27,6 @@ def test_from_coco_instances_to_a_model_that_finds_objects(
         assert [o.name for o in session.get_outputs()] == ["pred_masks", "pred_scores", "pred_classes"]
         masks, scores, classes = session.run(None, {"inputs": np.zeros((2, 3, 96, 96), np.float32)})
         assert masks.shape[:2] == scores.shape == classes.shape
-        measured = await user.run("evaluate", parent_job_id=exported["job_id"])
-        assert {"mIoU", "AP"} <= measured["metrics"].keys()
 
         quantized = await user.run("quantize", **parent)
         used = await user.run(

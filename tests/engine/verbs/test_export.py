@@ -9,8 +9,11 @@ import onnxruntime
 import pytest
 import torch
 import yaml
+from transformers import Mask2FormerForUniversalSegmentation
 
-from mask2former_mcp.engine import export, session
+from mask2former_mcp.engine import checkpoint, export, session
+from mask2former_mcp.engine.model.network import build
+from mask2former_mcp.spec.experiment import load
 
 Spec = Callable[..., dict[str, Any]]
 
@@ -81,6 +84,14 @@ def test_a_transformers_folder_is_written_once(tiny: Spec, weights: Path, tmp_pa
     assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "disc", "1": "box", "2": "ground"}
     assert not (tmp_path / "m.onnx").exists()
+    theirs = Mask2FormerForUniversalSegmentation.from_pretrained(folder).eval().double()
+    ours = build(load("export", tiny(export__checkpoint="a.pth", export__onnx_file="a.onnx"))).eval().double()
+    checkpoint.load_weights(ours, weights)
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        prediction, expected = ours(images), theirs(images)
+    assert torch.allclose(prediction.class_logits[-1].roll(-1, -1), expected.class_queries_logits, atol=1e-6)
+    assert torch.allclose(prediction.mask_logits(), expected.masks_queries_logits, atol=1e-6)
     assert act("export", tmp_path, tiny(), *overrides) == 1
     assert "exists already" in lines(tmp_path, "export")[-1]["message"]
 
