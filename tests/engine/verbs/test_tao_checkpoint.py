@@ -107,6 +107,10 @@ def test_it_is_evaluated_exported_and_used_like_one_of_ours(
     pictures = tmp_path / "tao" / "inference"
     assert len(list(pictures.glob("*.jpg"))) == len(list((pictures / "panoptic").glob("*.png"))) == 4
 
+    quantize = (f"quantize.model_path={tao}", "quantize.device=cpu")
+    assert act("quantize", tmp_path / "tao", tiny(), *quantize) == 0
+    assert (tmp_path / "tao" / "quantize" / "quantized_model_torchao.pth").stat().st_size < tao.stat().st_size
+
     onnx = tmp_path / "tao.onnx"
     sizes = ("export.input_width=64", "export.input_height=64", "model.mode=semantic")
     assert act("export", tmp_path / "tao", tiny(), f"export.checkpoint={tao}", f"export.onnx_file={onnx}", *sizes) == 0
