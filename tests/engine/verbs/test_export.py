@@ -96,6 +96,16 @@ def test_a_transformers_folder_is_written_once(tiny: Spec, weights: Path, tmp_pa
     assert "exists already" in lines(tmp_path, "export")[-1]["message"]
 
 
+def test_training_starts_from_a_folder_for_transformers(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    spec = tiny(export__checkpoint=str(weights), export__onnx_file="m.onnx", export__format="transformers")
+    assert act("export", tmp_path, spec) == 0
+    start = f"train.pretrained_model_path={tmp_path / 'export' / 'transformers'}"
+    assert act("train", tmp_path, tiny(train__is_dry_run=True), start) == 0
+    report = json.loads((tmp_path / "train" / "weights.json").read_text())
+    assert report["layout"] == "transformers folder"
+    assert report["missing"] == report["skipped"] == []
+
+
 def test_a_size_other_than_three_channels_is_refused(tiny: Spec, weights: Path, tmp_path: Path) -> None:
     overrides = (f"export.checkpoint={weights}", f"export.onnx_file={tmp_path / 'm.onnx'}", "export.input_channel=4")
     assert act("export", tmp_path, tiny(), *overrides) == 1
