@@ -28,7 +28,7 @@ class _Header(NamedTuple):
 
 
 class SampleCache:
-    """Samples by index. What is read must not be written to: it is the shared memory itself."""
+    """Samples by index. What is read is the shared memory itself, and cannot be written to."""
 
     def __init__(self, images: int, budget: int) -> None:
         """budget: bytes for all of them. Raises OSError where the system has no address range of that size."""
@@ -49,6 +49,7 @@ class SampleCache:
         image = np.frombuffer(self._memory, np.uint8, int(np.prod(header.image)), at).reshape(header.image)
         at = _aligned(at + image.nbytes)
         planes = np.frombuffer(self._memory, np.uint16, int(np.prod(header.planes)), at).reshape(header.planes)
+        image.flags.writeable = planes.flags.writeable = False
         return Sample(image, Truth(planes, header.labels, header.crowd, header.exhaustive))
 
     def put(self, index: int, sample: Sample) -> None:
