@@ -24,6 +24,8 @@ from mask2former_mcp.engine import numpy_pickle, transformers_folder
 from mask2former_mcp.engine.model import position_tables, weights
 
 PREFIX = "model."
+LOSS_WEIGHTS = "criterion.empty_weight"
+"""A constant of TAO's loss, which is part of its module: its strict loading wants it in the state dict."""
 LATEST = "mask2former_model_latest.pth"
 LIGHTNING_VERSION = "2.6.6"  # the layout written is that of this version
 _NAME = re.compile(r"model_epoch_(\d{3,})_step_(\d{5,})\.pth")
@@ -52,13 +54,14 @@ def save(
     metrics: Mapping[str, float] | None = None,
     hyper_parameters: Mapping[str, Any] | None = None,
     progress: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Tensor] | None = None,
     latest: bool = True,
 ) -> None:
     """Writes a checkpoint and points `mask2former_model_latest.pth` beside it at it (with `latest`). Both appear whole
     or not at all.
 
     model, optimizer, scheduler: the object or its state dict; rng: see `random_state`; progress: what the loop needs to
-    go on.
+    go on; beside: tensors of the state dict that are not the network's, under their whole names.
     Raises TypeError naming the place of a value that is neither a tensor nor a plain Python value, and OSError when the
     file cannot be written.
     """
@@ -67,7 +70,7 @@ def save(
         "epoch": epoch,
         "global_step": global_step,
         "pytorch-lightning_version": LIGHTNING_VERSION,
-        "state_dict": {PREFIX + name: value.detach().cpu() for name, value in state.items()},
+        "state_dict": {PREFIX + name: value.detach().cpu() for name, value in state.items()} | dict(beside or {}),
         "optimizer_states": [] if optimizer is None else [_state(optimizer)],
         "lr_schedulers": [] if scheduler is None else [_state(scheduler)],
         "hyper_parameters": dict(hyper_parameters or {}),

@@ -85,6 +85,10 @@ class Criterion:
         _check(targets, prediction)
         return self.losses(prediction, pad(targets, prediction.mask_features))
 
+    def class_weights(self, num_classes: int) -> Tensor:
+        """[C + 1]: what each class counts in the cross entropy, "no object" first."""
+        return torch.tensor([self.no_object_weight] + [1.0] * num_classes)
+
     def losses(self, prediction: Prediction, targets: Padded) -> Losses:
         """The same of targets that are in slots already, at the size of the mask features."""
         logits, embeddings = prediction.class_logits, prediction.mask_embeddings

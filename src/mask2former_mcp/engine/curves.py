@@ -14,18 +14,23 @@ from mask2former_mcp.spec.wandb import Wandb
 
 COLUMNS = (
     *("epoch", "step", "train_loss", "val_loss", "mIoU", "PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
-    *("AP", "AP50", "AP75", "ACC_all", "lr", "seconds"),
+    *("AP", "AP50", "AP75", "APs", "APm", "APl", "ACC_all", "lr", "seconds"),
 )
 
 
 class Curves:
-    """One row per epoch in `metrics.csv`, scalars by step elsewhere. Rows of epochs that are trained again drop out."""
+    """One row per epoch in `metrics.csv`, scalars by step elsewhere. Rows of epochs that are trained again drop out,
+    and so do TensorBoard's points of steps that are."""
 
-    def __init__(self, folder: Path, wandb: Wandb, *, first_epoch: int, spec: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, wandb: Wandb, *, first_epoch: int, first_step: int, spec: Mapping[str, Any]
+    ) -> None:
+        """first_epoch, first_step: of what comes now; 0 in a new folder."""
         self._csv = folder / "metrics.csv"
         self._rows = [row for row in _rows(self._csv) if int(row["epoch"]) < first_epoch]
         self._write()
-        self._events = SummaryWriter(str(folder / "lightning_logs" / "version_1"))
+        events = str(folder / "lightning_logs" / "version_1")
+        self._events = SummaryWriter(events, purge_step=first_step or None)
         self._wandb = _start_wandb(folder, wandb, spec)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -75,9 +75,6 @@ class Source(Protocol):
     def load(self, index: int) -> Sample:
         """Decodes image and masks. Raises FormatError naming the file."""
 
-    def bytes_each(self) -> int | None:
-        """Estimated bytes of a decoded sample, or None when the sizes are not known without opening files."""
-
 
 @dataclass(frozen=True)
 class PanopticSource:
@@ -105,9 +102,6 @@ class PanopticSource:
                 exhaustive=True,
             ),
         )
-
-    def bytes_each(self) -> int | None:
-        return _mean_bytes([r.size for r in self.records])
 
 
 @dataclass(frozen=True)
@@ -138,9 +132,6 @@ class InstanceSource:
             ),
         )
 
-    def bytes_each(self) -> int | None:
-        return _mean_bytes([r.size for r in self.records])
-
 
 @dataclass(frozen=True)
 class AdeSource:
@@ -170,9 +161,6 @@ class AdeSource:
                 exhaustive=True,
             ),
         )
-
-    def bytes_each(self) -> int | None:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +266,3 @@ def _same_size(image: NDArray[np.uint8], mask: tuple[int, ...], file: Path) -> N
     if image.shape[:2] != mask[:2]:
         found, expected = (f"{s[1]} x {s[0]}" for s in (mask, image.shape))
         raise FormatError("size_mismatch", f"its size is {found}, the image is {expected}", file=file)
-
-
-def _mean_bytes(sizes: Sequence[tuple[int, int] | None]) -> int | None:
-    known = [w * h for s in sizes if s is not None for w, h in [s]]
-    # 3 bytes of colour and 2 of segment number a pixel; half as much again for overlapping planes.
-    return int(sum(known) / len(known) * 5 * 1.5) if len(known) == len(sizes) else None

@@ -3,7 +3,7 @@
     <stem>.jpg                  overlay: contours, names
     panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), described in panoptic.json (COCO panoptic)
     instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score
-    semantic/<stem>.png         category id per pixel (16 bit where an id is above 255)
+    semantic/<stem>.png         category id per pixel: 8 bit, 16 bit with ids above 255, as segment ids above 65535
     images.json                 image_id -> file (from img_dir on), stem, size: what the ids above refer to
     unreadable.json             the images that were passed over, and why
 
@@ -166,6 +166,11 @@ class Writer:
         self._pending: deque[Future[Described]] = deque()
         self._described: list[Described] = []
         self._ids = np.array([0, *(classes[c].category_id for c in range(1, len(classes) + 1))], dtype=np.int64)
+        if spec.model.mode != "instance" and self._ids.max() > panoptic.LARGEST_ID:
+            raise ValueError(
+                f"category id {self._ids.max()} cannot be written to a PNG, whose pixels hold up to"
+                f" {panoptic.LARGEST_ID}: give the label map smaller ids, or set model.mode=instance"
+            )
 
     def add(self, photo: Photo, outcome: scoring.Outcome) -> None:
         """Writes in the background; waits when too many images would be held in memory."""
@@ -186,9 +191,7 @@ class Writer:
             info = panoptic.segments_info(outcome.panoptic.ids, segments)
             described = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info}
         if mode != "instance":
-            values = self._ids[outcome.semantic]
-            kind = np.uint8 if self._ids.max() < 256 else np.uint16
-            Image.fromarray(values.astype(kind)).save(self._file("semantic", stem))
+            write_categories(self._file("semantic", stem), self._ids[outcome.semantic], int(self._ids.max()))
         entry = ImageEntry(image_id, self._names[photo.index], width, height)
         return Described(entry, described, [] if outcome.instances is None else self._results(image_id, outcome))
 
@@ -227,6 +230,14 @@ class Writer:
     def _file(self, kind: str, stem: str) -> Path:
         (self._folder / kind).mkdir(exist_ok=True)
         return self._folder / kind / f"{stem}.png"
+
+
+def write_categories(path: Path, values: NDArray[np.int64], largest: int) -> None:
+    """[H, W] category ids as a PNG that holds `largest`, whatever this image has: all of a run are of one kind."""
+    if largest >= 1 << 16:
+        panoptic.write_ids(path, values)
+    else:
+        Image.fromarray(values.astype(np.uint8 if largest < 1 << 8 else np.uint16)).save(path)
 
 
 def find_images(folder: str, *, without: Path | None = None) -> list[Path]:

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from mask2former_mcp.engine import augment, interruption
 from mask2former_mcp.engine.augment import View
 from mask2former_mcp.engine.criterion import Targets
-from mask2former_mcp.engine.data import Annotated, Sample, Source, Truth
+from mask2former_mcp.engine.data import Annotated, Sample, Truth
+from mask2former_mcp.engine.sample_cache import SampleCache
 from mask2former_mcp.engine.targets import TargetRule
 from mask2former_mcp.spec.dataset import Augmentation
 
@@ -114,7 +115,7 @@ class Samples(Dataset[Item]):
         self.source, self.rule, self.settings, self.seed = annotated.source, rule, settings, seed
         self.target_size, self.within = target_size, within
         self.limit = len(self.source)
-        self._cache: dict[int, Sample] | None = {} if cache else None
+        self._cache = _cache(len(self.source)) if cache else None
 
     def __len__(self) -> int:
         return min(self.limit, len(self.source))
@@ -144,9 +145,11 @@ class Samples(Dataset[Item]):
     def _sample(self, index: int) -> Sample:
         if self._cache is None:
             return self.source.load(index)
-        if index not in self._cache:
-            self._cache[index] = self.source.load(index)
-        return self._cache[index]
+        sample = self._cache.get(index)
+        if sample is None:
+            sample = self.source.load(index)
+            self._cache.put(index, sample)
+        return sample
 
 
 @dataclass(frozen=True)
@@ -262,11 +265,17 @@ def pair(size: tuple[int, ...]) -> tuple[int, int] | None:
     return (size[0], size[1]) if size else None
 
 
-def fits_in_memory(source: Source, workers: int) -> bool:
-    """Whether every worker may keep all decoded samples: they are small, and nobody else needs the memory."""
-    each = source.bytes_each()
-    budget = min(CACHE_BYTES, psutil.virtual_memory().available // 8)
-    return each is not None and each * len(source) * max(1, workers) <= budget
+def can_share(workers: int) -> bool:
+    """Whether the loader's processes will have the cache in common: forked ones do."""
+    return workers == 0 or sys.platform == "linux"
+
+
+def _cache(images: int) -> SampleCache | None:
+    """None where the system gives no room for one: it is a help, and nothing depends on it."""
+    try:
+        return SampleCache(images, min(CACHE_BYTES, psutil.virtual_memory().available // 8))
+    except OSError:
+        return None
 
 
 def cores() -> int:

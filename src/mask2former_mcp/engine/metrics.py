@@ -1,6 +1,7 @@
 """Segmentation metrics, each fed image by image and bounded in memory: mIoU, panoptic quality, instance AP.
 
-All are taken at the size of the original image. Classes are 1..C, 0 is "nothing said" (void).
+All are taken at the size of the original image. Classes are 1..C, 0 is "nothing said" (void). Images may be shared
+among several metrics of one kind, in any order: `merge` makes one of two.
 """
 
 import contextlib
@@ -8,7 +9,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ class SemanticIoU:
         size = len(self._confusion)
         pairs = truth.astype(np.int64) * size + prediction
         self._confusion += np.bincount(pairs[truth > 0], minlength=size * size).reshape(size, size)
+
+    def merge(self, other: "SemanticIoU") -> None:
+        self._confusion += other._confusion
 
     def results(self) -> dict[str, float]:
         per_class = [v["IoU"] for v in self.per_class().values()]
@@ -92,13 +96,19 @@ class PanopticQuality:
         wrong = (found_areas > 0) & ~match.any(0) & ~forgiven & (found_class > 0)
         np.add.at(self._counts[:, 1], found_class[wrong], 1)
 
+    def merge(self, other: "PanopticQuality") -> None:
+        self._iou += other._iou
+        self._counts += other._counts
+
     def results(self) -> dict[str, float]:
+        """PQ, SQ and RQ of all classes, and as PQ_things, PQ_stuff, ... of some; NaN where there is no such class."""
         per_class = self.per_class()
-        every = self._mean(per_class, set(per_class))
+        every = set(per_class)
+        groups = {"": every, "_things": every & self.things, "_stuff": every - self.things}
         return {
-            **every,
-            "PQ_things": self._mean(per_class, self.things & set(per_class))["PQ"],
-            "PQ_stuff": self._mean(per_class, set(per_class) - self.things)["PQ"],
+            name + group: value
+            for group, classes in groups.items()
+            for name, value in self._mean(per_class, classes).items()
         }
 
     def per_class(self) -> PerClass:
@@ -125,58 +135,81 @@ class InstanceAP:
 
     def __init__(self, things: frozenset[int]) -> None:
         self._things = things
-        self._images: list[dict[str, Any]] = []
-        self._truths: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
+        self._images: dict[int, _Image] = {}
+        self._precision: NDArray[np.float64] | None = None  # of all images so far, once somebody has asked
 
-    def add(self, truth: Truth, prediction: Instances) -> None:
-        """One image. Segments of other classes than things, true or predicted, are left out."""
-        image_id = len(self._images) + 1
-        self._images.append({"id": image_id, "height": truth.size[0], "width": truth.size[1]})
-        wanted = [k for k, c in enumerate(truth.labels.tolist(), 1) if c in self._things]
-        for k in wanted:
-            mask = coco_mask.encode(np.asfortranarray(truth.mask(k).astype(np.uint8)))
-            entry = _entry(len(self._truths) + 1, image_id, int(truth.labels[k - 1]), mask)
-            if entry["area"]:
-                self._truths.append({**entry, "iscrowd": int(truth.crowd[k - 1])})
+    def add(self, truth: Truth, prediction: Instances, index: int | None = None) -> None:
+        """One image. Segments of other classes than things, true or predicted, are left out; so are void pixels.
+
+        index: its place among all images, which decides between equal scores; without, after those that are there.
+        """
+        truths = []
+        for k, class_ in enumerate(truth.labels.tolist(), 1):
+            if class_ in self._things:
+                mask = coco_mask.encode(np.asfortranarray(truth.mask(k).astype(np.uint8)))
+                truths.append({**_entry(class_, mask), "iscrowd": int(truth.crowd[k - 1])})
+        annotated = _annotated(truth)
+        found = []
         for class_, score, mask in zip(
             prediction.classes.tolist(), prediction.scores.tolist(), prediction.masks, strict=True
         ):
             if class_ in self._things:
-                entry = _entry(len(self._found) + 1, image_id, class_, mask)
-                if entry["area"]:
-                    self._found.append({**entry, "iscrowd": 0, "score": score})
+                inside = mask if annotated is None else coco_mask.merge([mask, annotated], intersect=True)
+                found.append({**_entry(class_, inside), "iscrowd": 0, "score": score})
+        kept = ([entry for entry in entries if entry["area"]] for entries in (truths, found))
+        self._images[len(self._images) if index is None else index] = _Image(truth.size, *kept)
+        self._precision = None
+
+    def merge(self, other: "InstanceAP") -> None:
+        self._images.update(other._images)
+        self._precision = None
 
     def results(self) -> dict[str, float]:
-        """AP (mean over IoU .50:.95 and classes), AP50, AP75. NaN without any true object."""
-        precision = self._precision()
-        if precision is None:
-            return {"AP": math.nan, "AP50": math.nan, "AP75": math.nan}
-        return {"AP": _mean(precision), "AP50": _mean(precision[0]), "AP75": _mean(precision[5])}
+        """AP (mean over IoU .50:.95 and classes), AP50, AP75; APs, APm, APl: of objects below 32 x 32 pixels, up to
+        96 x 96, and above. NaN without any true object (of the size)."""
+        p = self._measured()  # [IoU threshold, recall, class, area]
+        return {
+            "AP": _mean(p[..., 0]),
+            "AP50": _mean(p[0, ..., 0]),
+            "AP75": _mean(p[5, ..., 0]),
+            **{f"AP{size}": _mean(p[..., place]) for place, size in enumerate("sml", 1)},
+        }
 
     def per_class(self) -> PerClass:
-        precision = self._precision()
-        if precision is None:
-            return {}
-        values = {c: _mean(precision[:, :, i]) for i, c in enumerate(sorted(self._things))}
+        measured = self._measured()[..., 0]
+        values = {c: _mean(measured[:, :, i]) for i, c in enumerate(sorted(self._things))}
         return {c: {"AP": value} for c, value in values.items() if math.isfinite(value)}
 
-    def _precision(self) -> NDArray[np.float64] | None:
-        """[IoU threshold, recall, class] for all areas and 100 detections; -1 where a class has no object."""
-        if not any(not t["iscrowd"] for t in self._truths):
-            return None
+    def _measured(self) -> NDArray[np.float64]:
+        """[IoU threshold, recall, class, area] for 100 detections; -1 where a class has no object of the area."""
+        if self._precision is None:
+            self._precision = self._evaluate()
+        return self._precision
+
+    def _evaluate(self) -> NDArray[np.float64]:
+        images = [self._images[index] for index in sorted(self._images)]
+        if not any(not entry["iscrowd"] for image in images for entry in image.truths):
+            return np.full((10, 101, len(self._things), 4), -1.0)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
-            evaluation = COCOeval(self._coco(self._truths), self._coco(self._found), "segm")
+            truths, found = (self._coco([getattr(image, part) for image in images]) for part in ("truths", "found"))
+            evaluation = COCOeval(truths, found, "segm")
             evaluation.params.catIds = sorted(self._things)
+            evaluation.params.imgIds = list(range(1, len(images) + 1))
             evaluation.evaluate()
             evaluation.accumulate()
-        precision: NDArray[np.float64] = evaluation.eval["precision"][:, :, :, 0, -1]
+        precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]
         return precision
 
-    def _coco(self, annotations: list[dict[str, Any]]) -> COCO:
+    def _coco(self, entries: list[list[dict[str, Any]]]) -> COCO:
+        """pycocotools' view of the entries of each image."""
+        numbered = [{**entry, "image_id": image} for image, part in enumerate(entries, 1) for entry in part]
+        sizes = [self._images[index].size for index in sorted(self._images)]
         coco = COCO()
-        categories = [{"id": c, "name": str(c)} for c in sorted(self._things)]
-        coco.dataset = {"images": self._images, "annotations": annotations, "categories": categories}
+        coco.dataset = {
+            "images": [{"id": i, "height": height, "width": width} for i, (height, width) in enumerate(sizes, 1)],
+            "annotations": [{**entry, "id": i} for i, entry in enumerate(numbered, 1)],
+            "categories": [{"id": c, "name": str(c)} for c in sorted(self._things)],
+        }
         coco.createIndex()
         return coco
 
@@ -190,10 +223,24 @@ def combined(*parts: Mapping[int, Mapping[str, float]]) -> PerClass:
     return table
 
 
-def _entry(id_: int, image_id: int, class_: int, mask: dict[str, Any]) -> dict[str, Any]:
+class _Image(NamedTuple):
+    """What AP needs of one image: (height, width), and COCO's entries but for their ids."""
+
+    size: tuple[int, int]
+    truths: list[dict[str, Any]]
+    found: list[dict[str, Any]]
+
+
+def _annotated(truth: Truth) -> dict[str, Any] | None:
+    """Run lengths of the pixels that are not void, None where all count."""
+    if not truth.exhaustive:
+        return None
+    said = truth.planes.any(0)
+    return None if said.all() else dict(coco_mask.encode(np.asfortranarray(said.astype(np.uint8))))
+
+
+def _entry(class_: int, mask: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": id_,
-        "image_id": image_id,
         "category_id": class_,
         "segmentation": mask,
         "area": float(coco_mask.area(mask)),

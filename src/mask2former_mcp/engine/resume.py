@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -42,8 +42,9 @@ def save(
     optimizer: Optimizer,
     schedule: LambdaLR,
     hyper_parameters: Mapping[str, Any],
+    beside: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes `model_epoch_*_step_*.pth` and the latest link; on the first process only.
+    """Writes `model_epoch_*_step_*.pth` and the latest link; on the first process only. beside: see `checkpoint.save`.
 
     Raises FloatingPointError for weights that are no numbers: nobody could go on from them, and `latest` would be they.
     """
@@ -65,6 +66,7 @@ def save(
         rng=checkpoint.random_state(),
         metrics=finite(state.metrics) if state.validated == state.epoch else {},
         hyper_parameters=hyper_parameters,
+        beside=beside,
         progress={**vars(state), "scaler": scaler.state_dict() if scaler is not None else {}},
     )
 

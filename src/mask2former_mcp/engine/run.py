@@ -61,6 +61,7 @@ class Run:
                 "spec": self.spec.model_dump(mode="json", exclude={"encryption_key"}),
                 "classes": self.classes.plain(),
             },
+            beside={checkpoint.LOSS_WEIGHTS: self.criterion.class_weights(len(self.classes))},
         )
 
 
@@ -127,7 +128,7 @@ def _refuse_mixed_runs(folder: Path, resumed_from: str) -> None:
 
 
 def _training_samples(spec: Experiment, annotated: data.Annotated, seed: int) -> loader.Samples:
-    keep = loader.fits_in_memory(annotated.source, spec.dataset.train.num_workers)
+    keep = loader.can_share(spec.dataset.train.num_workers)
     rule = targets.rule_for(spec.model.mode, annotated.classes)
     return loader.Samples(annotated, rule, spec.dataset.augmentation, seed=seed, cache=keep)
 

@@ -19,6 +19,7 @@ from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.metrics import InstanceAP, PanopticQuality, PerClass, SemanticIoU, combined
 from mask2former_mcp.engine.model.network import Prediction
 from mask2former_mcp.engine.resample import to_original
+from mask2former_mcp.engine.score_workers import sharing
 from mask2former_mcp.spec.model import Model
 
 
@@ -104,12 +105,26 @@ class Scores:
         single = self.mode in ("panoptic", "instance") and self.format in ("coco", "coco_panoptic") and known_things
         self._instances = InstanceAP(known_things) if single else None
 
-    def add(self, truth: Truth, outcome: Outcome) -> None:
+    def blank(self) -> "Scores":
+        """The same without any image."""
+        return Scores(self.mode, self.format, self.classes)
+
+    def add(self, truth: Truth, outcome: Outcome, index: int | None = None) -> None:
+        """One image; index: its place among all, where they come in another order."""
         self._semantic.add(self._semantic_truth(truth), outcome.semantic)
         if self._panoptic is not None and outcome.panoptic is not None:
             self._panoptic.add(truth, outcome.panoptic)
         if self._instances is not None and outcome.instances is not None:
-            self._instances.add(truth, outcome.instances)
+            self._instances.add(truth, outcome.instances, index)
+
+    def merge(self, other: "Scores") -> None:
+        """Takes over what another has counted, of other images with the same mode and classes."""
+        self.losses.extend(other.losses)
+        self._semantic.merge(other._semantic)
+        if self._panoptic is not None and other._panoptic is not None:
+            self._panoptic.merge(other._panoptic)
+        if self._instances is not None and other._instances is not None:
+            self._instances.merge(other._instances)
 
     def results(self) -> dict[str, float]:
         """Overall metrics; those that could not be measured are left out."""
@@ -143,22 +158,25 @@ def score(
 ) -> dict[str, float]:
     """Runs the split through the network and returns the overall metrics. The network is in eval mode meanwhile.
 
+    With workers to load a split that is not tiny, as many others count its metrics.
     criterion: for val_loss, over all layers as in training. after_batch may raise to end early.
     """
-    was_training = model.training
+    was_training, seen = model.training, 0
     model.eval()
     try:
-        for batch in loader:
-            images = normalize(batch.images, batch.sizes, device)
-            prediction = model(images, every_layer=criterion is not None)
-            if criterion is not None:
-                loss = float(criterion(prediction, batch.targets(device)).total)
-                scores.losses.extend([loss] * len(batch.names))
-            outcomes = interpret_batch(prediction, batch, interpret)
-            for truth, outcome in zip(batch.truths, outcomes, strict=True):
-                if truth is not None:
-                    scores.add(truth, outcome)
-            after_batch(batch, outcomes)
+        with sharing(scores, len(loader.dataset), loader.num_workers) as shared:  # type: ignore[arg-type]
+            for batch in loader:
+                images = normalize(batch.images, batch.sizes, device)
+                prediction = model(images, every_layer=criterion is not None)
+                if criterion is not None:
+                    loss = float(criterion(prediction, batch.targets(device)).total)
+                    scores.losses.extend([loss] * len(batch.names))
+                outcomes = interpret_batch(prediction, batch, interpret)
+                for index, (truth, outcome) in enumerate(zip(batch.truths, outcomes, strict=True), seen):
+                    if truth is not None:
+                        shared.add(truth, outcome, index)
+                seen += len(outcomes)
+                after_batch(batch, outcomes)
     finally:
         model.train(was_training)
     return scores.results()

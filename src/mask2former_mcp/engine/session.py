@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mask2former_mcp.engine import out_of_memory
 from mask2former_mcp.engine.interruption import Interrupted, immediate
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.spec import dotted
@@ -19,12 +20,6 @@ from mask2former_mcp.spec.experiment import Experiment, load
 EXIT_FAILED, EXIT_SPEC = 1, 2
 MASK = "***"
 SECRET = "encryption_key"
-
-OUT_OF_MEMORY = (
-    "Out of memory: {cause}. What helps, best first: a smaller dataset.train.batch_size; a smaller"
-    " dataset.augmentation.train_crop_size (or test_max_size when validating); train.activation_checkpoint=true;"
-    " train.precision=bf16 or fp16 on a GPU; a smaller backbone or fewer queries."
-)
 
 
 def run(action: str, spec_file: Path, overrides: Sequence[str]) -> int:
@@ -99,8 +94,8 @@ def write_spec(path: Path, spec: Experiment) -> None:
 def explain(error: BaseException) -> str:
     """The one line that a FAILURE carries."""
     text = str(error) or type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return OUT_OF_MEMORY.format(cause=text.splitlines()[0])
+    if out_of_memory.ran_out(error):
+        return out_of_memory.explain(error)
     if "in DataLoader worker process" in text:  # it comes with the worker's whole traceback; the last line says it
         return f"Data error: {text.strip().splitlines()[-1].partition('Error: ')[2] or text.strip().splitlines()[-1]}"
     if isinstance(error, NotImplementedError):

@@ -8,7 +8,17 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, device, interruption, loader, scoring, step_graph
+from mask2former_mcp.engine import (
+    artifacts,
+    device,
+    interruption,
+    loader,
+    memory,
+    out_of_memory,
+    resume,
+    scoring,
+    step_graph,
+)
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
@@ -52,7 +62,10 @@ def fit(work: Run, asked: interruption.Request) -> None:
     work.progress = Progress(work.status, work.total, state.step)
     if work.fabric.is_global_zero:
         content = work.spec.model_dump(mode="json", exclude={"encryption_key"})
-        work.curves = Curves(work.folder, work.spec.wandb, first_epoch=state.validated + 1, spec=content)
+        first = state.step + 1 if state.step and not _is_unfinished(state) else state.step
+        work.curves = Curves(
+            work.folder, work.spec.wandb, first_epoch=state.validated + 1, first_step=first, spec=content
+        )
     batches = iter(_training_batches(work))
     print(_summary(work), flush=True)
     graph, said = step_graph.make(work)
@@ -60,16 +73,13 @@ def fit(work: Run, asked: interruption.Request) -> None:
         work.status.running(f"Fast path: {said}.")
         print(f"fast path: {said}", flush=True)
     work.status.running("Starting Training Loop.", epoch=state.step // steps, step=state.step, max_step=work.total)
-    if state.step and state.step % steps == 0 and state.validated < state.epoch:
-        end_epoch(work, state.epoch, asked)  # it was interrupted between its last step and its validation
+    if _is_unfinished(state):
+        end_epoch(work, state.epoch, asked)
     work.model.train()
     for epoch in range(state.step // steps, work.epochs):
         while state.step < (epoch + 1) * steps:
             started = time.monotonic()
-            batch = next(batches)
-            loss = (
-                graph_step(work, graph, batch) if graph is not None and graph.fits(batch) else train_step(work, batch)
-            )
+            loss = step(work, graph, next(batches))
             state.step += 1
             state.loss_sum += loss
             state.loss_count += 1
@@ -81,6 +91,18 @@ def fit(work: Run, asked: interruption.Request) -> None:
         print(_pace(work), flush=True)
         end_epoch(work, epoch, asked)
     work.status.running("Training loop complete.", epoch=work.epochs - 1, step=state.step)
+
+
+def step(work: Run, graph: step_graph.StepGraph | None, batch: Batch) -> float:
+    """One step by the graph where there is one for the batch. Raises MemoryError with what would have fitted."""
+    try:
+        return graph_step(work, graph, batch) if graph is not None and graph.fits(batch) else train_step(work, batch)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory.ran_out(error):
+            raise
+        cause = out_of_memory.cause(error)
+    # Here and not above: the exception holds the frames of the step, and they hold its tensors.
+    raise MemoryError(f"{cause} {memory.what_fits(work, batch)}")
 
 
 def train_step(work: Run, batch: Batch) -> float:
@@ -181,6 +203,11 @@ def validate(work: Run, epoch: int, asked: interruption.Request) -> dict[str, fl
     work.validation_seconds = time.monotonic() - started
     work.progress.outside(work.validation_seconds)
     return measured
+
+
+def _is_unfinished(state: resume.State) -> bool:
+    """Whether the run was interrupted between the last step of an epoch and its validation."""
+    return state.step > 0 and state.step % state.steps == 0 and state.validated < state.epoch
 
 
 def _validations_from(epoch: int, work: Run) -> int:

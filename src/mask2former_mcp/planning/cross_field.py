@@ -26,6 +26,7 @@ _BACKENDS: Mapping[str, str] = {
     "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
     "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
 }
+_OURS_ALONE = ("export.format",)  # keys that TAO's own spec does not have: it refuses a file with an unknown key
 _TENSORRT = (
     "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU, or fails and says so; the other "
     "way is NVIDIA's TAO deploy container (runtime=tao)"
@@ -45,7 +46,8 @@ def check(situation: Situation) -> Findings:
     for rule in _RULES:
         for note in rule(situation):
             (missing if note.startswith("!") else warnings).append(note.lstrip("!"))
-    return Findings(warnings=tuple(warnings), missing=tuple(missing))
+    left_out = _OURS_ALONE if situation.runtime == "tao" else ()
+    return Findings(warnings=tuple(warnings), missing=tuple(missing), left_out=left_out)
 
 
 def _mode_and_format(s: Situation) -> Iterator[str]:
@@ -178,6 +180,12 @@ def _training(s: Situation) -> Iterator[str]:
         raise InvalidRequest(
             "train.precision=fp16 does not train on a CPU, and this machine has no GPU",
             fix="Set train.precision to fp32 or bf16 (and train.distributed_strategy to ddp).",
+        )
+    start = str(dotted.get(s.spec, "train.pretrained_model_path"))
+    if start and s.runtime == "tao" and not start.endswith((".pth", ".pkl")):
+        raise InvalidRequest(
+            f"train.pretrained_model_path={start!r}: TAO starts from .pth and .pkl files only",
+            fix="Pass such a file, or use runtime=engine.",
         )
     epochs = dotted.get(s.spec, "train.num_epochs")
     milestones = dotted.get(s.spec, "train.optim.milestones")

@@ -102,6 +102,7 @@ class Planner:
         gpu_notes, no_gpus = place.check_gpus(spec, action, self.machine, where.platform)
         searched = getattr(request, "automl", None) if automl.route == "automl" else None
         found = rules.check(replace(situation, metric=searched.metric if searched else None))
+        spec, overrides = _known_there(spec, draft.overrides, found.left_out)
         estimate = rules.estimate(situation, self.parents.earlier(action))
         missing = (*where.missing, *no_gpus, *found.missing)
         _refuse_to_start(request, missing)
@@ -115,7 +116,7 @@ class Planner:
         return Plan(
             action=action,
             automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
-            spec_overrides=draft.overrides,
+            spec_overrides=overrides,
             spec=dict(spec),
             command=contract.command(bundle, action, tensorrt),
             image=where.image,
@@ -293,6 +294,15 @@ def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: 
         if key in flat and flat[key] == value and not (key.startswith(listed) and rules.is_architecture(key))
         and not key.endswith(".type")
     }  # fmt: skip
+
+
+def _known_there(
+    spec: Mapping[str, Any], overrides: Mapping[str, Any], left_out: Sequence[str]
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Spec and overrides without the keys that the runtime's trainer does not know."""
+    for key in left_out:
+        spec = dotted.without(spec, key)
+    return spec, {key: value for key, value in overrides.items() if key not in left_out}
 
 
 def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Which files a job starts from, and the spec they were trained with."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 from mask2former_mcp import lineage
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.lineage import Chosen, Parent
-from mask2former_mcp.planning import arguments
+from mask2former_mcp.planning import arguments, transformers_folder
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 
@@ -62,10 +63,9 @@ def choose(
                     fix="Pass parent_job_id (list_jobs), or the checkpoint file itself.",
                 )
             continue
-        suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
-        files[key] = lineage.explicit_file(argument, text, suffixes)
+        files[key], own = _named(key, argument, text)
         if parent is None:
-            known = beside(files[key].path)
+            known = own
     for key in _keys(action, params, tensorrt):
         if key in files or (parent is None and action == "train"):
             continue
@@ -84,6 +84,16 @@ def choose(
             if isinstance(function, Mapping) and said.get(key):
                 files[key] = lineage.explicit_file("pretrained_weights", str(said[key]))
     return Weights(files, known, notes)
+
+
+def _named(key: str, argument: str, text: str) -> tuple[Chosen, Mapping[str, Any] | None]:
+    """The file that the caller names, or for training to start from a folder, and the spec of its network if known."""
+    leaf, place = key.rsplit(".", 1)[-1], Path(os.path.expanduser(text))
+    if leaf == "pretrained_model_path" and place.is_dir():
+        return transformers_folder.choose(argument, place)
+    suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
+    file = lineage.explicit_file(argument, text, suffixes)
+    return file, beside(file.path)
 
 
 def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: bool) -> list[str]:
@@ -122,7 +132,9 @@ def _notes(
     if parent is not None and parent.state != "succeeded":
         notes.append(f"{parent.job_id} ended as {parent.state}: its weights may be of an unfinished run")
     if parent is None and files and known is not None:
-        notes.append(f"the architecture is taken from {_SIDECAR} beside the file")
+        is_folder = any(chosen.path.is_dir() for chosen in files.values())
+        told = "config.json in the folder" if is_folder else f"{_SIDECAR} beside the file"
+        notes.append(f"the architecture is taken from {told}")
     if parent is None and files and known is None and action != "gen_trt_engine":
         notes.append(
             "nothing says what network these weights are of: the spec's defaults and overrides must fit them, or "

@@ -113,7 +113,8 @@ class Train(Section):
     )
     pretrained_model_path: str = spec_field(
         "",
-        "Weights of a Mask2Former (.pth, or a detectron2 .pkl) to start from; backbone weights are then not read.",
+        "Weights of a Mask2Former to start from: a .pth, a detectron2 .pkl or, our engine only, a folder of "
+        "transformers with safetensors; backbone weights are then not read.",
     )
     clip_grad_norm: Real = spec_field(
         0.1,

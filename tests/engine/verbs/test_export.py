@@ -9,8 +9,11 @@ import onnxruntime
 import pytest
 import torch
 import yaml
+from transformers import Mask2FormerForUniversalSegmentation
 
-from mask2former_mcp.engine import export, session
+from mask2former_mcp.engine import checkpoint, export, session
+from mask2former_mcp.engine.model.network import build
+from mask2former_mcp.spec.experiment import load
 
 Spec = Callable[..., dict[str, Any]]
 
@@ -81,8 +84,26 @@ def test_a_transformers_folder_is_written_once(tiny: Spec, weights: Path, tmp_pa
     assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "disc", "1": "box", "2": "ground"}
     assert not (tmp_path / "m.onnx").exists()
+    theirs = Mask2FormerForUniversalSegmentation.from_pretrained(folder).eval().double()
+    ours = build(load("export", tiny(export__checkpoint="a.pth", export__onnx_file="a.onnx"))).eval().double()
+    checkpoint.load_weights(ours, weights)
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        prediction, expected = ours(images), theirs(images)
+    assert torch.allclose(prediction.class_logits[-1].roll(-1, -1), expected.class_queries_logits, atol=1e-6)
+    assert torch.allclose(prediction.mask_logits(), expected.masks_queries_logits, atol=1e-6)
     assert act("export", tmp_path, tiny(), *overrides) == 1
     assert "exists already" in lines(tmp_path, "export")[-1]["message"]
+
+
+def test_training_starts_from_a_folder_for_transformers(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    spec = tiny(export__checkpoint=str(weights), export__onnx_file="m.onnx", export__format="transformers")
+    assert act("export", tmp_path, spec) == 0
+    start = f"train.pretrained_model_path={tmp_path / 'export' / 'transformers'}"
+    assert act("train", tmp_path, tiny(train__is_dry_run=True), start) == 0
+    report = json.loads((tmp_path / "train" / "weights.json").read_text())
+    assert report["layout"] == "transformers folder"
+    assert report["missing"] == report["skipped"] == []
 
 
 def test_a_size_other_than_three_channels_is_refused(tiny: Spec, weights: Path, tmp_path: Path) -> None:

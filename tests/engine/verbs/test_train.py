@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mask2former_mcp.engine import checkpoint, device, interruption, optim, resume, session
 from mask2former_mcp.spec.experiment import load
@@ -42,6 +43,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def points(folder: Path) -> dict[str, list[int]]:
+    """The steps that TensorBoard draws of two of its curves."""
+    events = EventAccumulator(str(folder / "train" / "lightning_logs" / "version_1")).Reload()
+    return {name: [point.step for point in events.Scalars(name)] for name in ("epoch/mIoU", "train/loss")}
+
+
 def test_a_run_leaves_what_the_contract_says(tiny: Spec, tmp_path: Path) -> None:
     assert train(tmp_path, tiny(train__num_epochs=3, train__checkpoint_interval=2, encryption_key="secret")) == 0
     folder = tmp_path / "train"
@@ -57,7 +64,8 @@ def test_a_run_leaves_what_the_contract_says(tiny: Spec, tmp_path: Path) -> None
     content = torch.load(folder / "model_epoch_001_step_00008.pth", weights_only=True)
     assert content["epoch"] == 1
     assert content["global_step"] == 8
-    assert all(name.startswith("model.") for name in content["state_dict"])
+    others = {name for name in content["state_dict"] if not name.startswith("model.")}
+    assert others == {checkpoint.LOSS_WEIGHTS}
     assert "secret" not in json.dumps(content["hyper_parameters"])
     table = rows(tmp_path)
     assert [row["epoch"] for row in table] == ["0", "1", "2"]
@@ -202,10 +210,11 @@ def test_a_run_that_was_terminated_resumes_to_the_same_curve(tiny: Spec, tmp_pat
 def test_resuming_from_an_epoch_drops_later_rows_and_repeats_them(tiny: Spec, tmp_path: Path) -> None:
     spec = tiny(train__num_epochs=3)
     assert train(tmp_path, spec) == 0
-    before = rows(tmp_path)
+    before, drawn = rows(tmp_path), points(tmp_path)
     first = tmp_path / "train" / "model_epoch_000_step_00004.pth"
     assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={first}") == 0
     after = rows(tmp_path)
+    assert points(tmp_path) == drawn == {"epoch/mIoU": [4, 8, 12], "train/loss": [12]}
     assert [row["val_loss"] for row in after] == [row["val_loss"] for row in before]
     assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={first}", "train.num_epochs=4") == 0
     assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1", "2", "3"]
@@ -218,6 +227,7 @@ def test_a_run_that_ended_before_its_validation_makes_up_for_it(tiny: Spec, tmp_
     last_step = tmp_path / "train" / "model_epoch_000_step_00004.pth"  # written before the epoch was validated
     assert checkpoint.load(last_step)["metrics"] == {}
     assert train(tmp_path, spec, f"train.resume_training_checkpoint_path={last_step}") == 0
+    assert points(tmp_path)["epoch/mIoU"] == [4, 8]
     assert [row["mIoU"] for row in rows(tmp_path)] == [row["mIoU"] for row in before]
     assert [row["train_loss"] for row in rows(tmp_path)] == [row["train_loss"] for row in before]
 
@@ -318,3 +328,29 @@ def test_steps_can_be_the_unit_of_checkpoints(tiny: Spec, tmp_path: Path) -> Non
     assert train(tmp_path, spec, "train.iters_per_epoch=7") == 0
     names = sorted(p.name for p in (tmp_path / "train").glob("model_*.pth"))
     assert names == [f"model_epoch_000_step_0000{n}.pth" for n in (3, 6, 7)]
+
+
+def test_a_class_without_any_sample_trains_and_is_left_out_of_the_means(
+    tiny: Spec, shapes: Path, tmp_path: Path
+) -> None:
+    """A category that no image shows, neither to learn from nor to be measured on."""
+    changes: dict[str, Any] = {"model.sem_seg_head.num_classes": 4, "train.num_epochs": 1}
+    for split in ("train", "val"):
+        content = json.loads((shapes / split / "panoptic.json").read_text())
+        content["categories"].append({"id": 11, "name": "unicorn", "isthing": 1})
+        file = tmp_path / f"{split}.json"
+        file.write_text(json.dumps(content))
+        changes[f"dataset.{split}.panoptic_json"] = str(file)
+    labels = json.loads((shapes / "train" / "label_map.json").read_text())
+    label_map = tmp_path / "labels.json"
+    label_map.write_text(json.dumps([*labels, {"id": 11, "name": "unicorn", "isthing": 1, "color": [1, 2, 3]}]))
+    changes["dataset.label_map"] = str(label_map)
+    assert train(tmp_path / "run", tiny(**changes)) == 0
+    assert {"mIoU", "PQ", "AP"} <= {name for name, value in rows(tmp_path / "run")[0].items() if value}
+    latest = tmp_path / "run" / "train" / checkpoint.LATEST
+    more = [f"results_dir={tmp_path / 'run'}", f"evaluate.checkpoint={latest}"]
+    assert session.run("evaluate", tmp_path / "run" / "spec.yaml", more) == 0
+    table = json.loads((tmp_path / "run" / "evaluate" / "metrics.json").read_text())
+    unicorn = next((row for row in table["per_class"] if row["name"] == "unicorn"), {})
+    assert "AP" not in unicorn  # nothing to find; predicted pixels still cost the other classes their IoU
+    assert unicorn.get("IoU", 0.0) == 0.0

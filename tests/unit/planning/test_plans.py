@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest, WrongState
 from mask2former_mcp.lineage import Earlier, Parent
@@ -366,6 +367,20 @@ def test_transformers_export_plans_a_folder(plan: Any, trained: Any) -> None:
         plan("export", parent_job_id=trained.job_id, format="transformers", runtime="tao")
 
 
+def test_the_spec_for_tao_has_no_key_that_only_our_engine_knows(plan: Any, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    asked = {"checkpoint": str(tmp_path / "weights.pth"), "overrides": {"num_classes": 3}, "format": "onnx"}
+    ours = plan("export", platform="docker", **asked)
+    tao = plan("export", platform="docker", runtime="tao", **asked)
+    assert ours.spec["export"]["format"] == ours.spec_overrides["export.format"] == "onnx"
+    assert "format" not in tao.spec["export"]
+    assert "export.format" not in tao.spec_overrides
+    facts = Path(__file__).parents[2] / "facts" / "templates" / "spec_template_export.yaml"
+    known = dotted.flatten(yaml.safe_load(facts.read_text()))
+    assert dotted.flatten(tao.spec).keys() <= known.keys()
+    assert tao.artifacts == ("export/model.onnx",)
+
+
 def test_an_export_is_measured_and_used_like_a_checkpoint(plan: Any, trained: Any, exported: Any) -> None:
     for action in ("evaluate", "inference"):
         made = plan(action, parent_job_id=exported.job_id)
@@ -435,8 +450,6 @@ def test_fine_tuning_starts_from_the_parents_weights(plan: Any, trained: Any, da
 
 
 def test_a_checkpoint_file_brings_the_spec_beside_it(plan: Any, trained: Any, data: Path, tmp_path: Path) -> None:
-    import yaml
-
     file = tmp_path / "model_epoch_004_step_00050.pth"
     file.write_bytes(b"weights")
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(trained.spec))
