@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
-from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
-from mask2former_mcp.jobs.plan import AutomlDecision, Plan
+from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, StoreError
+from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
 from mask2former_mcp.planning.digest import digest
@@ -70,14 +70,10 @@ class Planner:
 
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
-        action, bundle, rules = _ACTIONS[type(request)], self.bundle, self.rules
+        action, bundle = _ACTIONS[type(request)], self.bundle
         schema, template, contract_notes = contract.spec_parts(bundle, action)
 
-        # What the caller said, in one flat mapping of known keys with values that the schema allows.
-        said = arguments.said(request, action, bundle, rules, validate.leaf_keys(schema, template))
-        paths = {row.key for row in bundle.data_sources(action)}  # these are read, and repaired, by the data step
-        plain = {key: value for key, value in said.items() if key not in paths}
-        validate.check_schema(merge(template, [Layer("said", plain)])[0], schema, rules.remarks)
+        said = self._said(request, action, schema, template)
         automl = self._policy(request, action)
 
         # Whose weights, where it runs, which data and what the data says.
@@ -93,20 +89,9 @@ class Planner:
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
         draft = self._draft(request, said, template, data, chosen, where, parent, tensorrt)
-        spec, situation = draft.situation.spec, draft.situation
-        validate.check_schema(spec, schema, rules.remarks)
-        gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
-        searched = getattr(request, "automl", None) if automl.route == "automl" else None
-        found = rules.check(replace(situation, metric=searched.metric if searched else None))
-        estimate = rules.estimate(situation, self.parents.earlier(action))
-        missing = (*where.missing, *found.missing)
-        _refuse_to_start(request, missing)
-        notes = (
-            *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
-            *found.warnings, *self._slow(request, estimate.seconds), *self._tight(estimate.memory_gb),
-            *_study(automl, request),
-            *(f"cannot start yet: {reason}" for reason in missing),
-        )  # fmt: skip
+        spec = draft.situation.spec
+        estimate, judged = self._judge(request, draft, schema, where, automl)
+        notes = (*automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *judged)
         return Plan(
             action=action,
             automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
@@ -132,6 +117,16 @@ class Planner:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
+    def _said(
+        self, request: ActionRequest, action: str, schema: Mapping[str, Any], template: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the caller said, in one flat mapping of known keys with values that the schema allows."""
+        said = arguments.said(request, action, self.bundle, self.rules, validate.leaf_keys(schema, template))
+        paths = {row.key for row in self.bundle.data_sources(action)}  # read, and repaired, by the data step
+        plain = {key: value for key, value in said.items() if key not in paths}
+        validate.check_schema(merge(template, [Layer("said", plain)])[0], schema, self.rules.remarks)
+        return said
+
     def _draft(
         self,
         request: ActionRequest,
@@ -142,7 +137,7 @@ class Planner:
         where: Place,
         parent: Parent | None,
         tensorrt: bool,
-    ) -> "_Draft":
+    ) -> _Draft:
         """Template < preset < parent's values < data sources < what was said < lineage < what follows from these."""
         action = _ACTIONS[type(request)]
         preset, preset_notes = self._preset(request, chosen.known_spec)
@@ -165,6 +160,26 @@ class Planner:
         layers.append(Layer("derived", {k: v for k, v in derived.values.items() if k not in carried}))
         spec, overrides = merge(template, layers)
         return _Draft(overrides, replace(situation, spec=spec), (*preset_notes, *file_notes, *derived.warnings))
+
+    def _judge(
+        self, request: ActionRequest, draft: _Draft, schema: Mapping[str, Any], where: Place, automl: policy.Decision
+    ) -> tuple[Estimate, tuple[str, ...]]:
+        """The estimate and the notes of a legal spec; an error for any other, or for one that cannot start here."""
+        situation = draft.situation
+        validate.check_schema(situation.spec, schema, self.rules.remarks)
+        gpu_notes = place.check_gpus(situation.spec, situation.action, self.machine, where.platform)
+        searched = getattr(request, "automl", None) if automl.route == "automl" else None
+        found = self.rules.check(replace(situation, metric=searched.metric if searched else None))
+        earlier, store_notes = self._earlier(request, situation.action)
+        estimate = self.rules.estimate(situation, earlier)
+        missing = (*where.missing, *found.missing)
+        _refuse_to_start(request, missing)
+        notes = (
+            *draft.notes, *gpu_notes, *found.warnings, *self._slow(request, estimate.seconds),
+            *self._tight(estimate.memory_gb), *_study(automl, request), *store_notes,
+            *(f"cannot start yet: {reason}" for reason in missing),
+        )  # fmt: skip
+        return estimate, notes
 
     def _policy(self, request: ActionRequest, action: str) -> policy.Decision:
         state = policy.BundleState(
@@ -226,6 +241,15 @@ class Planner:
             values = {key: value for key, value in values.items() if not key.startswith("model.backbone.")}
             notes.append(f"preset={name}: its backbone is left out, because the argument backbone names another")
         return values, notes
+
+    def _earlier(self, request: ActionRequest, action: str) -> tuple[Sequence[Earlier], tuple[str, ...]]:
+        """What finished jobs took, and notes. A dry run starts nothing, so a store that does not open only warns."""
+        try:
+            return self.parents.earlier(action), ()
+        except StoreError as error:
+            if not request.dry_run:
+                raise
+            return (), (f"cannot start yet: {error.message}. {error.fix}",)
 
     def _digest(self, action: str, spec: Mapping[str, Any], data: Data, chosen: Weights, where: Place) -> str:
         home = self.settings.home

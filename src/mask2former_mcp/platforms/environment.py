@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|PYTHON[A-Z]*|VIRTUAL_ENV|LD_LIBRARY_PATH"
     r"|CUDA_[A-Z0-9_]+|NVIDIA_[A-Z0-9_]+|NCCL_[A-Z0-9_]+|GLOO_[A-Z0-9_]+|CUBLAS_[A-Z0-9_]+"
-    r"|OMP_[A-Z0-9_]+|MKL_[A-Z0-9_]+|OPENBLAS_[A-Z0-9_]+|TORCH[A-Z0-9_]*|PYTORCH_[A-Z0-9_]+|TRITON_[A-Z0-9_]+"
+    r"|OMP_[A-Z0-9_]+|GOMP_[A-Z0-9_]+|KMP_[A-Z0-9_]+|MKL_[A-Z0-9_]+|OPENBLAS_[A-Z0-9_]+|TORCH[A-Z0-9_]*|PYTORCH_[A-Z0-9_]+|TRITON_[A-Z0-9_]+"
     r"|XDG_[A-Z_]+|MPLCONFIGDIR|WANDB_(API_KEY|BASE_URL|MODE|ENTITY|PROJECT|DIR)"
     r"|(?i:http_proxy|https_proxy|no_proxy|all_proxy)|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
 )

@@ -112,6 +112,12 @@ EVERYWHERE: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 TRAIN: list[tuple[dict[str, Any], str]] = [
+    ({"overrides": {"export.opset_version": 17}}, "belongs to export"),
+    ({"overrides": {"export": {"opset_version": 17}}}, "belongs to export"),
+    ({"overrides": {"input_width": 640}}, "input_width=640 belongs to export"),
+    ({"overrides": {"gen_trt_engine": 5}}, "belongs to gen_trt_engine"),
+    ({"overrides": {"model.backbone.swin.window_size": 65}}, "window_size=65 is more than 64"),
+    ({"overrides": {"model.backbone.swin.window_size": 10**9}}, "window_size=1000000000 is more than 64"),
     ({"train_dataset": None}, "train needs train_dataset"),
     ({"train_dataset": ""}, "train_dataset"),
     ({"train_dataset": 5}, "train_dataset"),
@@ -259,7 +265,9 @@ QUANTIZE: list[tuple[dict[str, Any], str]] = [
     ({"quantize_mode": "static_ptq"}, "no combination"),
     ({"algorithm": "gptq"}, "quantize.algorithm"),
     ({"algorithm": "max"}, "no combination"),
-    ({"backend": "modelopt.pytorch"}, "no combination"),
+    ({"backend": "modelopt.pytorch", "quantize_mode": "weight_only_ptq"}, "no combination"),
+    ({"backend": "modelopt.pytorch", "algorithm": "entropy"}, "no combination"),
+    ({"overrides": {"train.num_epochs": 3, "export.format": "onnx"}}, "belongs to export"),
     ({"backend": "modelopt.onnx", "quantize_mode": "static_ptq", "algorithm": "max"}, "train-aaaa1111 is a train job"),
     ({"backend": "torchao", "overrides": {"quantize.backend": "modelopt.onnx"}}, "disagree"),
     ({"overrides": {"quantize.model_path": "/other.pth"}, "model_path": "/one.pth"}, "disagree"),
