@@ -5,6 +5,7 @@ from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.planning import deployment
+from mask2former_mcp.planning.merge import same, show
 from mask2former_mcp.planning.rules import Findings, Situation
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.swin_sizes import SWIN_SIZES, SwinSize, meant
@@ -15,6 +16,12 @@ LEGAL_MODES: Mapping[str, tuple[str, ...]] = {
     "ade": ("semantic",),
 }
 LARGEST_WINDOW = 64
+_LEVELS = ["res2", "res3", "res4", "res5"]
+# What the engine builds in one way only: the decoders read features at strides 4, 8, 16 and 32.
+_FIXED: Mapping[str, Mapping[str, Any]] = {
+    "swin": {"patch_size": 4, "out_indices": [0, 1, 2, 3], "out_features": _LEVELS},
+    "efficientvit": {"out_features": _LEVELS},
+}
 
 
 def swin_size(spec: Mapping[str, Any]) -> SwinSize:
@@ -71,6 +78,14 @@ def _network(s: Situation) -> Iterator[str]:
     backbone = dotted.get(s.spec, "model.backbone.type")
     if backbone not in ("swin", "efficientvit"):
         raise InvalidRequest(f"model.backbone.type={backbone!r} is unknown", fix="Set it to swin or efficientvit.")
+    for name, built in _FIXED[backbone].items() if s.runtime == "engine" else ():
+        key = f"model.backbone.{backbone}.{name}"
+        if not same(found := dotted.get(s.spec, key), built):
+            raise InvalidRequest(
+                f"{key}={show(found)}: the engine builds {show(built)} only, because the decoders read the strides 4, "
+                "8, 16 and 32",
+                fix=f"Leave {key} out.",
+            )
     if backbone == "efficientvit":
         if s.action == "train" and int(dotted.get(s.spec, "train.num_gpus")) > 1:
             yield "efficientvit has batch norm: its statistics are synchronised across the GPUs (sync_batchnorm)"
