@@ -263,7 +263,8 @@ def _graphs(s: Situation) -> Iterator[str]:
 
 
 def _export(s: Situation) -> Iterator[str]:
-    if s.action != "export" or s.spec["export"].get("format") != "transformers":
+    # Asked of what was said as well: a spec for TAO has no such key.
+    if s.action != "export" or "transformers" not in (s.spec["export"].get("format"), s.said.get("export.format")):
         return
     if s.runtime == "tao":
         raise InvalidRequest(
