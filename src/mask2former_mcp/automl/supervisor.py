@@ -16,6 +16,7 @@ from typing import Any
 from mask2former_mcp import bundle
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
+from mask2former_mcp.automl.record import WITH_STUDY
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.automl.search import Search
 from mask2former_mcp.automl.settings import settings_of
@@ -163,7 +164,7 @@ class StudySupervisor:
         try:
             for trial in search.open_trials():
                 if trial.notes.get("stop") is None:
-                    search.note(trial.number, halted=True)
+                    search.note(trial.number, halted=WITH_STUDY)
             while live := self._live_members(job):
                 for member in live:
                     self.jobs.cancel(member.id)

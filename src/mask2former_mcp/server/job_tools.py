@@ -159,7 +159,7 @@ def _branch(job: Job) -> str:
 def _get_job(services: Services, request: JobRequest) -> CallToolResult:
     job = services.jobs.get(request.job_id)
     facts = summary(job)
-    found = study(job, services.jobs.results_dir(job.id))
+    found = study(job, services.jobs)
     if found is not None:
         facts["study"] = found
     return answer(facts, headline=headline(job))
@@ -235,9 +235,12 @@ def _artifacts(services: Services, request: ListArtifactsRequest) -> CallToolRes
 
 async def _cancel(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
     job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id)
-    if not job.state.terminal:
-        question = f"Cancel {job.id} ({job.state.value}, {job.progress:.0%})? Its checkpoints stay."
-        if (asked := await confirmed(context, question, confirm=request.confirm)) is not None:
+    ends = await anyio.to_thread.run_sync(services.jobs.cancellable, job.id)
+    if ends:
+        what = f"{job.id} ({job.state.value}, {job.progress:.0%})"
+        question = f"Cancel {what if ends[0].id == job.id else f'the {len(ends)} running jobs of {what}'}? "
+        asked = await confirmed(context, f"{question}Checkpoints stay.", confirm=request.confirm)
+        if asked is not None:
             return asked
     job = await anyio.to_thread.run_sync(services.jobs.cancel, request.job_id)
     return answer(summary(job), headline=headline(job))
