@@ -82,7 +82,8 @@ def choose(
         # Published weights fill the backbone only, and only where no checkpoint fills the whole network.
         for key, function in params.items():
             if isinstance(function, Mapping) and said.get(key):
-                files[key] = lineage.explicit_file("pretrained_weights", str(said[key]))
+                suffixes = _SUFFIXES["pretrained_model_path"]
+                files[key] = lineage.explicit_file("pretrained_weights", str(said[key]), suffixes)
     return Weights(files, known, notes)
 
 
