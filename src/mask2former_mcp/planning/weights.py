@@ -82,14 +82,15 @@ def choose(
         # Published weights fill the backbone only, and only where no checkpoint fills the whole network.
         for key, function in params.items():
             if isinstance(function, Mapping) and said.get(key):
-                files[key] = lineage.explicit_file("pretrained_weights", str(said[key]))
+                suffixes = _SUFFIXES["pretrained_model_path"]
+                files[key] = lineage.explicit_file("pretrained_weights", str(said[key]), suffixes)
     return Weights(files, known, notes)
 
 
 def _named(key: str, argument: str, text: str) -> tuple[Chosen, Mapping[str, Any] | None]:
     """The file that the caller names, or for training to start from a folder, and the spec of its network if known."""
     leaf, place = key.rsplit(".", 1)[-1], Path(os.path.expanduser(text))
-    if leaf == "pretrained_model_path" and place.is_dir():
+    if leaf == "pretrained_model_path" and os.path.isdir(place):  # which is False, too, for names that cannot be
         return transformers_folder.choose(argument, place)
     suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
     file = lineage.explicit_file(argument, text, suffixes)
