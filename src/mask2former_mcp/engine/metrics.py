@@ -37,6 +37,10 @@ class SemanticIoU:
         pairs = truth.astype(np.int64) * size + prediction
         self._confusion += np.bincount(pairs[truth > 0], minlength=size * size).reshape(size, size)
 
+    def absorb(self, other: "SemanticIoU") -> None:
+        """Takes in what was measured on other images."""
+        self._confusion += other._confusion
+
     def results(self) -> dict[str, float]:
         per_class = [v["IoU"] for v in self.per_class().values()]
         counted = int(self._confusion.sum())
@@ -92,6 +96,11 @@ class PanopticQuality:
         wrong = (found_areas > 0) & ~match.any(0) & ~forgiven & (found_class > 0)
         np.add.at(self._counts[:, 1], found_class[wrong], 1)
 
+    def absorb(self, other: "PanopticQuality") -> None:
+        """Takes in what was measured on other images."""
+        self._iou += other._iou
+        self._counts += other._counts
+
     def results(self) -> dict[str, float]:
         per_class = self.per_class()
         every = self._mean(per_class, set(per_class))
@@ -129,23 +138,31 @@ class InstanceAP:
         self._truths: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
 
-    def add(self, truth: Truth, prediction: Instances) -> None:
-        """One image. Segments of other classes than things, true or predicted, are left out."""
-        image_id = len(self._images) + 1
+    def add(self, truth: Truth, prediction: Instances, image: int | None = None) -> None:
+        """One image. Segments of other classes than things, true or predicted, are left out.
+
+        image: its number in the whole set, where other processes see the rest; otherwise it is the next.
+        """
+        image_id = len(self._images) + 1 if image is None else image + 1
         self._images.append({"id": image_id, "height": truth.size[0], "width": truth.size[1]})
         wanted = [k for k, c in enumerate(truth.labels.tolist(), 1) if c in self._things]
         for k in wanted:
             mask = coco_mask.encode(np.asfortranarray(truth.mask(k).astype(np.uint8)))
-            entry = _entry(len(self._truths) + 1, image_id, int(truth.labels[k - 1]), mask)
+            entry = _entry(image_id, int(truth.labels[k - 1]), mask)
             if entry["area"]:
                 self._truths.append({**entry, "iscrowd": int(truth.crowd[k - 1])})
         for class_, score, mask in zip(
             prediction.classes.tolist(), prediction.scores.tolist(), prediction.masks, strict=True
         ):
             if class_ in self._things:
-                entry = _entry(len(self._found) + 1, image_id, class_, mask)
+                entry = _entry(image_id, class_, mask)
                 if entry["area"]:
                     self._found.append({**entry, "iscrowd": 0, "score": score})
+
+    def absorb(self, other: "InstanceAP") -> None:
+        """Takes in what was measured on other images."""
+        for own, more in ((self._images, other._images), (self._truths, other._truths), (self._found, other._found)):
+            own.extend(more)
 
     def results(self) -> dict[str, float]:
         """AP (mean over IoU .50:.95 and classes), AP50, AP75. NaN without any true object."""
@@ -176,7 +193,9 @@ class InstanceAP:
     def _coco(self, annotations: list[dict[str, Any]]) -> COCO:
         coco = COCO()
         categories = [{"id": c, "name": str(c)} for c in sorted(self._things)]
-        coco.dataset = {"images": self._images, "annotations": annotations, "categories": categories}
+        in_order = sorted(annotations, key=lambda entry: entry["image_id"])  # of equal scores the earlier image's wins
+        numbered = [{**entry, "id": number} for number, entry in enumerate(in_order, 1)]
+        coco.dataset = {"images": self._images, "annotations": numbered, "categories": categories}
         coco.createIndex()
         return coco
 
@@ -190,9 +209,8 @@ def combined(*parts: Mapping[int, Mapping[str, float]]) -> PerClass:
     return table
 
 
-def _entry(id_: int, image_id: int, class_: int, mask: dict[str, Any]) -> dict[str, Any]:
+def _entry(image_id: int, class_: int, mask: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": id_,
         "image_id": image_id,
         "category_id": class_,
         "segmentation": mask,

@@ -15,6 +15,7 @@ from mask2former_mcp.engine import postprocess
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.criterion import Criterion
 from mask2former_mcp.engine.data import Truth
+from mask2former_mcp.engine.group import Group
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.metrics import InstanceAP, PanopticQuality, PerClass, SemanticIoU, combined
 from mask2former_mcp.engine.model.network import Prediction
@@ -93,7 +94,8 @@ class Scores:
     mode: str
     format: str
     classes: Classes
-    losses: list[float] = field(default_factory=list)
+    losses: dict[int, float] = field(default_factory=dict)  # by the image's number in the split
+    images: int = 0
 
     def __post_init__(self) -> None:
         known_things = self.classes.things & set(self.classes.known)
@@ -104,16 +106,31 @@ class Scores:
         single = self.mode in ("panoptic", "instance") and self.format in ("coco", "coco_panoptic") and known_things
         self._instances = InstanceAP(known_things) if single else None
 
-    def add(self, truth: Truth, outcome: Outcome) -> None:
+    def add(self, truth: Truth, outcome: Outcome, image: int | None = None, loss: float | None = None) -> None:
+        """image: its number in the split, where other processes see the rest of it. loss: of its batch."""
+        if loss is not None:
+            self.losses[self.images if image is None else image] = loss
+        self.images += 1
         self._semantic.add(self._semantic_truth(truth), outcome.semantic)
         if self._panoptic is not None and outcome.panoptic is not None:
             self._panoptic.add(truth, outcome.panoptic)
         if self._instances is not None and outcome.instances is not None:
-            self._instances.add(truth, outcome.instances)
+            self._instances.add(truth, outcome.instances, image)
+
+    def absorb(self, other: "Scores") -> None:
+        """Takes in what another process measured, of the same mode and format, on its share of the split."""
+        self.images += other.images
+        self.losses.update(other.losses)
+        self._semantic.absorb(other._semantic)
+        if self._panoptic is not None and other._panoptic is not None:
+            self._panoptic.absorb(other._panoptic)
+        if self._instances is not None and other._instances is not None:
+            self._instances.absorb(other._instances)
 
     def results(self) -> dict[str, float]:
         """Overall metrics; those that could not be measured are left out."""
-        found = {"val_loss": sum(self.losses) / len(self.losses) if self.losses else math.nan}
+        losses = [self.losses[image] for image in sorted(self.losses)]
+        found = {"val_loss": sum(losses) / len(losses) if losses else math.nan}
         for part in (self._semantic, self._panoptic, self._instances):
             if part is not None:
                 found.update(part.results())
@@ -129,7 +146,6 @@ class Scores:
         return classes
 
 
-@torch.inference_mode()
 def score(
     model: nn.Module,
     loader: "DataLoader[Batch]",
@@ -140,28 +156,38 @@ def score(
     criterion: Criterion | None,
     device: torch.device,
     after_batch: Callable[[Batch, list[Outcome]], None] = lambda batch, outcomes: None,
+    group: Group | None = None,
 ) -> dict[str, float]:
     """Runs the split through the network and returns the overall metrics. The network is in eval mode meanwhile.
 
-    criterion: for val_loss, over all layers as in training. after_batch may raise to end early.
+    criterion: for val_loss, over all layers as in training. after_batch may raise to end early. group: the processes
+    that have a share of the split each; `scores` of the first then holds everything, and all get the same metrics.
     """
-    was_training = model.training
+    group, was_training = group or Group(), model.training
     model.eval()
     try:
-        for batch in loader:
-            images = normalize(batch.images, batch.sizes, device)
-            prediction = model(images, every_layer=criterion is not None)
-            if criterion is not None:
-                loss = float(criterion(prediction, batch.targets(device)).total)
-                scores.losses.extend([loss] * len(batch.names))
-            outcomes = interpret_batch(prediction, batch, interpret)
-            for truth, outcome in zip(batch.truths, outcomes, strict=True):
-                if truth is not None:
-                    scores.add(truth, outcome)
-            after_batch(batch, outcomes)
+        # Shards that are put together in inference mode could not be trained on afterwards.
+        with torch.inference_mode() if group.ranks == 1 else torch.no_grad():
+            for batch in loader:
+                images = normalize(batch.images, batch.sizes, device)
+                prediction = model(images, every_layer=criterion is not None)
+                loss = None if criterion is None else float(criterion(prediction, batch.targets(device)).total)
+                outcomes = interpret_batch(prediction, batch, interpret)
+                for index, truth, outcome in zip(batch.indices, batch.truths, outcomes, strict=True):
+                    if truth is not None:
+                        scores.add(truth, outcome, index, loss)
+                after_batch(batch, outcomes)
     finally:
         model.train(was_training)
-    return scores.results()
+    return _over_all(scores, group)
+
+
+def _over_all(scores: Scores, group: Group) -> dict[str, float]:
+    """The metrics of all shares together, taken by the first process: no metric here is a mean over shares."""
+    for other in group.things(scores)[1:]:
+        scores.absorb(other)
+    measured: dict[str, float] = group.from_first(scores.results() if group.rank == 0 else None)
+    return measured
 
 
 def interpret_batch(prediction: Any, batch: Batch, interpret: Interpret) -> list[Outcome]:
