@@ -5,12 +5,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+
+from mask2former_mcp.engine import session
 
 WAIT_S = 150  # a run takes some ten seconds on two free cores
 SMALL = {
@@ -26,7 +29,7 @@ SMALL = {
 Started = list["subprocess.Popen[bytes]"]
 
 
-def free_port() -> int:
+def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -38,12 +41,12 @@ def small(tiny: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
 
 
 @contextmanager
-def start(verb: str, folder: Path, spec: dict[str, Any], *more: str, nodes: int, each: int) -> Iterator[Started]:
+def _start(verb: str, folder: Path, spec: dict[str, Any], *more: str, nodes: int, each: int) -> Iterator[Started]:
     """`mask2former verb` once a node, in TAO's environment; ended at the end, whatever happens."""
     folder.mkdir(exist_ok=True)
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     command = [sys.executable, "-m", "mask2former_mcp.engine", verb, "-e", str(folder / "spec.yaml")]
-    port, started = free_port(), []
+    port, started = _free_port(), []
     try:
         for node in range(nodes):
             environment = {
@@ -61,7 +64,52 @@ def start(verb: str, folder: Path, spec: dict[str, Any], *more: str, nodes: int,
             process.wait()
 
 
-def run(verb: str, folder: Path, spec: dict[str, Any], *more: str, nodes: int = 2, each: int = 2) -> list[int]:
+def _run(verb: str, folder: Path, spec: dict[str, Any], *more: str, nodes: int = 2, each: int = 2) -> list[int]:
     """The exit codes of the nodes' commands."""
-    with start(verb, folder, spec, *more, nodes=nodes, each=each) as started:
+    with _start(verb, folder, spec, *more, nodes=nodes, each=each) as started:
         return [process.wait(WAIT_S) for process in started]
+
+
+@pytest.fixture(scope="session")
+def started() -> Callable[..., AbstractContextManager[Started]]:
+    """Starts a verb on nodes."""
+    return _start
+
+
+@pytest.fixture(scope="session")
+def together() -> Callable[..., list[int]]:
+    """Runs a verb on nodes, 2 with 2 processes each if not told otherwise."""
+    return _run
+
+
+@pytest.fixture(scope="session")
+def alone() -> Callable[..., int]:
+    """Runs a verb in this process."""
+
+    def run(verb: str, folder: Path, spec: dict[str, Any], *more: str) -> int:
+        folder.mkdir(exist_ok=True)
+        (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+        return session.run(verb, folder / "spec.yaml", [f"results_dir={folder}", *more])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def same_training() -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """Asserts that two checkpoints are the same up to the order of sums.
+
+    Gradients are compared by AdamW's running means of them: they were clipped to one norm, so an error of scale shows
+    in the losses and one of direction here. Weights say less: a step is as long for a wrong gradient.
+    """
+
+    def check(one: dict[str, Any], other: dict[str, Any]) -> None:
+        for name in ("exp_avg", "exp_avg_sq"):
+            a, b = (
+                torch.cat([state[name].flatten() for state in of["optimizer_states"][0]["state"].values()])
+                for of in (one, other)
+            )
+            assert float((a - b).norm() / a.norm()) < 2e-4
+        for name, value in one["state_dict"].items():
+            torch.testing.assert_close(other["state_dict"][name], value, rtol=0, atol=3e-4)
+
+    return check
