@@ -88,17 +88,16 @@ def test_evaluation_shared_by_processes_writes_the_numbers_of_one(
     small: Make, alone: Run, together: Run, weights: Path, tmp_path: Path
 ) -> None:
     size = {"dataset.augmentation.test_min_size": 64, "dataset.augmentation.test_max_size": 64}
-    spec = small(**{"evaluate.checkpoint": str(weights), **MEASURED_IN, **size})
+    spec = small(**{"evaluate.checkpoint": str(weights), **size})  # 4 batches of an image for 3 processes
     assert alone("evaluate", tmp_path / "one", spec) == 0
     shared = tmp_path / "three"
     assert together("evaluate", shared, spec, nodes=1, each=3) == [0], (shared / "node0.log").read_text()
     own, found = (
         json.loads((folder / "evaluate" / "metrics.json").read_text()) for folder in (tmp_path / "one", shared)
     )
-    assert found["images"] == own["images"] == 4
-    assert found["overall"] == pytest.approx(own["overall"], rel=1e-6)
+    assert own["images"] == 4
     assert own["overall"]["mIoU"] > 0.2
-    assert "AP" in own["overall"]
-    assert found["per_class"] == [pytest.approx(row, rel=1e-6) for row in own["per_class"]]
+    assert {"AP", "PQ", "val_loss"} <= own["overall"].keys()
+    assert found == own  # each process measures whole batches of the single one
     panels = [sorted(os.listdir(folder / "evaluate" / "panels")) for folder in (tmp_path / "one", shared)]
     assert panels[0] == panels[1]
