@@ -24,7 +24,7 @@ PATIENCE = timedelta(minutes=30)
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # on GPUs objects, such as detections, travel from the host
 
 
-class Alike(DDPStrategy):  # type: ignore[misc] - Fabric is not typed for us
+class Alike(DDPStrategy):  # type: ignore[misc]  # Fabric is not typed for us
     """Processes with the same network each, which nothing changes."""
 
     def setup_module(self, module: nn.Module) -> nn.Module:

@@ -64,7 +64,6 @@ def run(spec: Experiment, results_dir: Path) -> None:
         after_batch=after_batch,
         group=together,
     )
-    group.leave(together)
     if together.rank > 0:
         return
     _write(results_dir / "metrics.json", measured, scores.per_class(), classes, images_measured=scores.images)

@@ -50,12 +50,5 @@ class Group:
         self.numbers(0.0)
 
 
-def leave(group: Group) -> None:
-    """The end of a run that went well: sockets are closed when nobody waits at them any more."""
-    if group.ranks > 1:
-        group.meet()
-        distributed.destroy_process_group()
-
-
 def of(fabric: Fabric) -> Group:
     return Group(fabric.global_rank, fabric.world_size, fabric.device)

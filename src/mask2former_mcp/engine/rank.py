@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from typing import NoReturn
 
 from mask2former_mcp.engine.processes import CHANNEL
 
@@ -31,8 +32,10 @@ class Channel:
     def failure(self, message: str) -> None:
         self._socket.sendall(message.encode()[:_MOST_BYTES])
 
-    def leave(self, code: int) -> None:
-        """Ends this process at once: a normal exit could wait for others that wait for this one."""
+    def leave(self, code: int) -> NoReturn:
+        """Ends this process at once. A normal exit could wait for others that wait for this one, or for itself: torch
+        2.13 takes gloo's groups down with the interpreter locked, and their threads may need it to end (seen).
+        """
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

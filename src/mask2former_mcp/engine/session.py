@@ -50,9 +50,7 @@ def run(action: str, spec_file: Path, overrides: Sequence[str]) -> int:
     verb = partial(_verb, action, spec, folder)
     if processes.CHANNEL in os.environ:
         channel = Channel(os.environ)
-        if code := _attempt(action, channel, verb):
-            channel.leave(code)
-        return 0
+        channel.leave(_attempt(action, channel, verb))
 
     def work() -> None:
         if shared.node == 0:

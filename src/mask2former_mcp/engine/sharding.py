@@ -24,7 +24,7 @@ UNITS = (
 )  # fmt: skip
 
 
-class ShardedStrategy(DDPStrategy):  # type: ignore[misc] - Fabric is not typed for us
+class ShardedStrategy(DDPStrategy):  # type: ignore[misc]  # Fabric is not typed for us
     """Fabric's processes and devices, with the network sharded instead of copied. Optimisers are made after that."""
 
     def setup_module(self, module: nn.Module) -> nn.Module:

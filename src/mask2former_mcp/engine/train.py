@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, device, group, interruption, loader, scoring, step_graph
+from mask2former_mcp.engine import artifacts, device, interruption, loader, scoring, step_graph
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
@@ -38,7 +38,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
         asked.obey()
         try:
             fit(work, asked)
-            group.leave(work.group)
+            work.group.meet()  # nobody's sockets may close while another still reads from them
         except interruption.AtOnce:  # maybe in the middle of a step: such a state is not worth keeping
             raise
         except interruption.Interrupted:

@@ -138,7 +138,7 @@ class Train(Section):
     )
     distributed_strategy: Literal["ddp", "fsdp"] = spec_field(
         "ddp",
-        "How several GPUs share the work: ddp copies the network to each, fsdp shards it and forces fp16 (not on CPUs).",
+        "How several GPUs share the work: ddp copies the network to each, fsdp shards it and forces fp16, not on CPUs.",
     )
     activation_checkpoint: bool = spec_field(
         False, "Recompute activations in the backward pass: less memory, about a third more time."
