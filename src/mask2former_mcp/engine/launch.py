@@ -18,8 +18,8 @@ from mask2former_mcp.engine.interruption import Interrupted
 from mask2former_mcp.engine.nodes import Message, Nodes
 from mask2former_mcp.engine.processes import CHANNEL, Processes
 
-GRACE_S = 10.0  # for the others, once one has ended: to finish a file, or to notice
-VERDICT_S = 30.0  # for the first node to say what the cause was
+GRACE_S = 30.0  # for the others, once one has ended: to finish a file, or to notice
+VERDICT_S = 2 * GRACE_S  # for the first node to say what the cause was
 _POLL_S = 0.1
 _INTERRUPTIONS = (signal.SIGTERM, signal.SIGINT, interruption.RELAY)
 _LOST = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset by peer", "Broken pipe")

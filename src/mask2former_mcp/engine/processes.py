@@ -78,7 +78,8 @@ def from_environment(action: str, mapping: Mapping[str, Any], environ: Mapping[s
 
 def is_first(environ: Mapping[str, str]) -> bool:
     """Whether this process writes what is written once: the first of the first node, and whoever started it."""
-    node = environ.get("NODE_RANK", environ.get("RANK", "0")) if "WORLD_SIZE" in environ else "0"
+    several = environ.get("WORLD_SIZE", "1") != "1"
+    node = environ.get("NODE_RANK", environ.get("RANK", "0")) if several else "0"
     return node == "0" and environ.get("LOCAL_RANK", "0") == "0"
 
 

@@ -44,6 +44,8 @@ def run(action: str, spec_file: Path, overrides: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         _tell(action, mapping, f"Configuration error: {error}")
         return EXIT_SPEC
+    if shared.nodes > 1:  # maybe the spec alone has said so: who writes status.json is asked of the environment
+        os.environ["WORLD_SIZE"] = str(shared.nodes)
     if shared.node > 0 and action not in processes.SHARED_VERBS:
         print(f"{action} runs on the first node alone: nothing to do on node {shared.node}", flush=True)
         return 0

@@ -78,3 +78,4 @@ def test_only_the_first_process_of_the_first_node_writes() -> None:
     assert not processes.is_first({"WORLD_SIZE": "2", "NODE_RANK": "1"})
     assert not processes.is_first({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0"})
     assert not processes.is_first({"LOCAL_RANK": "1"})
+    assert processes.is_first({"WORLD_SIZE": "1", "NODE_RANK": "1"})  # left over from something else
