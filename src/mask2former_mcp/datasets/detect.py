@@ -30,12 +30,12 @@ def annotated(ref: DatasetRef) -> bool:
 
 def split(ref: DatasetRef) -> tuple[DatasetRef, DatasetRef] | None:
     """(train, val) when the folder holds train/ and val/, or is a train/ with a val/ beside it; else None."""
-    if ref.kind != "local":
+    if ref.kind == "s3" and ref.mirror is None:
         return None
     path = ref.path
     if (path / "train").is_dir() and (path / "val").is_dir() and not annotated(ref):
         return ref.child("train"), ref.child("val")
     beside = path.parent / "val"
-    if path.name == "train" and beside.is_dir():
-        return ref, DatasetRef(str(beside), "local")
+    if path.name == "train" and beside.is_dir() and (ref.kind == "local" or ref.inside):
+        return ref, ref.beside("val")
     return None

@@ -32,12 +32,13 @@ class AutomlDecision(Frozen):
 class Staging(Frozen):
     """One thing to do in the `preparing` phase so that a spec key points at something readable.
 
-    kind: `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file).
-    `source` is an absolute path; `keys` are the dotted spec keys that receive the result; `target` is the placeholder
-    path those keys hold in the Plan's spec.
+    kind: `fetch` (parts of an s3:// prefix to a mirror in the cache),
+    `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file).
+    `source` is an absolute or placeholder path, or a URI; `keys` are the dotted spec keys that receive the result;
+    `target` is the placeholder path those keys hold in the Plan's spec.
     """
 
-    kind: Literal["extract", "split"]
+    kind: Literal["fetch", "extract", "split"]
     source: str
     target: str
     keys: tuple[str, ...] = ()

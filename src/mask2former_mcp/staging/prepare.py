@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
-from mask2former_mcp.staging import archives, holdout
+from mask2former_mcp.staging import archives, holdout, mirror
+from mask2former_mcp.staging.s3 import Uri
 
 Progress = Callable[[str, float], None]  # what is being done, 0..1 of it
 
@@ -15,6 +16,7 @@ def stage(
 ) -> dict[str, str]:
     """Does each item ({kind, source, target, options}) and returns {placeholder path: real path}.
 
+    fetch: an s3:// prefix to a mirror in the cache; options `parts` (files, or folders as `images/`) and `state`.
     extract: `target` receives the archive's content; options `expects` names a file that must lie directly in it.
     split: options `train` and `val` are the targets of the two annotation files, with `format`, `seed`, `fraction`.
     Done work is not done again. Raises DatasetError, naming the archive and member or the annotation file and record.
@@ -22,8 +24,14 @@ def stage(
     places: dict[str, str] = {}
     for item in items:
         options = dict(item.get("options") or {})
-        source = Path(item["source"])
-        if item["kind"] == "extract":
+        source = real(item["source"], home, job_dir)
+        if item["kind"] == "fetch":
+            report = _reporter(f"fetching {item['source']}", progress)
+            place = mirror.fill(
+                Uri.parse(item["source"]), home, options["parts"], expected=options.get("state"), progress=report
+            )
+            places[item["target"]] = str(place)
+        elif item["kind"] == "extract":
             target = real(item["target"], home, job_dir)
             _same_archive(source, target)
             report = _reporter(f"extracting {source.name}", progress)
