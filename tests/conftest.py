@@ -28,6 +28,9 @@ TINY_OVERRIDES: dict[str, Any] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Several test processes share the cores: with a thread a core each, torch slows all of them many times over.
+    # Read when torch is imported, which is later; workers of xdist inherit it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     config.addinivalue_line("markers", "slow: takes up to two minutes; part of the whole run all the same")
 
 

@@ -66,12 +66,16 @@ def run(search, settings, instance, trial, noise, spent):  # type: ignore[no-unt
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--first-seed", type=int, default=1000)  # 0 to 224 served for tuning the defaults
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--algorithms", nargs="+", default=["bayesian", "tpe", "asha", "random"])
     options = parser.parse_args()
     for algorithm in options.algorithms:
-        found = [study(seed, options.epochs, algorithm) for seed in range(options.seeds)]
+        found = [
+            study(seed, options.epochs, algorithm)
+            for seed in range(options.first_seed, options.first_seed + options.seeds)
+        ]
         cost, plain, won, trials = (np.array(column, dtype=float) for column in zip(*found, strict=True))
         line = {
             "algorithm": algorithm,

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = _verb(verbs, "serve", _serve, "run the MCP server (what runs without a verb)")
     demo = _verb(verbs, "demo", _demo, "the whole way on made-up data: check, train, evaluate, export, inference")
     demo.add_argument("--folder", type=Path, help="where the data and the picture go (default: <home>/demo)")
+    demo.add_argument("--search", action="store_true", help="let AutoML search with four trials instead of one")
     _verb(verbs, "doctor", _doctor, "what this machine can run, and how to mend what it cannot")
     check = _verb(verbs, "check", _check, "check a dataset folder")
     check.add_argument("dataset")
@@ -84,7 +85,8 @@ def _demo(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
     console = Console()
     folder = arguments.folder or Settings.load(environ).home / "demo"
     try:
-        anyio.run(walk, Walk(folder=Path(folder).resolve() / "belt"), console, environ)
+        plan = Walk(folder=Path(folder).resolve() / "belt", trials=4 if arguments.search else 1)
+        anyio.run(walk, plan, console, environ)
     except DemoFailed as error:
         console.print(f"The demo stopped. {error}", style="red", markup=False)
         return 1

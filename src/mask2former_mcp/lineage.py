@@ -7,6 +7,7 @@ Plain data in, plain data out. The inference functions are those that a bundle's
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,11 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 CHECKPOINT_NAME = re.compile(r"model_epoch_(\d{3,})_step_(\d{5,})\.pth")
 _EPOCH_CHOICE = re.compile(r"epoch=(\d+)(?:,\s*step=(\d+))?")
 WEIGHT_SUFFIXES = (".pth", ".tlt", ".pt")
+
+Writer = Literal["train", "export", "quantize", "gen_trt_engine"]
+_SUFFIXES: Mapping[Writer, tuple[str, ...]] = MappingProxyType(
+    {"train": (".pth",), "export": (".onnx",), "quantize": (".pth", ".onnx"), "gen_trt_engine": (".engine",)}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Parent:
     datasets: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "engine"
     parent_job_id: str | None = None
+    metric: str | None = None  # what it was to maximise
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +77,17 @@ class Chosen:
 # --- the file a job starts from --------------------------------------------------------------------------------------
 
 
-def parent_model(parent: Parent, key: str, choice: str | None = None, *, metric: str = "mIoU") -> Chosen:
+def parent_model(
+    parent: Parent, key: str, choice: str | None = None, *, wanted: Writer | None = None, metric: str = "mIoU"
+) -> Chosen:
     """The file of `parent` that spec key `key` needs: a checkpoint, an ONNX file or a TensorRT engine.
 
-    `choice` is `best` (the default), `latest` or `epoch=N[,step=M]`, and only a training job has a choice.
+    `choice` is `best` (the default), `latest` or `epoch=N[,step=M]`, and only a training job has a choice. `wanted` is
+    the action that writes such a file, where the key alone does not tell (`writer`).
     """
     _must_have_ended(parent)
-    wanted, suffix = _wanted(key)
+    wanted = wanted or writer(key)
+    suffixes = _SUFFIXES[wanted]
     if parent.action != wanted:
         raise InvalidRequest(
             f"{key} takes a file of {_a(wanted)} job, but {parent.job_id} is {_a(parent.action)} job"
@@ -90,13 +101,14 @@ def parent_model(parent: Parent, key: str, choice: str | None = None, *, metric:
             f"checkpoint={choice!r} chooses among training checkpoints, but {parent.job_id} is {_a(parent.action)} job",
             fix="Leave checkpoint out, or pass a train job as parent_job_id.",
         )
-    files = sorted(path for path in (parent.results_dir / wanted).glob(f"*{suffix}") if _is_usable(path))
+    folder = parent.results_dir / wanted
+    files = sorted(path for suffix in suffixes for path in folder.glob(f"*{suffix}") if _is_usable(path))
     if not files:
         raise NotFound(
-            f"{parent.job_id} ({parent.state}) has no *{suffix} file in its results",
+            f"{parent.job_id} ({parent.state}) has no *{' or *'.join(suffixes)} file in its results",
             fix=f"Run {wanted} again and wait until it has succeeded, or pass the file itself.",
         )
-    return Chosen(files[0], sha256(files[0]), f"the {suffix[1:]} file that {parent.job_id} wrote")
+    return Chosen(files[0], sha256(files[0]), f"the {files[0].suffix[1:]} file that {parent.job_id} wrote")
 
 
 def parent_model_folder(parent: Parent) -> Path:
@@ -183,7 +195,7 @@ def resume_model(results_dir: Path) -> Chosen | None:
 
 def explicit_file(argument: str, text: str, suffixes: tuple[str, ...] = WEIGHT_SUFFIXES) -> Chosen:
     """A model file that the caller names."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not path.is_absolute():
         raise InvalidRequest(f"{argument}={text!r} is not an absolute path", fix="Pass the file's absolute path.")
     if path.suffix.lower() not in suffixes:
@@ -191,8 +203,9 @@ def explicit_file(argument: str, text: str, suffixes: tuple[str, ...] = WEIGHT_S
             f"{argument}={text!r} does not end in {' or '.join(suffixes)}", fix=f"Pass a {' or '.join(suffixes)} file."
         )
     if not _is_usable(path):
-        state = "is empty" if path.is_file() else "is not a file" if path.exists() else "does not exist"
-        raise NotFound(f"{argument}={text!r} {state}", fix="Check the path, or pass parent_job_id instead.")
+        raise NotFound(
+            f"{argument}={text[:200]!r} {_state(path)}", fix="Check the path, or pass parent_job_id instead."
+        )
     match = CHECKPOINT_NAME.fullmatch(path.name)
     epoch, step = (int(match[1]), int(match[2])) if match else (None, None)
     return Chosen(path.resolve(), sha256(path), f"the file named by {argument}", epoch, step)
@@ -214,12 +227,11 @@ FIXED_OUTPUTS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _wanted(key: str) -> tuple[Literal["train", "export", "gen_trt_engine"], str]:
+def writer(key: str) -> Writer:
+    """The action whose jobs write what a spec key takes, by the key's own name."""
     if key.endswith("onnx_file"):
-        return "export", ".onnx"
-    if key.endswith("trt_engine"):
-        return "gen_trt_engine", ".engine"
-    return "train", ".pth"
+        return "export"
+    return "gen_trt_engine" if key.endswith("trt_engine") else "train"
 
 
 def _a(noun: str) -> str:
@@ -244,6 +256,14 @@ def _is_usable(path: Path) -> bool:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
         return False
+
+
+def _state(path: Path) -> str:
+    """Why a file cannot be used, in words."""
+    try:
+        return "is empty" if path.is_file() else "is not a file" if path.exists() else "does not exist"
+    except OSError as cause:
+        return f"cannot be read: {cause.strerror}"
 
 
 def _finite(value: float | None) -> float | None:

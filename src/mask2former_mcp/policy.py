@@ -4,7 +4,9 @@ The policy never changes a bundle's metadata, and only `train` is ever routed to
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 Policy = Literal["auto", "off"]
@@ -85,7 +87,7 @@ _NAME = (
     r"(?:automl|hpo|(?:automatic |auto )?hyperparameters?"
     r"(?: (?:search(?:es|ing)?|optimi[sz]ation|tuning|sweeps?|study))?"
     r"|(?:automatic )?parameter (?:search|sweeps?)|hp (?:search|tuning|sweeps?))"
-    r"(?: (?:hpo|search(?:es)?|tuning|policy|routing|runs?|stuff|step|feature|mode))?"
+    r"(?: (?:hpo|search(?:es)?|tuning|policy|routing|runs?|stuff|thing|step|feature|mode))?"
 )
 _TOPIC = rf"(?:(?:the|any|all|its|this|that|an?|our|your|more|such|whole|entire|automatic|of) ){{0,4}}\b{_NAME}\b"
 # "AutoML and HPO", "HPO or any hyperparameter search"
@@ -127,77 +129,101 @@ _PLAIN = (
 )
 _STATE_OFF = r"(?:off|disabled|deactivated|turned off|switched off|skipped|out|unnecessary|false|none|0)\b"
 
+_STATE_ON = r"(?:on|enabled|activated|auto|true|yes)\b"
+# "wandb and AutoML", "wandb, HPO": other things that one verb switches off as well
+_OTHERS = r"(?:(?:the )?[\w-]+(?:, (?:and |or )?| and | or )){1,3}"
+
 # Tried in this order; a later pattern does not read words that an earlier one has read. True: says off unless negated.
-_PATTERNS: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
-    (re.compile(pattern), says_off)
-    for pattern, says_off in (
-        (rf"{_NEGATED}\b{_OFF} {_TOPIC}", True),
-        (
-            rf"{_NEGATED}\b(?:turn|switch|shut|leave|keep|set|put|take|make|with|have|want)(?:ing|ed|s)? {_TOPIC}"
-            rf" (?:{_LINK} ?)*{_STATE_OFF}",
-            True,
-        ),
-        (
-            rf"{_NEGATED}\b(?:turn|switch|leave|keep|set|put)(?:ing|ed|s)? {_TOPIC} (?:{_LINK} ?)*"
-            r"(?:on|enabled|auto)\b",
-            False,
-        ),
-        (rf"\b{_NEGATION} {_BETWEEN}{_USE} {_TOPIC}", True),
-        (
-            rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?P<negation>(?:should|must|may|can)(?:n't| not) (?:be )?|cannot be "
-            rf"|never (?:be )?)(?:{_LINK} ?)*{_STATE_OFF}",
-            True,
-        ),
-        (rf"{_NEGATED}\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_OFF}", True),
-        (rf"\b{_TOPIC} (?:is|are)(?:n't| not) (?:needed|wanted|required|necessary|desired)", True),
-        (rf"\b{_TOPIC} ?(?:should|must)(?:n't| not) (?:be )?(?:used|run|started|enabled|on)\b", True),
-        (rf"\b(?P<negation>(?:not|never) )without {_TOPIC}", True),
-        (
-            r"(?:\bno|\bwithout|\bw/o|\bminus|\bsans|\bzero|\bnot|\bno need (?:for|of)|\bexcept|\binstead of"
-            rf"|\brather than) {_TOPIC}(?! (?:budget|limits?|results?|problems?|issues?|errors?|yet|restrictions?))",
-            True,
-        ),
-        (rf"\b{_NAME}[ -]free\b", True),
-        (rf"{_NEGATED}\b{_PLAIN}", True),
-        (rf"\b(?:{_USE}|with|keep|via|through) {_TOPIC}", False),
-        (rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?:on|enabled|activated)\b(?! (?:my|the|this|our|a|s3|data))", False),
-    )
+_PATTERNS: tuple[tuple[str, bool], ...] = (
+    (rf"{_NEGATED}\b{_OFF} {_TOPIC}", True),
+    (rf"{_NEGATED}\b{_OFF} {_OTHERS}{_TOPIC}(?! ?(?:{_LINK} ?)*{_STATE_ON})(?! with\b)", True),
+    (rf"\b(?:{_NEGATION} {_BETWEEN}|without )(?:tun|search|optimi[sz]|sweep)(?:e|ing)? (?:over )?{_TOPIC}", True),
+    (r"\b(?:no|without|without any) (?:sweeps?|tuning)\b", True),
+    (rf"\b{_TOPIC} ?[:=] ?no(?= ?(?:$|,))", True),
+    (
+        rf"{_NEGATED}\b(?:turn|switch|shut|leave|keep|set|put|take|make|with|have|want)(?:ing|ed|s)? {_TOPIC}"
+        rf" (?:{_LINK} ?)*{_STATE_OFF}",
+        True,
+    ),
+    (
+        rf"{_NEGATED}\b(?:turn|switch|leave|keep|set|put)(?:ing|ed|s)? {_TOPIC} (?:{_LINK} ?)*"
+        rf"{_STATE_ON}",
+        False,
+    ),
+    (rf"\b{_NEGATION} {_BETWEEN}{_USE} {_TOPIC}", True),
+    (
+        rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?P<negation>(?:should|must|may|can)(?:n't| not) (?:be )?|cannot be "
+        rf"|never (?:be )?)(?:{_LINK} ?)*{_STATE_OFF}",
+        True,
+    ),
+    (rf"{_NEGATED}\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_OFF}", True),
+    (rf"\b{_TOPIC} (?:is|are)(?:n't| not) (?:needed|wanted|required|necessary|desired)", True),
+    (rf"\b{_TOPIC} ?(?:should|must)(?:n't| not) (?:be )?(?:used|run|started|enabled|on)\b", True),
+    (rf"\b(?P<negation>(?:not|never) )without {_TOPIC}", True),
+    (
+        r"(?:\bno|\bwithout|\bw/o|\bminus|\bsans|\bzero|\bnot|\bno need (?:for|of)|\bexcept|\binstead of"
+        rf"|\brather than) {_TOPIC}(?! (?:budget|limits?|results?|problems?|issues?|errors?|yet|restrictions?))",
+        True,
+    ),
+    (rf"\b{_NAME}[ -]free\b", True),
+    (rf"{_NEGATED}\b{_PLAIN}", True),
+    (rf"\b(?:{_USE}|with|keep|via|through) {_TOPIC}", False),
+    (rf"\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_ON}(?! (?:my|the|this|our|a|s3|data))", False),
 )
-_HYPOTHETICAL = re.compile(
-    r"\b(?:should (?:i|we)|what (?:if|happens)|whether|why|would it help|does it help"
+_HYPOTHETICAL = (
+    r"\b(?:should (?:i|we)|what (?:if|happens|does|is)|whether|why|would it help|does it help"
     r"|how (?:do|can|would)(?: i| we)?)\b[^,:]*$"
 )
+_CLAUSE_ENDS = r"[.;!?\n]+(?=\s|$)|\bbut\b|—| - "
+
+
+@cache
+def _compiled() -> tuple[tuple[re.Pattern[str], bool], ...]:
+    """On first use: compiling takes longer than a server may take to start."""
+    return tuple((re.compile(pattern), says_off) for pattern, says_off in _PATTERNS)
 
 
 def read(text: str) -> Wish | None:
     """What the words ask for; None when they say nothing about AutoML. What is said last counts."""
     found: list[tuple[int, Wish]] = []
     offset = 0
-    for clause in re.split(r"[.;!?\n]+(?=\s|$)|\bbut\b|—| - ", _normalised(text)):
-        taken: list[tuple[int, int]] = []
-        for pattern, says_off in _PATTERNS:
-            for match in pattern.finditer(clause):
-                start, end = match.span()
-                if any(start < b and a < end for a, b in taken):
-                    continue
-                taken.append((start, end))
-                if _HYPOTHETICAL.search(clause[:start]):
-                    continue
-                negated = bool(match.groupdict().get("negation"))
-                policy: Policy = "off" if says_off is not negated else "auto"
-                found.append((offset + start, Wish(policy, match.group().strip(" ,"))))
+    for clause in re.split(_CLAUSE_ENDS, _normalised(text)):
+        found += [(offset + start, wish) for start, wish in _of_clause(clause)]
         offset += len(clause) + 1
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
+def _of_clause(clause: str) -> Iterator[tuple[int, Wish]]:
+    """(position, wish) for each place that a pattern reads; no place is read twice."""
+    taken: list[tuple[int, int]] = []
+    for pattern, says_off in _compiled():
+        for match in pattern.finditer(clause):
+            start, end = match.span()
+            if any(start < b and a < end for a, b in taken):
+                continue
+            taken.append((start, end))
+            if re.search(_HYPOTHETICAL, clause[:start]):
+                continue
+            negated = bool(match.groupdict().get("negation"))
+            yield start, Wish("off" if says_off is not negated else "auto", match.group().strip(" ,"))
+
+
 def _normalised(text: str) -> str:
-    """Lower case, one kind of apostrophe and space, one spelling of the topic's names."""
+    """Lower case, one kind of apostrophe and space, one spelling of the topic's names; without paths."""
     text = text[:20_000].lower().replace("\u2019", "'").replace("\u2018", "'").replace("`", "").replace('"', "")
-    text = re.sub(r"[*_()\[\]{}]+", " ", text)
+    text = re.sub(r"(?<!\w)'|'(?!\w)", "", text)
+    text = re.sub(r"(?<!\n)\n(?!\s*(?:\n|[-*\u2022]|\d+[.)]))", " ", text)  # a wrapped line goes on
+    text = re.sub(r"[*()\[\]{}]+", " ", text)
+    text = re.sub(r"\S+", lambda word: "" if _is_path(word[0]) else word[0].replace("_", " "), text)
+    text = re.sub(r"\b(no|non)-(?=auto|hpo|hyper)", "no ", text)
     text = re.sub(r"-{1,2}(?=no[- ]|automl|hpo)", " ", text)
     text = re.sub(r"\bauto[ -]?ml\b", "automl", text)
     text = re.sub(r"\bhyper[ -]?param(?:eter)?(s?)\b", r"hyperparameter\1", text)
-    text = re.sub(r"\b(no|non)-(?=automl|hpo|hyper)", "no ", text)
     text = re.sub(r"(?<=[a-z])-(?=search|tuning|optimi|sweep)", " ", text)
     text = re.sub(r" *(=|:) *", r" \1 ", text)
     return re.sub(r"[ \t\r\f\v]+", " ", text).strip()
+
+
+def _is_path(word: str) -> bool:
+    """A folder called no-hpo asks for nothing: paths and addresses are no words."""
+    return word.startswith(("/", "~/", "./", "../")) or "=/" in word or "://" in word or word.count("/") > 1

@@ -6,6 +6,7 @@ the file, the file over the default. `M2F_HOME` alone decides the home, because 
 
 import json
 import os
+import re
 import shlex
 import sys
 import tomllib
@@ -33,6 +34,12 @@ class Settings:
     platform: str = "local"
     runtime: str = "engine"
     images: tuple[str, ...] = ()  # container images that `image` may name
+    engine_image: str = "mask2former-engine:latest"  # what platform=docker runs; scripts/build-image makes it
+    container_memory_gb: float = 0.0  # of one container; 0: nine tenths of this machine's
+    container_cpus: float = 0.0  # of one container; 0: all
+    container_pids: int = 4096
+    container_shm_gb: float = 8.0  # /dev/shm, where data loaders hand over batches
+    container_network: str = "none"  # none | bridge | the name of a Docker network; never the host's
     python: str = sys.executable  # the interpreter that has the engine
     engine_command: tuple[str, ...] = ()  # stands for `mask2former`; empty: `python -m mask2former_mcp.engine`
     gpus: str = "auto"  # auto | none | UUIDs, comma-separated: what jobs may lease
@@ -80,7 +87,11 @@ def _file_values(path: Path) -> dict[str, Any]:
             values = tomllib.load(stream)
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, OSError) as error:
+    except NotADirectoryError as error:
+        raise InvalidRequest(
+            f"the home {path.parent} is not a folder", fix=f"Set {PREFIX}HOME to a folder, or to one that can be made."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InvalidRequest(f"{path} cannot be read: {error}", fix="Correct the file or move it away.") from error
     for name in values:
         if name not in _PARSERS:
@@ -144,6 +155,20 @@ def _seconds(value: object) -> float:
     return number
 
 
+def _amount(value: object) -> float:
+    number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else float("nan")
+    if not 0 <= number < 1e6:
+        raise ValueError("must be a number, 0 or more")
+    return number
+
+
+def _network(value: object) -> str:
+    name = _text(value)
+    if name == "host" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError("must be none, bridge or the name of a Docker network, and not the host's")
+    return name
+
+
 def _one_of(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in choices:
@@ -155,9 +180,15 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 
 _PARSERS: dict[str, Callable[[object], Any]] = {
     "skill_dir": _path,
-    "platform": _one_of("local"),
+    "platform": _one_of("local", "docker"),
     "runtime": _one_of("engine", "tao"),
     "images": _words,
+    "engine_image": _text,
+    "container_memory_gb": _amount,
+    "container_cpus": _amount,
+    "container_pids": _whole(16),
+    "container_shm_gb": _amount,
+    "container_network": _network,
     "python": _text,
     "engine_command": _words,
     "gpus": _text,

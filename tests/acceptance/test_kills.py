@@ -99,6 +99,28 @@ async def _kill_everything(stdio: Any, training: dict[str, Any], find: Find) -> 
         assert len(metrics["metrics"]["mIoU"]) == training["num_epochs"], "each epoch once, none twice"
 
 
+def test_a_cancelled_training_stops_whole_keeps_its_checkpoints_and_resumes(stdio, longer_training, processes):
+    anyio.run(_cancel_and_resume, stdio, longer_training, processes)
+
+
+async def _cancel_and_resume(stdio: Any, training: dict[str, Any], find: Find) -> None:
+    async with Client(stdio) as client:
+        job = {"job_id": (await client.call_tool("train", training)).structured_content["job_id"]}
+        await running(client, job["job_id"])
+        refused = await client.call_tool("cancel_job", job)
+        assert refused.structured_content["code"] == "confirmation_required"
+        assert not (await client.call_tool("cancel_job", {**job, "confirm": True})).is_error
+        assert (await ended(client, job["job_id"]))["status"] == "cancelled"
+        assert not find(ENGINE)
+        files = (await client.call_tool("list_artifacts", job)).structured_content["artifacts"]
+        assert any(file["kind"] == "checkpoint" for file in files)
+        await client.call_tool("resume_job", job)
+        last = await ended(client, job["job_id"])
+        assert last["status"] == "succeeded", last
+        metrics = (await client.call_tool("get_job_metrics", job)).structured_content["metrics"]
+        assert [epoch for epoch, _ in metrics["mIoU"]] == list(range(training["num_epochs"]))
+
+
 @contextlib.contextmanager
 def watched(find: Find) -> Iterator[Callable[[], int]]:
     """Counts the trainers alive at the same time, from another thread, for as long as the block runs."""

@@ -1,5 +1,6 @@
 """Before the first trial and after the last: the baseline, the final evaluation, the report in study.json."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,19 +45,26 @@ class Evaluations:
     def _evaluated(self, job: Job | None, name: str, *, parent: str | None, checkpoint: str) -> dict[str, Any]:
         if name in self._refused:
             return {"status": UNAVAILABLE, "reason": self._refused[name]}
-        if job is None:
-            try:
+        try:
+            if job is not None and self._is_of_before(job):
+                job = self.jobs.resume(job.id)
+            if job is None:
                 plan: Plan = trials.evaluate_plan(
                     self.study, self.planner, name=name, parent_job_id=parent, checkpoint=checkpoint
                 )
                 job = self.jobs.submit(plan, study_id=self.study.id)
-            except Mask2FormerError as error:
-                self._refused[name] = trials.why(error)
-                return {"status": UNAVAILABLE, "reason": self._refused[name]}
+        except Mask2FormerError as error:
+            self._refused[name] = trials.why(error)
+            return {"status": UNAVAILABLE, "reason": self._refused[name]}
         facts: dict[str, Any] = {"status": job.state.value, "job_id": job.id, "metrics": dict(job.metrics)}
         if job.state.terminal and job.state is not JobState.SUCCEEDED:
             facts["reason"] = job.message
         return facts
+
+    def _is_of_before(self, job: Job) -> bool:
+        """Whether it came to nothing in an earlier attempt of the study: cancelled with it, mostly."""
+        ended_badly = job.state.terminal and job.state is not JobState.SUCCEEDED
+        return ended_badly and (job.finished_at or 0.0) < (self.study.started_at or 0.0)
 
 
 def is_over(evaluation: Mapping[str, Any]) -> bool:
@@ -120,6 +128,7 @@ def report(
             "time_budget_s": settings.time_budget_s,
         },
         "eta_s": None if eta_s is None else round(eta_s, 1),
+        "duration_s": _duration(study, running.jobs),
         "failures": failures,
         "adjustments": [*settings.adjustments, *(f"trial {r.trial}: {a}" for r in records for a in r.adjustments)],
         "importances": pictures.importances(running.search.study) if won is not None else {},
@@ -129,3 +138,10 @@ def report(
             for record in sorted(records, key=lambda record: record.trial)
         ],
     }
+
+
+def _duration(study: Job, jobs: Jobs) -> float:
+    """Seconds of all attempts of the study so far, without the time between them."""
+    attempts = jobs.store.history.attempts(study.id)
+    now = time.time()
+    return round(sum((a.finished_at or now) - a.started_at for a in attempts), 1)

@@ -19,6 +19,8 @@ from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import ActionRequest, AutomlSettings, TrainRequest
 
+_OF_ONE_TRIAL = ("max_trials", "max_epochs", "metric")  # settings that a single trial heeds
+
 
 class StudyPlanner:
     """Stands in front of the planner; what it adds is in Plan.study, the warnings and the digest."""
@@ -97,8 +99,13 @@ def _declared(bundle: Bundle) -> dict[str, dict[str, Any]] | None:
 
 
 def _single(plan: Plan, asked: AutomlSettings, reason: str) -> Plan:
-    note = f"AutoML: a study of one trial, the resolved spec as it is: {reason}"
-    update: dict[str, Any] = {"warnings": (note, *plan.warnings)}
+    notes = [f"AutoML: a study of one trial, the resolved spec as it is: {reason}"]
+    if plan.metric == (asked.metric or plan.metric):
+        notes[0] += ". The same work as with automl_policy=off, with the same digest"
+    said = (name for name, value in asked.model_dump().items() if value is not None)
+    if unused := [f"automl.{name}" for name in said if name not in _OF_ONE_TRIAL]:
+        notes.append(f"{', '.join(unused)} {'is' if len(unused) == 1 else 'are'} not used: there is one trial only")
+    update: dict[str, Any] = {"warnings": (*notes, *plan.warnings)}
     if asked.metric is not None and asked.metric != plan.metric:
         update |= {"metric": asked.metric, "digest": _digest(plan.digest, {"metric": asked.metric})}
     return plan.model_copy(update=update)

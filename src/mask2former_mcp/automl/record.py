@@ -16,7 +16,9 @@ _PRUNED_BY_RIVALS = "rung"
 
 def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySettings) -> TrialRecord:
     notes: dict[str, Any] = trial.user_attrs
-    status = _status(trial)
+    status, cause = _status(trial), notes.get("cause", "")
+    if status == "running" and notes.get("halted") and (job is None or job.state.terminal):
+        status, cause = "stopped", "cancelled with the study, before its last epoch"
     best: tuple[float, int] | None = None
     has_checkpoint = False
     if job is not None:
@@ -39,7 +41,7 @@ def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySetti
         epochs=trial.last_step or 0,
         duration_s=_duration(job),
         checkpoint=has_checkpoint,
-        cause=notes.get("cause", ""),
+        cause=cause,
         adjustments=tuple(notes.get("adjustments", ())),
     )
 

@@ -11,13 +11,20 @@ from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import AutomlSettings
 
 
+def _kind(job: Job) -> str:
+    if job.action == "train" and job.plan.automl.route == "automl":
+        return "is a study of one trial, study and trial in one job"
+    return f"is a plain {job.action} job"
+
+
 def changes(job: Job, num_epochs: int | None, asked: AutomlSettings | None, machine: Machine) -> dict[str, Any] | None:
     """For Jobs.resume: what to record with the study; None for a job that is no study. InvalidRequest says why not."""
     if job.plan.study is None:
         if asked is not None:
             raise InvalidRequest(
-                f"{job.id} is one training run, not a search: automl has no budget to change",
-                fix='Start a search with train and automl={"max_trials": 4}; num_epochs trains this one on.',
+                f"{job.id} {_kind(job)}: there is no search whose budget could grow",
+                fix='A search is a study of its own: call train with the same arguments and automl={"max_trials": 4}, '
+                "whose trial 0 is this run again; num_epochs trains this one on.",
             )
         return None
     if num_epochs is not None:

@@ -195,8 +195,12 @@ class RunningStudy:
         return first or total is None or self._committed() + settings.first_rung <= total
 
     def _is_hopeless(self) -> bool:
+        """Failures of this attempt: whoever resumes a failed study may have mended the cause."""
         ended = [trial for trial in self.search.trials() if trial.state.is_finished()]
-        return len(ended) >= HOPELESS and all(trial.state.name == "FAIL" for trial in ended)
+        if any(trial.state.name != "FAIL" for trial in ended):
+            return False
+        recent = [t for t in ended if t.datetime_complete and t.datetime_complete.timestamp() >= self._started_at]
+        return len(recent) >= HOPELESS
 
     def _time_is_up(self) -> bool:
         budget = self.settings.time_budget_s

@@ -14,7 +14,6 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 
 from mask2former_mcp.automl.algorithms import Algorithm
-from mask2former_mcp.automl.gaussian import GaussianProcessSampler
 from mask2former_mcp.automl.rungs import RungPruner
 from mask2former_mcp.automl.space import Parameter, Space
 
@@ -29,6 +28,9 @@ def sampler(algorithm: Algorithm, space: Space, *, seed: int, trial: int) -> Bas
     own = (seed * 1_000_003 + trial * 7_919) % 2**31
     match algorithm.sampler:
         case "gp":
+            # scikit-learn takes a second to load, and trial 0 needs no sampler.
+            from mask2former_mcp.automl.gaussian import GaussianProcessSampler
+
             return GaussianProcessSampler(distributions(space), seed=own)
         case "random":
             return RandomSampler(seed=own)

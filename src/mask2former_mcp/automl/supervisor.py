@@ -11,10 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from mask2former_mcp import bundle
+from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.automl.search import Search
@@ -116,33 +116,35 @@ class StudySupervisor:
         """Until the study has its result, or is not running any more."""
         settings = settings_of(job)
         folders = Folders.of(self.store.home, job)
-        # Trials side by side on a machine without a GPU take a processor slot each.
-        wide = replace(self.settings, cpu_slots=max(self.settings.cpu_slots, settings.max_concurrent))
-        jobs = Jobs(wide, self.environ)
-        planner = Planner(bundle.load(self.settings.skill_dir), self.settings, jobs, environ=self.environ)
         search = Search(folders.job, settings, dotted.flatten(job.plan.spec))
-        running = RunningStudy(
-            job, settings, search, jobs, planner,
-            started_at=job.started_at or time.time(), keep_all=self.settings.keep_checkpoints,
-        )  # fmt: skip
-        view = StudyView(job, settings, running, Evaluations(job, settings, jobs, planner), folders)
-        self.store.update(job.id, job.attempt, spawns=0)  # this supervisor got on
+        view = self._view(job, settings, search, folders)
+        got_on = False
         try:
             while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
-                self._look_after_orphans(jobs)
+                self._look_after_orphans()
                 if view.look():
                     self._conclude(job, view)
                     return
+                if not got_on:
+                    # Not before the first look, nor at the last: a study that kills its supervisors there ends as lost.
+                    got_on = self.store.update(job.id, job.attempt, spawns=0)
                 time.sleep(self.settings.poll_s)
         finally:
             search.close()
-            jobs.close()
 
-    def _look_after_orphans(self, jobs: Jobs) -> None:
+    def _view(self, job: Job, settings: StudySettings, search: Search, folders: Folders) -> StudyView:
+        planner = Planner(bundle.load(self.settings.skill_dir), self.settings, self.jobs, environ=self.environ)
+        running = RunningStudy(
+            job, settings, search, self.jobs, planner,
+            started_at=job.started_at or time.time(), keep_all=self.settings.keep_checkpoints,
+        )  # fmt: skip
+        return StudyView(job, settings, running, Evaluations(job, settings, self.jobs, planner), folders)
+
+    def _look_after_orphans(self) -> None:
         """Nobody else may be there to give a trial a new supervisor."""
         if time.monotonic() - self._reconciled > _RECONCILE_EVERY_S:
             self._reconciled = time.monotonic()
-            jobs.reconcile()
+            self.jobs.reconcile()
 
     def _conclude(self, job: Job, view: StudyView) -> None:
         message, won = view.conclude()
@@ -162,14 +164,15 @@ class StudySupervisor:
             for trial in search.open_trials():
                 if trial.notes.get("stop") is None:
                     search.note(trial.number, halted=True)
+            while live := self._live_members(job):
+                for member in live:
+                    self.jobs.cancel(member.id)
+                self.store.update(job.id, job.attempt, phase=f"stopping {len(live)} job(s) of the study", eta_s=None)
+                self._look_after_orphans()
+                time.sleep(self.settings.poll_s)
+            self._view(job, settings, search, folders).halt()
         finally:
             search.close()
-        while live := self._live_members(job):
-            for member in live:
-                self.jobs.cancel(member.id)
-            self.store.update(job.id, job.attempt, phase=f"stopping {len(live)} job(s) of the study", eta_s=None)
-            self._look_after_orphans(self.jobs)
-            time.sleep(self.settings.poll_s)
         self._end(job, JobState.CANCELLED, "Cancelled, with its trials. resume_job goes on with the same study.", None)
 
     def _live_members(self, job: Job) -> list[Job]:

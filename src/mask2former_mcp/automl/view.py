@@ -60,7 +60,10 @@ class StudyView:
         if best is None:
             causes = "; ".join(f"trial {r.trial}: {r.cause}" for r in records if r.cause)[:600]
             self._write(baseline=baseline, final=None, won=None, drawn=(), eta_s=None)
-            return f"No trial of {len(records)} ended with a {self.settings.metric} and a checkpoint. {causes}", False
+            words = f"No trial of {len(records)} ended with a {self.settings.metric} and a checkpoint. {causes}"
+            if len(records) >= self.settings.max_trials:
+                words += f'. resume_job tries more with automl={{"max_trials": {self.settings.max_trials + 4}}}.'
+            return words, False
         plain = next((record for record in records if record.trial == 0), None)
         won = ending.winner_facts(best, self.running.jobs, self.settings, plain)
         search = self.running.search
@@ -71,6 +74,18 @@ class StudyView:
         )  # fmt: skip
         self._show("done", 0.99, None, self._metrics(best))
         return f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.", True
+
+    def halt(self) -> None:
+        """After a cancel: where every trial stands, and the best so far, which later actions may use meanwhile."""
+        records = self.running.records(self.running.members())
+        best = leaderboard.winner(records)
+        plain = next((record for record in records if record.trial == 0), None)
+        before = result.read(self.folders.results) or {}
+        never = {"status": ending.UNAVAILABLE, "reason": "the study was cancelled before"}
+        won = ending.winner_facts(best, self.running.jobs, self.settings, plain) if best else None
+        self._write(
+            baseline=before.get("baseline") or never, final=None, won=won, drawn=before.get("pictures", ()), eta_s=None
+        )
 
     def _phase(self, records: list[leaderboard.TrialRecord]) -> str:
         running = [record for record in records if record.status == "running"]
@@ -93,7 +108,12 @@ class StudyView:
         records = self.running.records(self.running.members())
         content = ending.report(self.job, self.settings, self.running, records, **facts)
         # Times that pass are no news: rewritten when anything else changed.
-        news = {**content, "eta_s": None, "leaderboard": [{**x, "duration_s": 0} for x in content["leaderboard"]]}
+        news = {
+            **content,
+            "eta_s": None,
+            "duration_s": 0,
+            "leaderboard": [{**x, "duration_s": 0} for x in content["leaderboard"]],
+        }
         news["trials"] = [{**x, "duration_s": 0} for x in content["trials"]]
         if news != self._written:
             self._written = news

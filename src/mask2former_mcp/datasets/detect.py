@@ -1,5 +1,7 @@
 """Which format a dataset folder holds, and whether it is divided into train/ and val/."""
 
+import os
+
 from mask2former_mcp.datasets.layout import ANNOTATIONS
 from mask2former_mcp.datasets.reference import DatasetRef, contents, find
 from mask2former_mcp.errors import DatasetError
@@ -32,10 +34,10 @@ def split(ref: DatasetRef) -> tuple[DatasetRef, DatasetRef] | None:
     """(train, val) when the folder holds train/ and val/, or is a train/ with a val/ beside it; else None."""
     if ref.kind == "s3" and ref.mirror is None:
         return None
-    path = ref.path
-    if (path / "train").is_dir() and (path / "val").is_dir() and not annotated(ref):
+    path = ref.path  # whether it can be read at all is not asked here: os.path.isdir says no where Path.is_dir raises
+    if os.path.isdir(path / "train") and os.path.isdir(path / "val") and not annotated(ref):
         return ref.child("train"), ref.child("val")
     beside = path.parent / "val"
-    if path.name == "train" and beside.is_dir() and (ref.kind == "local" or ref.inside):
+    if path.name == "train" and os.path.isdir(beside) and (ref.kind == "local" or ref.inside):
         return ref, ref.beside("val")
     return None

@@ -1,5 +1,6 @@
 """A dataset reference: a local folder or an s3:// prefix, and what is found in it under the conventional names."""
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class DatasetRef:
             raise InvalidRequest("the dataset is empty", fix=_RULE)
         scheme = _SCHEME.match(text)
         if scheme is None:
-            return cls(str(Path(text).expanduser().absolute()), "local")
+            return cls(os.path.abspath(os.path.expanduser(text)), "local")
         if scheme[1] != "s3":
             raise InvalidRequest(f"dataset {text!r}: the scheme {scheme[1]}:// is not supported", fix=_RULE)
         try:
@@ -60,11 +61,14 @@ class DatasetRef:
     def folder(self) -> Path:
         """The local folder, which exists. Raises DatasetError naming what is there instead."""
         path = self.path
-        if path.is_dir():
-            return path
-        if path.exists():
-            raise DatasetError(f"dataset {path} is a file", fix=_RULE)
-        parent = next((p for p in path.parents if p.is_dir()), Path("/"))
+        try:
+            if path.is_dir():
+                return path
+            if path.exists():
+                raise DatasetError(f"dataset {path} is a file", fix=_RULE)
+            parent = next((p for p in path.parents if p.is_dir()), Path("/"))
+        except OSError as cause:
+            raise DatasetError(f"dataset {str(path)[:200]} cannot be read: {cause.strerror}", fix=_RULE) from cause
         raise DatasetError(
             f"dataset {path} does not exist", fix=f"{_RULE} In {parent} there is: {contents(parent) or 'nothing'}."
         )

@@ -72,8 +72,8 @@ class _Resolution:
         if place is None and name == IMAGES and holds_images(ref.folder()):
             place = Place(ref.folder(), "folder")  # a plain folder of images
         if place is not None and place.kind == "archive" and not read and self.format == "ade":
-            place = None  # ADE reads its archives through the root folder; they are not extracted twice
-        if place is not None:
+            self._leave_out(f"ADE reads {place.path.name} of {ref.uri} through its root folder", row.key)
+        elif place is not None:
             self.values[row.key] = self._value(row.key, place, expects)
             if read or place.kind == "file":
                 self._fetch(row.key, ref, _below(place, ref))

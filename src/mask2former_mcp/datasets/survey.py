@@ -100,7 +100,7 @@ class _Reader:
     def _keep_unreadable_category(self, entry: Any) -> None:
         """One complaint about a category is enough: its annotations are not "unknown" as well."""
         id_ = entry.get("id") if isinstance(entry, dict) else None
-        if isinstance(id_, int):
+        if isinstance(id_, int) and not isinstance(id_, bool):
             self.found.categories.setdefault(id_, Category(id_, str(entry.get("name") or f"class_{id_}")))
 
     def _image(self, image: ImageEntry) -> None:

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from mask2former_mcp.demo import scenes
 from mask2former_mcp.reports.curves import curves
 from mask2former_mcp.reports.panels import sheet
-from mask2former_mcp.reports.tables import metrics_table
+from mask2former_mcp.reports.tables import leaderboard_table, metrics_table
+from mask2former_mcp.server import doctor
 from mask2former_mcp.server.job_facts import duration
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -42,32 +43,49 @@ class Walk:
     test_images: int = 12
     size: int = 192
     seed: int = 7
-    training: Mapping[str, Any] = field(default_factory=lambda: {"preset": "mini"})
+    trials: int = 1  # of the AutoML search; 1: the resolved spec alone
+    training: Mapping[str, Any] = field(default_factory=lambda: {"preset": "mini", "num_epochs": 3})
 
 
 async def walk(plan: Walk, console: Console, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The whole way; returns {metrics: {row: figures}, picture, jobs: {action: job_id}, seconds: {action: s}}.
+    """The whole way; returns {metrics: {row: figures}, picture, curves, jobs: {action: job_id}, seconds: {action: s}}.
 
     Raises DemoFailed with the tool's own explanation when a step fails.
     """
     _make_data(plan, console)
+    failure: DemoFailed | None = None
     async with Client(server_parameters(environ or os.environ)) as client:
-        steps = _Steps(client, console)
-        await steps.doctor()
-        await steps.check(plan.folder / "train", plan.folder / "val")
-        train = await steps.job("train", {"train_dataset": str(plan.folder), **plan.training})
-        parent = {"parent_job_id": train["job_id"]}
-        evaluated = await steps.job("evaluate", parent)
-        await steps.job("export", parent)
-        await steps.job("inference", {**parent, "inference_dataset": str(plan.folder / "test" / "images")})
-        picture = await steps.picture(evaluated["job_id"], plan.folder.parent / "prediction.png")
-        learning = await steps.curves(train["job_id"], plan.folder.parent / "curves.png")
-    rows = {"while training (best epoch)": train["metrics"], "evaluate, best checkpoint": evaluated["metrics"]}
-    console.print(metrics_table(rows, title="Mask2Former on images it was not trained on"))
-    console.print(f"Training took {duration(steps.seconds['train'])}.")
-    console.print(f"Training curves: {learning}", soft_wrap=True)
-    console.print(f"Input, ground truth, prediction: {picture}", soft_wrap=True)
-    return {"metrics": rows, "picture": picture, "jobs": steps.jobs, "seconds": steps.seconds}
+        try:
+            found = await _take(plan, _Steps(client, console))
+        except DemoFailed as error:  # kept until the client is closed: its task group would wrap it in a group
+            failure = error
+    if failure is not None:
+        raise failure
+    console.print(metrics_table(found["metrics"], title="Mask2Former on images it was not trained on"))
+    console.print(f"Training took {duration(found['seconds']['train'])}.")
+    console.print(f"Training curves: {found['curves']}", soft_wrap=True)
+    console.print(f"Input, ground truth, prediction: {found['picture']}", soft_wrap=True)
+    return found
+
+
+async def _take(plan: Walk, steps: "_Steps") -> dict[str, Any]:
+    await steps.doctor()
+    await steps.check(plan.folder / "train", plan.folder / "val")
+    asked = {"train_dataset": str(plan.folder), "automl": {"max_trials": plan.trials}, **plan.training}
+    train = await steps.job("train", asked)
+    if plan.trials > 1:
+        await steps.leaderboard(train["job_id"])
+    parent = {"parent_job_id": train["job_id"]}
+    evaluated = await steps.job("evaluate", parent)
+    await steps.job("export", parent)
+    await steps.job("inference", {**parent, "inference_dataset": str(plan.folder / "test" / "images")})
+    return {
+        "metrics": {"while training (best epoch)": train["metrics"], "best checkpoint": evaluated["metrics"]},
+        "picture": await steps.picture(evaluated["job_id"], plan.folder.parent / "prediction.png"),
+        "curves": await steps.curves(train["job_id"], plan.folder.parent / "curves.png"),
+        "jobs": steps.jobs,
+        "seconds": steps.seconds,
+    }
 
 
 def server_parameters(environ: Mapping[str, str]) -> StdioServerParameters:
@@ -104,8 +122,8 @@ class _Steps:
 
     async def doctor(self) -> None:
         report = await self._call("doctor", {})
-        for check in report["checks"]:
-            self.console.print(f"  {check['name']}: [bold]{check['status']}[/] {check['detail']}", highlight=False)
+        for line in doctor.lines(report):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         if not report["ready"]:
             raise DemoFailed("doctor: this machine is not ready; the errors above say what to install")
 
@@ -128,6 +146,8 @@ class _Steps:
             while summary["status"] not in ("succeeded", "failed", "cancelled", "lost"):
                 summary = await self._wait(summary["job_id"], bar, task)
             bar.update(task, completed=summary["progress"], eta=summary["status"])
+        if summary["message"]:
+            self.console.print(f"  {summary['message']}", markup=False, highlight=False, soft_wrap=True)
         self.seconds[action] = time.monotonic() - started
         if summary["status"] != "succeeded":
             raise DemoFailed(f"{action} {summary['status']}: {summary['message']} Next: {summary['next']}")
@@ -138,6 +158,12 @@ class _Steps:
             bar.update(task, completed=progress, eta=(message or "").partition(" ")[2])
 
         return await self._call("wait_for_job", {"job_id": job_id, "timeout_s": _WAIT_S}, progress_callback=show)
+
+    async def leaderboard(self, job_id: str) -> None:
+        """The trials of a search side by side, the winner with its reason."""
+        study = (await self._call("get_job", {"job_id": job_id}))["study"]
+        self.console.print(leaderboard_table(study["leaderboard"], title=f"Trials of {job_id}"))
+        self.console.print(f"  {study['winner']['reason']}", markup=False, highlight=False, soft_wrap=True)
 
     async def picture(self, job_id: str, target: Path) -> Path:
         """A sheet of the evaluation's panels. The files lie in the folder that list_artifacts names."""

@@ -10,6 +10,7 @@ import pickle
 import random
 import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mask2former_mcp.engine.model import weights
+from mask2former_mcp.engine import numpy_pickle, transformers_folder
+from mask2former_mcp.engine.model import position_tables, weights
 
 PREFIX = "model."
 LATEST = "mask2former_model_latest.pth"
@@ -50,12 +52,15 @@ def save(
     metrics: Mapping[str, float] | None = None,
     hyper_parameters: Mapping[str, Any] | None = None,
     progress: Mapping[str, Any] | None = None,
+    latest: bool = True,
 ) -> None:
-    """Writes a checkpoint and points `mask2former_model_latest.pth` beside it at it. Both appear whole or not at all.
+    """Writes a checkpoint and points `mask2former_model_latest.pth` beside it at it (with `latest`). Both appear whole
+    or not at all.
 
     model, optimizer, scheduler: the object or its state dict; rng: see `random_state`; progress: what the loop needs to
     go on.
-    Raises TypeError naming the place of a value that is neither a tensor nor a plain Python value.
+    Raises TypeError naming the place of a value that is neither a tensor nor a plain Python value, and OSError when the
+    file cannot be written.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
     content = {
@@ -78,18 +83,36 @@ def save(
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into a complaint about positions
+        room = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(
+            f"{path} could not be written ({_reason(error)}; {room:.0f} MiB are free there)."
+            " Earlier checkpoints are whole: make room and resume."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
-    _point_latest_at(path)
+    if latest:
+        _point_latest_at(path)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint. Raises FileNotFoundError, or ValueError where the file is no readable checkpoint."""
+    """The content of a checkpoint, without running anything in it.
+
+    Other programs store objects of their own beside the weights (TAO its configuration): these come back as `Inert`.
+    Raises FileNotFoundError, or ValueError where the file is no readable checkpoint.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        with torch.serialization.safe_globals([(Inert, name) for name in foreign]):
+            content = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own text ends in the advice to read such a file unsafely.
+        raise ValueError(
+            f"{path} is no checkpoint, or holds objects that cannot be read without running them."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "it ends too early")
         raise ValueError(f"{path} cannot be read as a checkpoint of tensors and plain values: {reason}") from error
     if not isinstance(content, dict):
@@ -97,63 +120,161 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     return content
 
 
+class Inert:
+    """Stands for an object of a class that a file names: takes whatever the file has for it and does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
 class Loaded(NamedTuple):
-    """What loading did with each name: taken from the file, missing in it, unknown to the model, or left as it was."""
+    """What loading did with each name: taken from the file, missing in it, unknown to the model, or left as it was.
+
+    interpolated: taken, but resized: position tables of another window or image. mismatched: the names left as they
+    were because of their shape, with (shape in the file, shape in the network). layout: what kind of file it was.
+    """
 
     taken: list[str]
     missing: list[str]
     unknown: list[str]
     kept_fresh: list[str]
+    interpolated: list[str]
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    layout: str
+
+    def report(self, path: Path) -> dict[str, Any]:
+        """The same as plain values, for `weights.json`."""
+        return {
+            "file": str(path),
+            "layout": self.layout,
+            "matched": self.taken,
+            "interpolated": self.interpolated,
+            "mismatched": {n: {"file": list(f), "network": list(own)} for n, (f, own) in self.mismatched.items()},
+            "skipped": self.unknown,
+            "missing": self.missing,
+        }
+
+    def summary(self) -> str:
+        return (
+            f"{len(self.taken)} tensors matched ({len(self.interpolated)} interpolated), {len(self.mismatched)} of "
+            f"another shape, {len(self.unknown)} skipped, {len(self.missing)} not in the file ({self.layout})"
+        )
 
 
 def load_weights(model: nn.Module, path: Path, *, strict: bool = True) -> Loaded:
-    """Copies the weights of a checkpoint (ours, TAO's, or a bare state dict) into a network.
+    """Copies the weights of a whole Mask2Former into a network.
 
+    path: a checkpoint (ours, TAO's, or a bare state dict), detectron2's `.pkl` or `.pth`, or a transformers folder.
     strict: every name and shape must fit. Otherwise, for fine-tuning: class head and queries of another size stay
-    fresh, names may be missing. Raises ValueError that says which spec value the file was made with, before anything
-    is copied.
+    fresh, position tables are resized, names may be missing. Raises ValueError that says which spec value the file was
+    made with, before anything is copied.
     """
-    found = weights.without_prefix(_state_dict(load(path), path), PREFIX)
+    found, layout = _whole_network(path)
     own = model.state_dict()
-    shapes = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own.keys() & found.keys()}
-    differ = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    interpolated: list[str] = []
+    if not strict:
+        found, interpolated = position_tables.fit(found, own)
+    differ = _differences(found, own)
     kept_fresh = [] if strict else sorted(name for name in differ if name.startswith(weights.TASK_SPECIFIC))
-    wrong = sorted(differ.keys() - set(kept_fresh), key=weights.explains_most)
-    if wrong:
-        raise ValueError(f"{path} does not fit this network: {weights.explain(wrong[0], *differ[wrong[0]])}")
-    missing = sorted(name for name in own.keys() - found.keys() if not name.endswith(weights.RECOMPUTED))
-    unknown = sorted(found.keys() - own.keys())
+    _refuse_other_shapes(path, "network", differ, kept_fresh)
+    missing = sorted(name for name in own.keys() - found.keys() if not _recomputed(name))
+    unknown = sorted(name for name in found.keys() - own.keys() if not _recomputed(name))
     if (strict and (missing or unknown)) or len(missing) > len(own) // 2:
         raise ValueError(
             f"{path} does not fit this network: {len(missing)} names are missing (first: {missing[:2]}), "
             f"{len(unknown)} are not known (first: {unknown[:2]}). Use the architecture keys that it was trained with."
         )
-    taken = {name: found[name] for name in shapes.keys() - set(kept_fresh) if not name.endswith(weights.RECOMPUTED)}
-    model.load_state_dict(taken, strict=False)
-    return Loaded(sorted(taken), missing, unknown, kept_fresh)
+    taken = sorted(name for name in (own.keys() & found.keys()) - set(kept_fresh) if not _recomputed(name))
+    model.load_state_dict({name: found[name] for name in taken}, strict=False)
+    mismatched = {name: differ[name] for name in kept_fresh}
+    return Loaded(taken, missing, unknown, kept_fresh, interpolated, mismatched, layout)
+
+
+def quantization(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `quantize` notes in a checkpoint that it writes; empty in all others."""
+    noted = content.get("hyper_parameters")
+    found = noted.get("quantization") if isinstance(noted, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def scales(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Name of an 8-bit weight -> its scales [rows, 1]."""
+    return dict(quantization(content).get("scales") or {})
+
+
+def weight_bytes(content: Mapping[str, Any]) -> int:
+    """Bytes of the tensors that inference needs: weights and scales, no optimizer state."""
+    state = content.get("state_dict", content)
+    tensors = [value for value in state.values() if isinstance(value, Tensor)] + list(scales(content).values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _multiplied_out(state: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """8-bit weights as the numbers that they stand for."""
+    out = dict(state)
+    for name, scale in by.items():
+        key = name if name in out else PREFIX + name
+        out[key] = out[key].to(scale.dtype) * scale.reshape(-1, *[1] * (out[key].dim() - 1))
+    return out
 
 
 def load_backbone(model: nn.Module, path: Path) -> Loaded:
-    """Copies a published Swin file (ImageNet or detection layout) into `model.backbone`; its classifier is left out.
+    """Copies a published Swin or EfficientViT file into `model.backbone`; its classifier is left out.
 
-    Raises ValueError where a shape differs, most often because of the window size.
+    Position tables of another window or image are resized. Raises ValueError where another shape differs.
     """
     backbone = model.get_submodule("backbone")
-    found = weights.from_swin(_state_dict(load(path), path))
+    raw = numpy_pickle.weights(path) if path.suffix == ".pkl" else _state_dict(load(path), path)
     own = backbone.state_dict()
-    for name in sorted(own.keys() & found.keys(), key=weights.explains_most):
-        if own[name].shape != found[name].shape:
-            raise ValueError(
-                f"{path} does not fit this backbone: "
-                f"{weights.explain('backbone.' + name, tuple(found[name].shape), tuple(own[name].shape))}"
-            )
+    is_swin = "patch_embed.proj.weight" in own
+    found = weights.from_swin(raw) if is_swin else weights.from_efficientvit(raw)
+    found, interpolated = position_tables.fit(found, own)
+    _refuse_other_shapes(path, "backbone", {f"backbone.{n}": pair for n, pair in _differences(found, own).items()}, [])
     # Output norms do not exist in a classifier's file: they stay fresh.
-    missing = sorted(name for name in own.keys() - found.keys() if not name.endswith(weights.RECOMPUTED))
+    missing = sorted(name for name in own.keys() - found.keys() if not _recomputed(name))
     if len(missing) > len(own) // 2:
         lack = f"{len(missing)} of {len(own)} names are missing, first {missing[:2]}"
-        raise ValueError(f"{path} holds no Swin backbone: {lack}.")
-    backbone.load_state_dict({name: found[name] for name in own.keys() & found.keys()}, strict=False)
-    return Loaded(sorted(own.keys() & found.keys()), missing, sorted(found.keys() - own.keys()), missing)
+        raise ValueError(f"{path} holds no {'Swin' if is_swin else 'EfficientViT'} backbone: {lack}.")
+    taken = sorted(own.keys() & found.keys())
+    backbone.load_state_dict({name: found[name] for name in taken}, strict=False)
+    unknown = sorted(found.keys() - own.keys())
+    return Loaded(taken, missing, unknown, missing, interpolated, {}, "published backbone")
+
+
+def _whole_network(path: Path) -> tuple[dict[str, Tensor], str]:
+    """A Mask2Former's state dict under our names, "no object" first, and the kind of file it came from."""
+    if path.is_dir():
+        return weights.from_transformers_file(transformers_folder.read(path)), "transformers folder"
+    if path.suffix == ".pkl":
+        return weights.from_detectron2(numpy_pickle.weights(path)), "detectron2 pickle"
+    content = load(path)
+    state = _state_dict(content, path)
+    # detectron2 keeps the weights under `model`, beside its own trainer's state; Lightning under `state_dict`.
+    if "state_dict" not in content and "model" in content:
+        return weights.from_detectron2(state), "detectron2 checkpoint"
+    return weights.without_prefix(_multiplied_out(state, scales(content)), PREFIX), "checkpoint"
+
+
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Shapes:
+    """Names in both whose shapes differ: (in the file, in the network)."""
+    pairs = {name: (tuple(found[name].shape), tuple(own[name].shape)) for name in own.keys() & found.keys()}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not _recomputed(name)}
+
+
+def _refuse_other_shapes(path: Path, what: str, differ: Shapes, allowed: list[str]) -> None:
+    if wrong := sorted(differ.keys() - set(allowed), key=weights.explains_most):
+        raise ValueError(f"{path} does not fit this {what}: {weights.explain(wrong[0], *differ[wrong[0]])}")
+
+
+def _recomputed(name: str) -> bool:
+    return name.endswith(weights.RECOMPUTED)
 
 
 def random_state() -> dict[str, Any]:
@@ -177,6 +298,16 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([saved.cpu() for saved in state["cuda"]])
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, behind whatever a library made of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
 
 
 def _state(thing: Any) -> Mapping[str, Any]:

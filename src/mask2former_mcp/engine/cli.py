@@ -14,13 +14,11 @@ from pathlib import Path
 
 VERBS = {
     "train": "train the network on dataset.train, validating on dataset.val",
-    "evaluate": "measure a checkpoint on dataset.val: mIoU, PQ, AP",
+    "evaluate": "measure a checkpoint or an ONNX file on dataset.val: mIoU, PQ, AP",
     "inference": "segment the images in dataset.test.img_dir: overlays and structured results",
     "export": "write a checkpoint as an ONNX file and check it in onnxruntime",
-}
-NOT_BUILT = {
-    "quantize": "quantize is not available in this engine yet",
-    "gen_trt_engine": "gen_trt_engine is not available in this engine yet: it needs TensorRT",
+    "quantize": "make a model smaller, and measure what that costs",
+    "gen_trt_engine": "build a TensorRT engine from an ONNX file (needs the package tensorrt)",
 }
 EXIT_USAGE = 2
 
@@ -29,11 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     verb = next((a for a in argv if not a.startswith("-")), None)
-    if verb in NOT_BUILT:
-        print(f"mask2former: {NOT_BUILT[verb]}. Available: {', '.join(VERBS)}.", file=sys.stderr)
-        return EXIT_USAGE
     if verb is not None and argv[0] == verb and verb not in VERBS:
-        near = difflib.get_close_matches(verb, [*VERBS, *NOT_BUILT], n=1)
+        near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         print(f"mask2former: no action {verb!r}.{hint} Actions: {', '.join(VERBS)}.", file=sys.stderr)
         return EXIT_USAGE
@@ -44,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+    verbs = "\n".join(f"  {name:<14} {what}" for name, what in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="mask2former",
         description="Mask2Former: universal image segmentation (panoptic, instance, semantic).",

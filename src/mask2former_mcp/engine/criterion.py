@@ -53,17 +53,18 @@ class Losses(NamedTuple):
     parts: dict[str, Tensor]
 
 
-class _Padded(NamedTuple):
+class Padded(NamedTuple):
     """Targets in fixed slots: T is the largest number of targets that an image of the batch has (at least 1).
 
     labels [B, T] (0 in empty slots), masks [B, T, N] (0 or 1; 0 at invalid pixels), valid [B, N] (0 or 1);
-    counts: the number of targets of each image.
+    counts: the number of targets of each image; number: what a loss is divided by, their mean number a process.
     """
 
     labels: Tensor
     masks: Tensor
     valid: Tensor
     counts: list[int]
+    number: Tensor
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,18 @@ class Criterion:
 
     def __call__(self, prediction: Prediction, targets: Targets) -> Losses:
         """Losses of a prediction. Raises ValueError if masks and mask features differ in size."""
+        _check(targets, prediction)
+        return self.losses(prediction, pad(targets, prediction.mask_features))
+
+    def losses(self, prediction: Prediction, targets: Padded) -> Losses:
+        """The same of targets that are in slots already, at the size of the mask features."""
         logits, embeddings = prediction.class_logits, prediction.mask_embeddings
         if not self.deep_supervision:
             logits, embeddings = logits[-1:], embeddings[-1:]
         features = prediction.mask_features.flatten(2)
-        _check(targets, prediction)
-        padded = _pad(targets, features)
-        matched = self.match(logits.detach(), embeddings.detach(), features.detach(), padded)
-        ce = self._class_loss(logits, matched, padded)
-        focal, dice = _mask_losses(embeddings, features, matched, padded)
+        matched = self.match(logits.detach(), embeddings.detach(), features.detach(), targets)
+        ce = self._class_loss(logits, matched, targets)
+        focal, dice = self._mask_losses(embeddings, features, matched, targets)
         parts = {
             "loss_ce": self.class_weight * ce,
             "loss_mask": self.mask_weight * focal,
@@ -98,7 +102,7 @@ class Criterion:
         return Losses(torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()})
 
     @torch.no_grad()
-    def match(self, logits: Tensor, embeddings: Tensor, features: Tensor, targets: _Padded) -> Tensor:
+    def match(self, logits: Tensor, embeddings: Tensor, features: Tensor, targets: Padded) -> Tensor:
         """The query of each target slot, [L, B, T] long; -1 in empty slots.
 
         One copy to the host for all layers and images, because the device waits at each. With more targets than
@@ -116,7 +120,7 @@ class Criterion:
                 query[layer, b, columns] = rows
         return torch.from_numpy(query).to(logits.device, non_blocking=True)
 
-    def _cost(self, logits: Tensor, embeddings: Tensor, features: Tensor, targets: _Padded, image: int) -> Tensor:
+    def _cost(self, logits: Tensor, embeddings: Tensor, features: Tensor, targets: Padded, image: int) -> Tensor:
         """Matching cost [L, Q, T] of one image: an image at a time, so that the Q masks of L layers stay in the cache.
 
         Focal cost is sum_n (pos_n t_n + neg_n (1 - t_n)) / N, that is (pos - neg) @ t + sum neg: two products.
@@ -136,7 +140,7 @@ class Criterion:
         cost = self.mask_weight * focal + self.dice_weight * dice - self.class_weight * probability
         return torch.unflatten(cost, 0, logits.shape[:2])
 
-    def _class_loss(self, logits: Tensor, matched: Tensor, targets: _Padded) -> Tensor:
+    def _class_loss(self, logits: Tensor, matched: Tensor, targets: Padded) -> Tensor:
         """Cross entropy of every query, averaged by weight within a layer, summed over layers."""
         layers, batch, queries = logits.shape[:3]
         # Empty slots write to one query too many, which is cut off.
@@ -146,6 +150,28 @@ class Criterion:
         surprise = -_wide(logits).log_softmax(-1).gather(3, wanted[..., None]).squeeze(3)
         weight = torch.ones_like(surprise).masked_fill_(wanted == 0, self.no_object_weight)
         return ((surprise * weight).sum((1, 2)) / weight.sum((1, 2))).sum()
+
+    def _mask_losses(
+        self, embeddings: Tensor, features: Tensor, matched: Tensor, targets: Padded
+    ) -> tuple[Tensor, Tensor]:
+        """Focal and dice loss of the matched masks, summed over layers; only these masks are ever formed."""
+        layers, _, slots = matched.shape
+        chosen = embeddings.gather(2, matched.clamp(min=0)[..., None].expand(-1, -1, -1, embeddings.shape[3]))
+        x = chosen.transpose(0, 1).flatten(1, 2) @ features  # [B, LT, N]
+        focal, overlap, covered = self.mask_sums(torch.unflatten(x, 1, (layers, slots)), targets)
+        used = (matched >= 0).transpose(0, 1).to(focal.dtype)  # [B, L, T]
+        pixels = targets.valid.sum(1).clamp(min=1)[:, None, None]
+        dice = 1 - (2 * overlap + 1) / (covered + targets.masks.sum(-1)[:, None] + 1)
+        return (focal / pixels * used).sum() / targets.number, (dice * used).sum() / targets.number
+
+    def mask_sums(self, logits: Tensor, targets: Padded) -> tuple[Tensor, Tensor, Tensor]:
+        """Focal loss, p x mask and p x valid, summed over pixels: logits [B, L, T, N] -> three times [B, L, T]."""
+        x = _wide(logits)
+        t, valid = targets.masks[:, None], targets.valid[:, None, None]
+        p = x.sigmoid()
+        wrong = p + t - 2 * p * t  # 1 - p at the target's pixels, p elsewhere: t is 0 or 1
+        focal = (F.softplus(x) - x * t) * wrong.square() * ((1 - FOCAL_ALPHA - (1 - 2 * FOCAL_ALPHA) * t) * valid)
+        return focal.sum(-1), (p * t).sum(-1), (p * valid).sum(-1)
 
 
 def build(experiment: Experiment) -> Criterion:
@@ -160,24 +186,7 @@ def build(experiment: Experiment) -> Criterion:
     )
 
 
-def _mask_losses(embeddings: Tensor, features: Tensor, matched: Tensor, targets: _Padded) -> tuple[Tensor, Tensor]:
-    """Focal and dice loss of the matched masks, summed over layers; only these masks are ever formed."""
-    layers, _, slots = matched.shape
-    chosen = embeddings.gather(2, matched.clamp(min=0)[..., None].expand(-1, -1, -1, embeddings.shape[3]))
-    x = chosen.transpose(0, 1).flatten(1, 2) @ features  # [B, LT, N]
-    x = torch.unflatten(_wide(x), 1, (layers, slots))
-    t, valid = targets.masks[:, None], targets.valid[:, None, None]
-    used = (matched >= 0).transpose(0, 1).to(x.dtype)  # [B, L, T]
-    p = x.sigmoid()
-    wrong = p + t - 2 * p * t  # 1 - p at the target's pixels, p elsewhere: t is 0 or 1
-    focal = (F.softplus(x) - x * t) * wrong.square() * ((1 - FOCAL_ALPHA - (1 - 2 * FOCAL_ALPHA) * t) * valid)
-    pixels = targets.valid.sum(1).clamp(min=1)[:, None, None]
-    dice = 1 - (2 * (p * t).sum(-1) + 1) / ((p * valid).sum(-1) + t.sum(-1) + 1)
-    number = _targets_per_process(targets.counts, x)
-    return (focal.sum(-1) / pixels * used).sum() / number, (dice * used).sum() / number
-
-
-def _targets_per_process(counts: list[int], like: Tensor) -> Tensor:
+def targets_per_process(counts: list[int], like: Tensor) -> Tensor:
     """Mean number of targets over the processes, at least 1: averaged gradients are then those of one large batch."""
     number = torch.tensor(float(sum(counts)), dtype=like.dtype).to(like.device, non_blocking=True)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -186,7 +195,8 @@ def _targets_per_process(counts: list[int], like: Tensor) -> Tensor:
     return number.clamp(min=1)
 
 
-def _pad(targets: Targets, features: Tensor) -> _Padded:
+def pad(targets: Targets, features: Tensor) -> Padded:
+    """Targets into slots, in the precision that the criterion sums in for these features."""
     counts = [len(labels) for labels in targets.labels]
     batch, slots = len(counts), max([1, *counts])
     kind = _wide(features).dtype
@@ -197,7 +207,7 @@ def _pad(targets: Targets, features: Tensor) -> _Padded:
         if count:
             labels[b, :count] = targets.labels[b]
             masks[b, :count] = targets.masks[b].flatten(1)
-    return _Padded(labels, masks * valid[:, None], valid, counts)
+    return Padded(labels, masks * valid[:, None], valid, counts, targets_per_process(counts, valid))
 
 
 def _check(targets: Targets, prediction: Prediction) -> None:

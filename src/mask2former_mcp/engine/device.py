@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch import nn
+from torch.optim import Optimizer
 
 from mask2former_mcp.engine.loader import cores
 from mask2former_mcp.spec.train import Train
@@ -34,6 +36,21 @@ def training(settings: Train) -> Fabric:
     torch.backends.cudnn.deterministic = settings.cudnn.deterministic
     strategy: Any = DDPStrategy(static_graph=True) if len(devices) > 1 else "auto"
     return Fabric(accelerator="cuda", devices=devices, strategy=strategy, precision=PRECISIONS[settings.precision])
+
+
+def loss_scaler(fabric: Fabric) -> Any:
+    """The loss scaler of fp16, or None."""
+    return getattr(fabric.strategy.precision, "scaler", None)
+
+
+def clip_gradients(fabric: Fabric, model: nn.Module, optimizer: Optimizer, largest: float) -> None:
+    """Scales all gradients down together until their norm is `largest`.
+
+    Fabric's own refuses a fused optimiser in fp16, though PyTorch's scaler knows that the gradients were unscaled.
+    """
+    if (scaler := loss_scaler(fabric)) is not None:
+        scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), largest)
 
 
 def single(gpu_ids: Sequence[int], precision: str) -> Fabric:

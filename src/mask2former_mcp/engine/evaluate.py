@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, criterion, data, device, loader, scoring, trained
+from mask2former_mcp.engine import artifacts, criterion, data, device, fast, loader, scoring, targets, trained
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.metrics import PerClass
@@ -25,14 +25,16 @@ def run(spec: Experiment, results_dir: Path) -> None:
     Raises ValueError, FileNotFoundError.
     """
     status = StatusLog(results_dir)
-    known = trained.open_checkpoint(spec, spec.evaluate.checkpoint, trt_engine=spec.evaluate.trt_engine)
-    annotated = data.open_split(
-        spec.dataset.val, spec.dataset, num_classes=known.model.num_classes, classes=known.classes
-    )
+    known = trained.open_model(spec, spec.evaluate.checkpoint, trt_engine=spec.evaluate.trt_engine)
+    annotated = data.open_split(spec.dataset.val, spec.dataset, num_classes=known.num_classes, classes=known.classes)
     classes = annotated.classes
     fabric = device.single(spec.evaluate.gpu_ids, spec.train.precision)
-    model = fabric.setup_module(known.model)
-    batches = _batches(spec, annotated)
+    model = known.model
+    if not known.size:
+        fast.accelerate(model, fabric.device)
+        model = fabric.setup_module(model)
+    batches = split_batches(spec, annotated, known.size)
+    loss = fast.criterion(criterion.build(spec), fabric.device, mask_dim=spec.model.sem_seg_head.mask_dim)
     scores = scoring.Scores(spec.model.mode, spec.dataset.val.type, classes)
     progress = Progress(status, len(annotated.source), message="Evaluation in progress", unit="image")
     pictured = set(range(0, len(annotated.source), max(1, len(annotated.source) // PANELS))[:PANELS])
@@ -55,9 +57,9 @@ def run(spec: Experiment, results_dir: Path) -> None:
         model,
         batches,
         scores,
-        scoring.Interpreter(spec.model, classes),
+        known.interpreter(spec, classes),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
-        criterion=criterion.build(spec),
+        criterion=None if known.size else loss,  # a graph has no layers to take a loss on
         device=fabric.device,
         after_batch=after_batch,
     )
@@ -66,17 +68,21 @@ def run(spec: Experiment, results_dir: Path) -> None:
     print("  ".join(f"{name} {value:.4f}" for name, value in measured.items()), flush=True)
 
 
-def _batches(spec: Experiment, annotated: data.Annotated) -> "DataLoader[Batch]":
+def split_batches(spec: Experiment, annotated: data.Annotated, size: tuple[int, int] | None) -> "DataLoader[Batch]":
+    """dataset.val at evaluation size, or fitted into `size`."""
     split = spec.dataset.val
     samples = loader.Samples(
         annotated,
-        loader.rule_for(spec.model.mode, annotated.classes),
+        targets.rule_for(spec.model.mode, annotated.classes),
         spec.dataset.augmentation,
         seed=None,
         target_size=loader.pair(split.target_size),
+        within=size,
     )
     batch = spec.evaluate.batch_size if spec.evaluate.batch_size > 0 else split.batch_size
-    return loader.evaluation_loader(samples, batch=batch, workers=split.num_workers, pin=spec.dataset.pin_memory)
+    return loader.evaluation_loader(
+        samples, batch=batch, size=size, workers=split.num_workers, pin=spec.dataset.pin_memory
+    )
 
 
 def _write(

@@ -13,6 +13,7 @@ K is min(test_topk_per_image, queries x classes).
 import hashlib
 import json
 import logging
+import shutil
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,16 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, trained
+from mask2former_mcp.engine import device, modelopt_ptq, onnx_graph, trained, transformers_folder
+from mask2former_mcp.engine.graph import OUTPUTS
 from mask2former_mcp.engine.model.network import Mask2Former
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.spec.experiment import Experiment
 
-OUTPUTS = {
-    "semantic": ("pred_masks",),
-    "instance": ("pred_masks", "pred_scores", "pred_classes"),
-    "panoptic": ("prob_masks", "pred_masks", "pred_scores", "pred_classes"),
-}
 LEAST_OPSET = 18  # what the exporter writes; a lower number is raised to it
 TOLERANCE = 1e-3  # on values of 0..1; what two backends differ by in float32 is a hundredth of it
 FLIPPED = 1e-3  # share of values that may be further apart: pixels at the threshold, ranks of equal scores
@@ -84,6 +81,9 @@ class Difference:
 def run(spec: Experiment, results_dir: Path) -> None:
     """Writes `export.onnx_file` and `report.json`. Raises FileExistsError for a file that is there already, ValueError
     for a size or opset that cannot be, ArithmeticError when onnxruntime and torch disagree (the file is removed)."""
+    if spec.export.format == "transformers":
+        write_transformers(spec, results_dir)
+        return
     status = StatusLog(results_dir)
     settings = spec.export
     path = Path(settings.onnx_file)
@@ -93,6 +93,11 @@ def run(spec: Experiment, results_dir: Path) -> None:
         raise ValueError(f"export.input_channel = {settings.input_channel}: the network reads 3 channels (RGB)")
     device.use_threads()
     known = trained.open_checkpoint(spec, settings.checkpoint)
+    if known.quantized == modelopt_ptq.BACKEND:
+        raise ValueError(
+            f"export.checkpoint = {settings.checkpoint} simulates its 8-bit arithmetic, which an export would lose:"
+            " export the original, and quantize that file with quantize.backend=modelopt.onnx"
+        )
     queries = spec.model.mask_former.num_object_queries
     topk = min(spec.model.test_topk_per_image, queries * known.model.num_classes)
     module = Exportable(known.model, spec.model.mode, topk).eval()
@@ -103,6 +108,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write_onnx(module, partial, settings.batch_size, (settings.input_height, settings.input_width), opset)
+        if known.classes is not None:
+            onnx_graph.name_classes(partial, known.classes)
         status.running("ONNX file written; checking it in onnxruntime.")
         if settings.verbose:
             print(onnx.printer.to_text(onnx.load(str(partial))))
@@ -124,6 +131,23 @@ def run(spec: Experiment, results_dir: Path) -> None:
     largest = report["max_difference"]
     status.running(f"ONNX file checked: largest difference to torch {largest:.2g}.", onnx_file=str(path))
     print(f"{path}: opset {opset}, largest difference to torch {largest:.2g}", flush=True)
+
+
+def write_transformers(spec: Experiment, results_dir: Path) -> None:
+    """Writes the folder `transformers` into `results_dir`, whole or not at all. Raises FileExistsError, ValueError."""
+    folder = results_dir / "transformers"
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already: choose another export.results_dir, or remove it first")
+    device.use_threads()
+    known = trained.open_checkpoint(spec, spec.export.checkpoint)
+    partial = folder.with_name(".transformers.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        transformers_folder.write(partial, known.model, known.classes, spec)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    StatusLog(results_dir).running(f"Folder for transformers written: {folder}")
 
 
 def write_onnx(module: Exportable, path: Path, batch_size: int, size: tuple[int, int], opset: int) -> None:

@@ -4,7 +4,8 @@
     panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), described in panoptic.json (COCO panoptic)
     instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score
     semantic/<stem>.png         category id per pixel (16 bit where an id is above 255)
-    images.json                 image_id -> file, stem, size: what the ids above refer to
+    images.json                 image_id -> file (from img_dir on), stem, size: what the ids above refer to
+    unreadable.json             the images that were passed over, and why
 
 Panoptic mode writes all of it, instance mode pictures and instances, semantic mode pictures and semantic maps.
 """
@@ -23,7 +24,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former_mcp.engine import artifacts, augment, device, loader, scoring, trained
+from mask2former_mcp.engine import artifacts, augment, device, fast, forward_graph, loader, scoring, trained
 from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Normalize
@@ -57,8 +58,14 @@ class Unreadable:
 class Photos(Dataset["Photo | Unreadable"]):
     """The images, resized for the network; one that cannot be read is reported, not raised."""
 
-    def __init__(self, paths: Sequence[Path], settings: Augmentation, target_size: tuple[int, int] | None) -> None:
-        self.paths, self.settings, self.target_size = paths, settings, target_size
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: Augmentation,
+        target_size: tuple[int, int] | None,
+        within: tuple[int, int] | None,
+    ) -> None:
+        self.paths, self.settings, self.target_size, self.within = paths, settings, target_size, within
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,25 +75,29 @@ class Photos(Dataset["Photo | Unreadable"]):
             original = images.read(self.paths[index])
         except FormatError as error:
             return Unreadable(index, str(error))
-        view = loader.evaluation_view((original.shape[0], original.shape[1]), self.settings, self.target_size)
+        size = (original.shape[0], original.shape[1])
+        view = loader.evaluation_view(size, self.settings, self.target_size, self.within)
         return Photo(index, view.image(original), original)
 
 
 def run(spec: Experiment, results_dir: Path) -> None:
     """Segments the images of `dataset.test.img_dir`. Raises ValueError when there is none, or none can be read."""
     status = StatusLog(results_dir)
-    known = trained.open_checkpoint(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
+    known = trained.open_model(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
     labels = class_table.read_labels(spec.dataset.label_map)
     classes = known.classes or trained.classes_from_labels(labels, spec)
-    paths = find_images(spec.dataset.test.img_dir)
+    paths = find_images(spec.dataset.test.img_dir, without=results_dir)
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
-    model = fabric.setup_module(known.model)
-    interpret = scoring.Interpreter(spec.model, classes)
+    model = known.model
+    if not known.size:
+        fast.accelerate(model, fabric.device)
+        model = forward_graph.over(fabric.setup_module(model), fabric.device)
+    interpret = known.interpreter(spec, classes)
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
     writer = Writer(results_dir, paths, classes, spec)
     progress = Progress(status, len(paths), message="Inference in progress", unit="image")
     unreadable: list[str] = []
-    for items in _batches(spec, paths):
+    for items in _batches(spec, paths, known.size):
         photos = [item for item in items if isinstance(item, Photo)]
         for item in items:
             if isinstance(item, Unreadable):
@@ -94,26 +105,32 @@ def run(spec: Experiment, results_dir: Path) -> None:
                 status.skipped(item.reason)
                 print(f"skipped: {item.reason}", flush=True)
         if photos:
-            for photo, outcome in zip(photos, predict(model, photos, interpret, normalize, fabric.device), strict=True):
+            outcomes = predict(model, photos, interpret, normalize, fabric.device, known.size)
+            for photo, outcome in zip(photos, outcomes, strict=True):
                 writer.add(photo, outcome)
         for item in items:
             progress.step(paths[item.index].name)
     if len(unreadable) == len(paths):
         raise ValueError(f"none of the {len(paths)} images could be read; the first: {unreadable[0]}")
     writer.close()
+    _write_json(results_dir / "unreadable.json", unreadable)
+    told = f", {len(unreadable)} could not be read and were passed over" if unreadable else ""
+    status.running(f"Segmented {len(paths) - len(unreadable)} images{told}.", unreadable=len(unreadable))
+    print(f"segmented {len(paths) - len(unreadable)} images{told}", flush=True)
 
 
 @torch.inference_mode()
 def predict(
     model: torch.nn.Module,
     photos: Sequence[Photo],
-    interpret: scoring.Interpreter,
+    interpret: scoring.Interpret,
     normalize: Normalize,
     at: torch.device,
+    size: tuple[int, int] | None = None,
 ) -> list[scoring.Outcome]:
-    """One outcome per photo, at its original size."""
+    """One outcome per photo, at its original size. size: to pad to, if not to the largest photo."""
     sizes = [(p.image.shape[0], p.image.shape[1]) for p in photos]
-    padded = (max(h for h, _ in sizes), max(w for _, w in sizes))
+    padded = size or (max(h for h, _ in sizes), max(w for _, w in sizes))
     stacked: Tensor = torch.from_numpy(np.stack([augment.padded(p.image, padded) for p in photos])).permute(0, 3, 1, 2)
     prediction = model(normalize(stacked, sizes, at))
     return [
@@ -127,7 +144,8 @@ class Writer:
 
     def __init__(self, folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment) -> None:
         self._folder, self._classes, self._model = folder, classes, spec.model
-        self._paths, self._stems = paths, unique_stems(paths)
+        self._names = [path.relative_to(spec.dataset.test.img_dir).as_posix() for path in paths]
+        self._stems = unique_stems(paths)
         self._images: list[ImageEntry] = []
         self._panoptic: list[dict[str, Any]] = []
         self._instances: list[dict[str, Any]] = []
@@ -136,7 +154,7 @@ class Writer:
     def add(self, photo: Photo, outcome: scoring.Outcome) -> None:
         stem, image_id = self._stems[photo.index], photo.index + 1
         height, width = photo.original.shape[:2]
-        self._images.append(ImageEntry(image_id, str(self._paths[photo.index].name), width, height))
+        self._images.append(ImageEntry(image_id, self._names[photo.index], width, height))
         mode, threshold = self._model.mode, self._model.object_mask_threshold
         regions = artifacts.outcome_regions(outcome, self._classes, mode=mode, threshold=threshold)
         artifacts.save(self._folder / f"{stem}.jpg", artifacts.overlay(photo.original, regions, self._classes))
@@ -185,14 +203,24 @@ class Writer:
         return self._folder / kind / f"{stem}.png"
 
 
-def find_images(folder: str) -> list[Path]:
-    """The images in a folder and in those directly below it, in name order. Raises ValueError when there is none."""
+def find_images(folder: str, *, without: Path | None = None) -> list[Path]:
+    """The images in a folder and in those directly below it, in name order.
+
+    without: the folder for results, which may lie below. Raises ValueError when there is no image, and where results
+    would be written over them.
+    """
     if not folder:
         raise ValueError("dataset.test.img_dir is empty: set it to the folder with the images to segment")
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"dataset.test.img_dir = {folder}: there is no such folder")
-    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    own = without.resolve() if without is not None else None
+    if own == root.resolve():
+        raise ValueError(
+            f"dataset.test.img_dir = {folder} is the folder for the results as well, and overlays would replace the"
+            " images: set another results_dir"
+        )
+    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p.resolve() != own)
     found = [image for place in (root, *below) for image in images.listing(place)]
     if not found:
         raise ValueError(f"dataset.test.img_dir = {folder}: no image ({', '.join(sorted(images.SUFFIXES))}) in it")
@@ -212,9 +240,9 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
-def _batches(spec: Experiment, paths: Sequence[Path]) -> "DataLoader[Photo | Unreadable]":
+def _batches(spec: Experiment, paths: Sequence[Path], size: tuple[int, int] | None) -> "DataLoader[Photo | Unreadable]":
     split = spec.dataset.test
-    photos = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size))
+    photos = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), size)
     batch = spec.inference.batch_size if spec.inference.batch_size > 0 else split.batch_size
     keys = [list(range(at, min(at + batch, len(paths)))) for at in range(0, len(paths), batch)]
     return loader.batches(photos, keys, list, split.num_workers, pin=False)

@@ -15,6 +15,10 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+class AtOnce(Interrupted):
+    """Asked a second time, while the loop was still on its way to a boundary: what it was doing is left half done."""
+
+
 @dataclass
 class Request:
     """What has been asked of a loop that ends at its own next boundary."""
@@ -40,12 +44,12 @@ def immediate() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[Request]:
-    """Inside, the first signal is only noted; a second one raises Interrupted at once."""
+    """Inside, the first signal is only noted; a second one raises AtOnce where the program is."""
     request = Request()
 
     def handler(number: int, _frame: FrameType | None) -> None:
         if request.signal_number is not None:
-            raise Interrupted(number)
+            raise AtOnce(number)
         request.signal_number = number
 
     with _handling(handler):

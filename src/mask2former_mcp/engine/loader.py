@@ -1,8 +1,8 @@
 """From a source to batches: workers, cache, order. The same seed gives the same batches whatever the number of workers.
 
-Every sample is drawn with a generator of its own, seeded by (seed, epoch, index), and the order of an epoch by
-(seed, epoch): nothing depends on which process loads what, or on what was loaded before. So resuming is only starting
-the order somewhere in the middle.
+Every sample is drawn with a generator of its own, seeded by (seed, pass, index), and the order of an epoch by
+(seed, epoch); a pass is one use of the whole split, of which a long epoch has several. Nothing depends on which process
+loads what, or on what was loaded before. So resuming is only starting the order somewhere in the middle.
 """
 
 import os
@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former_mcp.engine import augment, interruption
 from mask2former_mcp.engine.augment import View
-from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.criterion import Targets
 from mask2former_mcp.engine.data import Annotated, Sample, Source, Truth
+from mask2former_mcp.engine.targets import TargetRule
 from mask2former_mcp.spec.dataset import Augmentation
 
 CACHE_BYTES = 2 << 30  # at most this, and at most an eighth of what is free, for decoded training images
-Key = tuple[int, int]  # (epoch, index)
+Key = tuple[int, int]  # (pass over the split, index)
 
 cv2.setNumThreads(0)  # its own threads and the loader's processes together would fight for the cores
 
@@ -96,38 +96,6 @@ class Normalize:
         return pixels
 
 
-@dataclass(frozen=True)
-class TargetRule:
-    """Which segments are targets. Semantic: one per class; instance: things only, one each; panoptic: one each."""
-
-    mode: str
-    things: frozenset[int]
-
-    def __call__(
-        self, truth: Truth, planes: NDArray[np.uint16]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Planes [P, h, w] read from the truth -> labels [T], masks [T, h, w], valid [h, w]. Empty masks drop out."""
-        numbers = np.arange(1, len(truth.labels) + 1)
-        wanted = ~truth.crowd
-        if self.mode == "instance":
-            wanted &= np.isin(truth.labels, list(self.things))
-        if self.mode == "semantic":
-            values = np.concatenate([[0], np.where(wanted, truth.labels, 0)])[planes]
-        else:
-            values = np.concatenate([[0], np.where(wanted, numbers, 0)])[planes]
-        present = np.unique(values)
-        present = present[present > 0]
-        masks = (values[None] == present[:, None, None, None]).any(1)
-        labels = present if self.mode == "semantic" else truth.labels[present - 1]
-        return labels.astype(np.int64), masks, self._valid(truth, planes, masks)
-
-    @staticmethod
-    def _valid(truth: Truth, planes: NDArray[np.uint16], masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Void is what nobody annotated, where all was to be, and crowds that no single object covers."""
-        state = np.concatenate([[0], np.where(truth.crowd, 1, 2)])[planes].max(0)  # 0 nothing, 1 crowd, 2 annotated
-        return np.asarray((state == 2) | ((state == 0) & (not truth.exhaustive)))
-
-
 class Samples(Dataset[Item]):
     """Items of a split. With `augmentation` they are training views; without, whole images at evaluation size."""
 
@@ -139,11 +107,12 @@ class Samples(Dataset[Item]):
         *,
         seed: int | None,
         target_size: tuple[int, int] | None = None,
+        within: tuple[int, int] | None = None,
         cache: bool = False,
     ) -> None:
-        """seed: of the training views; None for evaluation."""
+        """seed: of the training views; None for evaluation. within: see `evaluation_view`."""
         self.source, self.rule, self.settings, self.seed = annotated.source, rule, settings, seed
-        self.target_size = target_size
+        self.target_size, self.within = target_size, within
         self.limit = len(self.source)
         self._cache: dict[int, Sample] | None = {} if cache else None
 
@@ -151,11 +120,11 @@ class Samples(Dataset[Item]):
         return min(self.limit, len(self.source))
 
     def __getitem__(self, key: Key) -> Item:
-        epoch, index = key
+        turn, index = key
         sample = self._sample(index)
         if self.seed is None:
             return self._evaluation(sample, index)
-        return self._training(sample, index, np.random.default_rng((self.seed, epoch, index)))
+        return self._training(sample, index, np.random.default_rng((self.seed, turn, index)))
 
     def _training(self, sample: Sample, index: int, rng: np.random.Generator) -> Item:
         truth = sample.truth
@@ -168,7 +137,7 @@ class Samples(Dataset[Item]):
 
     def _evaluation(self, sample: Sample, index: int) -> Item:
         truth = sample.truth
-        view = evaluation_view(truth.size, self.settings, self.target_size)
+        view = evaluation_view(truth.size, self.settings, self.target_size, self.within)
         labels, masks, valid = self.rule(truth, view.labels(truth.planes))
         return Item(view.image(sample.image), labels, masks, valid, self.source.name(index), truth)
 
@@ -182,7 +151,7 @@ class Samples(Dataset[Item]):
 
 @dataclass(frozen=True)
 class Order:
-    """Batches of (epoch, index) keys for all epochs from `start_step` on: what a worker is asked for, in order.
+    """Batches of (pass, index) keys for all epochs from `start_step` on: what a worker is asked for, in order.
 
     An epoch is `steps` batches of `batch` x `ranks` images, drawn without repetition until the split is used up; then
     the next shuffle begins. Each rank takes every `ranks`-th image.
@@ -203,16 +172,16 @@ class Order:
             order = self._epoch(epoch)
             for step in range(skip, self.steps):
                 first = step * self.batch * self.ranks + self.rank
-                yield [(epoch, int(i)) for i in order[first : first + self.batch * self.ranks : self.ranks]]
+                yield order[first : first + self.batch * self.ranks : self.ranks]
 
     def __len__(self) -> int:
         return max(0, self.epochs * self.steps - self.start_step)
 
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+    def _epoch(self, epoch: int) -> list[Key]:
         rng = np.random.default_rng((self.seed, epoch))
         needed = self.steps * self.batch * self.ranks
         passes = -(-needed // self.images)
-        return np.concatenate([rng.permutation(self.images) for _ in range(passes)])
+        return [(epoch * passes + n, int(i)) for n in range(passes) for i in rng.permutation(self.images)]
 
 
 def steps_per_epoch(images: int, batch: int, ranks: int, iters_per_epoch: int | None) -> int:
@@ -231,10 +200,12 @@ def training_loader(samples: Samples, order: Order, *, workers: int, pin: bool) 
     return batches(samples, order, Collate((size[0], size[1])), workers, pin=pin)
 
 
-def evaluation_loader(samples: Samples, *, batch: int, workers: int, pin: bool) -> "DataLoader[Batch]":
-    """Every image once, in file order, the last batch maybe smaller."""
+def evaluation_loader(
+    samples: Samples, *, batch: int, workers: int, pin: bool, size: tuple[int, int] | None = None
+) -> "DataLoader[Batch]":
+    """Every image once, in file order, the last batch maybe smaller. size: to pad to, if not to the largest image."""
     keys = [[(0, i) for i in range(at, min(at + batch, len(samples)))] for at in range(0, len(samples), batch)]
-    return batches(samples, keys, Collate(None), workers, pin=pin)
+    return batches(samples, keys, Collate(size), workers, pin=pin)
 
 
 @dataclass(frozen=True)
@@ -268,8 +239,20 @@ class Collate:
         )
 
 
-def evaluation_view(size: tuple[int, int], settings: Augmentation, target_size: tuple[int, int] | None) -> View:
-    """How an image of (height, width) enters the network when it is not trained on."""
+def evaluation_view(
+    size: tuple[int, int],
+    settings: Augmentation,
+    target_size: tuple[int, int] | None,
+    within: tuple[int, int] | None = None,
+) -> View:
+    """How an image of (height, width) enters the network when it is not trained on.
+
+    within: the one size that an exported graph takes; the image is as large in it as its proportions allow.
+    """
+    if within is not None:
+        scale = min(within[0] / size[0], within[1] / size[1])
+        fitted = (min(within[0], max(1, round(size[0] * scale))), min(within[1], max(1, round(size[1] * scale))))
+        return augment.whole(size, fitted)
     scaled = target_size or augment.shortest_edge(size, settings.test_min_size, settings.test_max_size)
     return augment.whole(size, scaled)
 
@@ -277,10 +260,6 @@ def evaluation_view(size: tuple[int, int], settings: Augmentation, target_size: 
 def pair(size: tuple[int, ...]) -> tuple[int, int] | None:
     """A spec's [height, width], or None where it is empty."""
     return (size[0], size[1]) if size else None
-
-
-def rule_for(mode: str, classes: Classes) -> TargetRule:
-    return TargetRule(mode, classes.things)
 
 
 def fits_in_memory(source: Source, workers: int) -> bool:

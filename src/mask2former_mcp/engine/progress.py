@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from mask2former_mcp.engine.status import StatusLog
 
 STATUS_EVERY_S = 2.0
 PRINT_EVERY_S = 10.0  # into a log file; a terminal is redrawn with every status line
+RECENT = 100  # steps that the present pace is taken from
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Progress:
     _outside: float = field(init=False, default=0.0)  # seconds in validation, not in steps
     _told: float = field(init=False, default=-1e9)
     _printed: float = field(init=False, default=-1e9)
+    _recent: deque[float] = field(init=False, default_factory=lambda: deque(maxlen=RECENT + 1))
 
     def __post_init__(self) -> None:
         self._first, self._start = self.done, time.monotonic()
@@ -33,6 +36,7 @@ class Progress:
         """One more step. ahead_s: seconds of other work that is still to come (validations)."""
         self.done += 1
         now = time.monotonic()
+        self._recent.append(now)
         if now - self._told < STATUS_EVERY_S and self.done < self.total:
             return
         self._told = now
@@ -55,10 +59,15 @@ class Progress:
     def outside(self, seconds: float) -> None:
         """Time that passed in something else than steps."""
         self._outside += seconds
+        self._recent.clear()
 
     def seconds_per_step(self) -> float:
         steps = self.done - self._first
         return max(0.0, time.monotonic() - self._start - self._outside) / steps if steps else 0.0
+
+    def recent_seconds_per_step(self) -> float:
+        """Over the last steps only: how long one takes once everything runs."""
+        return (self._recent[-1] - self._recent[0]) / (len(self._recent) - 1) if len(self._recent) > 1 else 0.0
 
 
 def clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.engine import checkpoint, device
 from mask2former_mcp.engine.status import finite
 
 
@@ -43,10 +43,18 @@ def save(
     schedule: LambdaLR,
     hyper_parameters: Mapping[str, Any],
 ) -> None:
-    """Writes `model_epoch_*_step_*.pth` and the latest link; on the first process only."""
+    """Writes `model_epoch_*_step_*.pth` and the latest link; on the first process only.
+
+    Raises FloatingPointError for weights that are no numbers: nobody could go on from them, and `latest` would be they.
+    """
+    if broken := [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]:
+        raise FloatingPointError(
+            f"{len(broken)} weights are not finite after step {state.step} (first: {broken[0]}): nothing was saved."
+            " What helps: a smaller train.optim.lr (a tenth), train.clip_grad_norm above 0, train.precision=fp32."
+        )
     if not fabric.is_global_zero:
         return
-    scaler = _scaler(fabric)
+    scaler = device.loss_scaler(fabric)
     checkpoint.save(
         folder / checkpoint.file_name(state.epoch, state.step),
         model=model,
@@ -87,12 +95,7 @@ def restore(
         )
     optimizer.load_state_dict(content["optimizer_states"][0])
     schedule.load_state_dict(content["lr_schedulers"][0])
-    if (scaler := _scaler(fabric)) is not None and saved["scaler"]:
+    if (scaler := device.loss_scaler(fabric)) is not None and saved["scaler"]:
         scaler.load_state_dict(saved["scaler"])
     checkpoint.restore_random_state(content["rng"])
     return State(**{name: saved[name] for name in State.__dataclass_fields__})
-
-
-def _scaler(fabric: Fabric) -> Any:
-    """The loss scaler of fp16, or None."""
-    return getattr(fabric.strategy.precision, "scaler", None)

@@ -1,5 +1,6 @@
 """One training run: what the loop needs, put together from the spec."""
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import checkpoint, criterion, data, device, loader, optim, resume
+from mask2former_mcp.engine import checkpoint, criterion, data, device, fast, loader, optim, resume, targets
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch, Normalize
@@ -84,8 +85,11 @@ def prepare(spec: Experiment, folder: Path) -> Run:
         steps, epochs = min(2, steps), 1
 
     model = network.build(spec)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # of the backbones here, EfficientViT has batch norms
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     _load_weights(model, spec, status)
     _freeze(model, spec, status)
+    fast.accelerate(model, fabric.device)
     optimizer = optim.optimizer(model, spec.train.optim)
     schedule = optim.schedule(optimizer, spec.train.optim, steps_per_epoch=steps, total_steps=epochs * steps)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
@@ -103,7 +107,7 @@ def prepare(spec: Experiment, folder: Path) -> Run:
         optimizer=wrapped_optimizer,
         plain_optimizer=optimizer,
         schedule=schedule,
-        criterion=criterion.build(spec),
+        criterion=fast.criterion(criterion.build(spec), fabric.device, mask_dim=spec.model.sem_seg_head.mask_dim),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
         classes=annotated.classes,
         epochs=epochs,
@@ -124,14 +128,14 @@ def _refuse_mixed_runs(folder: Path, resumed_from: str) -> None:
 
 def _training_samples(spec: Experiment, annotated: data.Annotated, seed: int) -> loader.Samples:
     keep = loader.fits_in_memory(annotated.source, spec.dataset.train.num_workers)
-    rule = loader.rule_for(spec.model.mode, annotated.classes)
+    rule = targets.rule_for(spec.model.mode, annotated.classes)
     return loader.Samples(annotated, rule, spec.dataset.augmentation, seed=seed, cache=keep)
 
 
 def _validation_batches(spec: Experiment, classes: Classes) -> "DataLoader[Batch]":
     split = spec.dataset.val
     annotated = data.open_split(split, spec.dataset, num_classes=len(classes), classes=classes)
-    rule = loader.rule_for(spec.model.mode, classes)
+    rule = targets.rule_for(spec.model.mode, classes)
     size = loader.pair(split.target_size)
     samples = loader.Samples(annotated, rule, spec.dataset.augmentation, seed=None, target_size=size)
     if spec.train.is_dry_run:
@@ -152,10 +156,11 @@ def _load_weights(model: network.Mask2Former, spec: Experiment, status: StatusLo
         loaded = checkpoint.load_backbone(model, Path(path))
     else:
         return
-    status.running(
-        f"Loaded {len(loaded.taken)} tensors from {path}: {len(loaded.missing)} missing, {len(loaded.unknown)} unknown,"
-        f" {len(loaded.kept_fresh)} left as initialised."
-    )
+    report = status.path.with_name("weights.json")
+    report.write_text(json.dumps(loaded.report(Path(path)), indent=2) + "\n", encoding="utf-8")
+    message = f"Loaded {path}: {loaded.summary()}; the names are in {report.name}."
+    print(message, flush=True)
+    status.running(message)
 
 
 def _freeze(model: network.Mask2Former, spec: Experiment, status: StatusLog) -> None:

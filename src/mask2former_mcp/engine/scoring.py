@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -72,6 +73,19 @@ class Interpreter:
         return Outcome(semantic, panoptic, instances)
 
 
+class Interpret(Protocol):
+    """One image of what a model returned -> its outcome; `Interpreter` for a network."""
+
+    def __call__(
+        self,
+        prediction: Any,
+        index: int,
+        kept: tuple[int, int],
+        padded: tuple[int, int],
+        original: tuple[int, int],
+    ) -> Outcome: ...
+
+
 @dataclass
 class Scores:
     """What mode and data allow: mIoU always, PQ for panoptic data in panoptic mode, AP where there are things."""
@@ -120,7 +134,7 @@ def score(
     model: nn.Module,
     loader: "DataLoader[Batch]",
     scores: Scores,
-    interpret: Interpreter,
+    interpret: Interpret,
     *,
     normalize: Normalize,
     criterion: Criterion | None,
@@ -150,7 +164,7 @@ def score(
     return scores.results()
 
 
-def interpret_batch(prediction: Prediction, batch: Batch, interpret: Interpreter) -> list[Outcome]:
+def interpret_batch(prediction: Any, batch: Batch, interpret: Interpret) -> list[Outcome]:
     """One outcome per image, at the size of its truth."""
     padded = (batch.images.shape[2], batch.images.shape[3])
     return [

@@ -1,5 +1,6 @@
 """One run of one verb: read the spec, open the results folder, run, and say truthfully how it ended."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -17,6 +18,7 @@ from mask2former_mcp.spec.experiment import Experiment, load
 
 EXIT_FAILED, EXIT_SPEC = 1, 2
 MASK = "***"
+SECRET = "encryption_key"
 
 OUT_OF_MEMORY = (
     "Out of memory: {cause}. What helps, best first: a smaller dataset.train.batch_size; a smaller"
@@ -47,9 +49,10 @@ def run(action: str, spec_file: Path, overrides: Sequence[str]) -> int:
         return 128 + error.signal_number
     except BaseException as error:  # noqa: BLE001 - the outermost frame: whoever watches must read of it, whatever it was
         message = explain(error)
-        status.failure(message)
         traceback.print_exc()
         print(f"mask2former: {message}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk takes no line either; the exit code and stderr tell of it
+            status.failure(message)
         return EXIT_FAILED
     status.success(f"{action.capitalize()} finished successfully.")
     return 0
@@ -60,14 +63,20 @@ def read_spec(spec_file: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         mapping = yaml.safe_load(spec_file.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{spec_file} is not valid YAML: {error}") from error
+        # Its own text quotes the line, which may be that of a secret.
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(
+            f"{spec_file}{where}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}"
+        ) from None
     if not isinstance(mapping, dict):
         raise ValueError(f"{spec_file} must hold a mapping of sections, found {type(mapping).__name__}")  # noqa: TRY004 - a file's content
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise ValueError(f"override {override!r} must be written key=value, for example train.num_epochs=20")
-        mapping = dotted.with_value(mapping, key, yaml.safe_load(value) if value else "")
+        plain = not value or key == SECRET  # a key of digits is text all the same
+        mapping = dotted.with_value(mapping, key, value if plain else yaml.safe_load(value))
     return mapping
 
 
@@ -82,8 +91,8 @@ def results_folder(action: str, spec: Experiment) -> Path:
 def write_spec(path: Path, spec: Experiment) -> None:
     """The resolved spec, its encryption key masked."""
     content = spec.model_dump(mode="json")
-    if content.get("encryption_key"):
-        content["encryption_key"] = MASK
+    if content.get(SECRET):
+        content[SECRET] = MASK
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -105,6 +114,8 @@ def explain(error: BaseException) -> str:
 
 def _tell(action: str, mapping: dict[str, Any], message: str) -> None:
     """A spec that does not load still names a results folder most of the time: say there what is wrong with it."""
+    if mapping.get(SECRET):  # the message may be about just that value
+        message = message.replace(repr(mapping[SECRET]), MASK).replace(str(mapping[SECRET]), MASK)
     print(f"mask2former: {message}", file=sys.stderr)
     section = mapping.get(action)
     own = section.get("results_dir") if isinstance(section, dict) else None

@@ -5,9 +5,10 @@ import os
 import time
 from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, interruption, loader, scoring
+from mask2former_mcp.engine import artifacts, device, interruption, loader, scoring, step_graph
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
@@ -34,6 +35,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
         asked.obey()
         try:
             fit(work, asked)
+        except interruption.AtOnce:  # maybe in the middle of a step: such a state is not worth keeping
+            raise
         except interruption.Interrupted:
             work.save()
             work.status.running("Saved a checkpoint to resume from.", epoch=work.state.epoch, step=work.state.step)
@@ -52,6 +55,10 @@ def fit(work: Run, asked: interruption.Request) -> None:
         work.curves = Curves(work.folder, work.spec.wandb, first_epoch=state.validated + 1, spec=content)
     batches = iter(_training_batches(work))
     print(_summary(work), flush=True)
+    graph, said = step_graph.make(work)
+    if said:
+        work.status.running(f"Fast path: {said}.")
+        print(f"fast path: {said}", flush=True)
     work.status.running("Starting Training Loop.", epoch=state.step // steps, step=state.step, max_step=work.total)
     if state.step and state.step % steps == 0 and state.validated < state.epoch:
         end_epoch(work, state.epoch, asked)  # it was interrupted between its last step and its validation
@@ -59,7 +66,10 @@ def fit(work: Run, asked: interruption.Request) -> None:
     for epoch in range(state.step // steps, work.epochs):
         while state.step < (epoch + 1) * steps:
             started = time.monotonic()
-            loss = train_step(work, next(batches))
+            batch = next(batches)
+            loss = (
+                graph_step(work, graph, batch) if graph is not None and graph.fits(batch) else train_step(work, batch)
+            )
             state.step += 1
             state.loss_sum += loss
             state.loss_count += 1
@@ -68,6 +78,7 @@ def fit(work: Run, asked: interruption.Request) -> None:
             if spec.checkpoint_interval_unit == "step" and state.step % spec.checkpoint_interval == 0:
                 work.save()
             asked.obey()
+        print(_pace(work), flush=True)
         end_epoch(work, epoch, asked)
     work.status.running("Training loop complete.", epoch=work.epochs - 1, step=state.step)
 
@@ -76,19 +87,31 @@ def train_step(work: Run, batch: Batch) -> float:
     """One batch forward, backward and into the weights; returns its loss. Raises FloatingPointError for NaN or Inf."""
     at = work.fabric.device
     prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
-    with work.fabric.autocast():
-        losses = work.criterion(prediction, batch.targets(at))
+    # Outside autocast: its sums over all pixels of a mask are rounded, or infinite, in half precision.
+    losses = work.criterion(prediction, batch.targets(at))
     loss = float(losses.total.detach())
-    if not math.isfinite(loss):
-        names = ", ".join(os.path.basename(name) for name in batch.names)
-        raise FloatingPointError(f"the loss is {loss} at step {work.state.step} (images: {names}). {BETTER_LOSS}")
+    _must_be_finite(loss, work, batch)
     work.fabric.backward(losses.total)
     if (largest := work.spec.train.clip_grad_norm) > 0:
-        work.fabric.clip_gradients(work.model, work.optimizer, max_norm=largest, error_if_nonfinite=False)
+        device.clip_gradients(work.fabric, work.model, work.plain_optimizer, largest)
     work.optimizer.step()
     work.optimizer.zero_grad(set_to_none=True)
     work.schedule.step()
     return loss
+
+
+def graph_step(work: Run, graph: step_graph.StepGraph, batch: Batch) -> float:
+    """The same by one launch. A loss that is no number has reached the weights when it is seen; the run ends on it."""
+    loss = float(graph(batch))
+    _must_be_finite(loss, work, batch)
+    work.schedule.step()
+    return loss
+
+
+def _must_be_finite(loss: float, work: Run, batch: Batch) -> None:
+    if not math.isfinite(loss):
+        names = ", ".join(os.path.basename(name) for name in batch.names)
+        raise FloatingPointError(f"the loss is {loss} at step {work.state.step} (images: {names}). {BETTER_LOSS}")
 
 
 def report_step(work: Run, epoch: int, loss: float) -> None:
@@ -174,6 +197,15 @@ def _summary(work: Run) -> str:
         f" images in crops of {size[0]} x {size[1]}, {work.epochs} epochs of {work.state.steps} steps,"
         f" batch {split.batch_size}"
     )
+
+
+def _pace(work: Run) -> str:
+    """How fast the last steps were, and on a GPU how much memory all steps needed."""
+    each = work.progress.recent_seconds_per_step()
+    text = f"{work.spec.dataset.train.batch_size * work.fabric.world_size / each:.1f} images/s" if each else "one step"
+    if work.fabric.device.type != "cuda":
+        return text
+    return f"{text}, {torch.cuda.max_memory_reserved(work.fabric.device) / 2**30:.1f} GiB reserved"
 
 
 def _training_batches(work: Run) -> "DataLoader[Batch]":

@@ -43,9 +43,11 @@ def integer(record: object, key: str, file: str | Path, id: int | str | None = N
     if isinstance(record, dict) and type(plain := record.get(key)) is int:  # the usual case, a million times over
         return plain
     value = field(record, key, (int, float), file, id)
-    if isinstance(value, bool) or value != int(value):  # type: ignore[call-overload]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not (isinstance(value, float) and value.is_integer()):  # NaN and Infinity are no integers either
         raise FormatError("bad_value", f'"{key}" must be a whole number, found {value!r}', file=file, id=id)
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    return int(value)
 
 
 def text(record: object, key: str, file: str | Path, id: int | str | None = None) -> str:

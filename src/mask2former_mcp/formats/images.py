@@ -1,6 +1,7 @@
 """Pixels of the files people really have: EXIF rotation, palettes, grey, 16 bit, alpha, CMYK become upright RGB."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from mask2former_mcp.formats.fault import FormatError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
+# What Pillow raises for files that are not images, or broken ones; struct.error: a damaged EXIF block.
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
@@ -29,7 +32,7 @@ def read(path: Path) -> NDArray[np.uint8]:
     with _opened(path) as image:
         try:
             return np.array(_rgb(ImageOps.exif_transpose(image), path))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
+        except _UNREADABLE as cause:
             raise _unreadable(path, cause) from cause
 
 
@@ -52,7 +55,7 @@ def probe(path: Path, content: bytes | None = None) -> tuple[int, int]:
             if image.format == "JPEG":
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
+        except _UNREADABLE as cause:
             raise _unreadable(path, cause) from cause
         return _upright(stored, image)
 
@@ -62,7 +65,7 @@ def _opened(path: Path, content: bytes | None = None) -> Image.Image:
         return Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError as cause:
         raise FormatError("missing_file", "the image does not exist", file=path) from cause
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
+    except _UNREADABLE as cause:
         raise _unreadable(path, cause) from cause
 
 

@@ -1,6 +1,7 @@
 """The SQLite file under the store: opening, schema version, forward migrations, transactions."""
 
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from mask2former_mcp.errors import StoreError
 
 BUSY_TIMEOUT_MS = 20_000
+_DAMAGED = re.compile("not a database|malformed|already exists|no such (table|column)")
 
 # One entry per schema version; an entry is never edited after a release, only followed by another.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -138,7 +140,10 @@ class Database:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     def _unusable(self, error: Exception) -> StoreError:
-        return StoreError(
-            f"the job store {self.path} cannot be used: {error}",
-            fix="Check that the folder is writable and has free space, or set M2F_HOME to another folder.",
-        )
+        fix = "Check that the folder is writable and has free space, or set M2F_HOME to another folder."
+        if _DAMAGED.search(str(error)):
+            fix = (
+                f"The file is damaged, or not ours. Move {self.path.name} away, with its -wal and -shm files: a new"
+                f" store is made. Checkpoints stay below {self.path.parent / 'jobs'}; train takes one as `checkpoint`."
+            )
+        return StoreError(f"the job store {self.path} cannot be used: {error}", fix=fix)

@@ -52,6 +52,12 @@ _RULES = (
         "Give more shared memory, or set dataset.train.num_workers=0.",
     ),
     _rule(
+        "worker_died",
+        r"DataLoader worker .*(killed by signal|exited unexpectedly)",
+        "Most often the machine ran out of memory: set dataset.train.num_workers=0 or a smaller batch_size; resume_job"
+        " goes on from the last checkpoint.",
+    ),
+    _rule(
         "disk_full",
         r"No space left on device|Disk quota exceeded|Errno 28",
         "Free space (delete_job removes a job's folder), or keep fewer checkpoints with train.checkpoint_interval.",
@@ -59,7 +65,7 @@ _RULES = (
     _rule(
         "engine_missing",
         r"No module named '?(torch|mask2former_mcp|lightning_fabric|onnx\w*|pycocotools|cv2|scipy|yaml)",
-        'Install the engine into the Python that runs jobs: pip install "mask2former-mcp[engine]"; doctor checks it.',
+        "Install the engine's packages (extra `engine`) into the Python that runs jobs; doctor names them and how.",
     ),
     _rule(
         "checkpoint_mismatch",
@@ -91,6 +97,7 @@ _RULES = (
 )  # fmt: skip
 
 _ROOT_CAUSES = 2  # of the rules above
+_OF_THE_MACHINE = 3  # of the rules above: those, and out_of_memory
 _LAST_WORDS = 20  # lines
 _NAMES = re.compile(r"\w+_\w+|\w+\.\w+")  # spec keys and tools
 _TRACEBACK_END = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Warning)\b.*")
@@ -100,12 +107,14 @@ def explain(exit_code: int | None, failure_line: str | None, log_tail: Sequence[
     """`exit_code` as the shell or as subprocess counts it (negative: a signal); `failure_line` is the message of
     status.json's FAILURE line, `log_tail` the log's last lines."""
     number = _signal(exit_code)
-    if (found := _by_rule(failure_line, log_tail)) is not None:
+    # Who is killed has no time for last words, so that those before explain nothing, unless they tell of the machine.
+    rules = _RULES[:_OF_THE_MACHINE] if number == signal.SIGKILL and not failure_line else _RULES
+    if (found := _by_rule(rules, failure_line, log_tail)) is not None:
         return found
     if number == signal.SIGKILL:
         return Failure(
             "killed",
-            "Killed by SIGKILL from outside, most often by the kernel for want of memory. Use a smaller batch_size or"
+            "Killed by signal 9 (SIGKILL), most often the kernel's for want of memory. Use a smaller batch_size or"
             " fewer data workers, or give the machine more memory; resume_job goes on from the last checkpoint.",
         )
     if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -121,18 +130,18 @@ def explain(exit_code: int | None, failure_line: str | None, log_tail: Sequence[
     return Failure("program_error", f"{_cut(cause)}{how} get_job_logs shows more.")
 
 
-def _by_rule(failure_line: str | None, log_tail: Sequence[str]) -> Failure | None:
+def _by_rule(rules: Sequence[_Rule], failure_line: str | None, log_tail: Sequence[str]) -> Failure | None:
     """Hardware and asserts wherever they show; then the FAILURE line, the log's errors, its last words."""
     said = [failure_line] if failure_line else []
     errors = [line for line in log_tail if _TRACEBACK_END.match(line)]
     searches: list[tuple[Sequence[_Rule], Sequence[str]]] = [
-        (_RULES[:_ROOT_CAUSES], [*said, *log_tail]),
-        (_RULES, said),
-        (_RULES, errors),
-        (_RULES, log_tail[-_LAST_WORDS:]),
+        (rules[:_ROOT_CAUSES], [*said, *log_tail]),
+        (rules, said),
+        (rules, errors),
+        (rules, log_tail[-_LAST_WORDS:]),
     ]
-    for rules, lines in searches:
-        for rule in rules:
+    for asked, lines in searches:
+        for rule in asked:
             cause = next((_cut(line) for line in lines if rule.pattern.search(line)), None)
             if cause is not None:
                 known = any(word in cause for word in _NAMES.findall(rule.advice))  # it advises already

@@ -1,5 +1,6 @@
 """From status.json into the store: metrics per epoch, progress, time left, phase, and the closing words."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mask2former_mcp.jobs.folders import Folders
@@ -15,7 +16,7 @@ PHASES = {
     JobState.CANCELLED: "cancelled",
     JobState.LOST: "lost",
 }
-ONE_TRIAL = "AutoML policy: auto. The search is not built yet: this is a study of one trial, the resolved spec itself."
+ONE_TRIAL = "AutoML policy: auto. This is a study of one trial, the resolved spec itself."
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
 
 
@@ -76,6 +77,21 @@ def success_message(store: JobStore, job: Job) -> str:
     best = best_epoch(epochs, job.plan.metric)
     if best is not None and job.action == "train":
         parts.append(f"Best {job.plan.metric} {epochs[best][job.plan.metric]:.4f} at epoch {best} (counted from 0).")
+    if job.action == "quantize" and (cost := _cost_of_quantization(epochs.get(0, {}))):
+        parts.append(cost)
     if job.plan.automl.route == "automl":
         parts.append(ONE_TRIAL)
     return " ".join(parts) or f"{job.action} finished."
+
+
+def _cost_of_quantization(measured: Mapping[str, float]) -> str:
+    """Size, latency and metrics before and after, of what was measured."""
+    parts = []
+    for name, unit, digits in (("size_mb", "MB", 2), ("latency_ms", "ms an image", 1)):
+        if {f"{name}_before", f"{name}_after"} <= measured.keys():
+            before, after = measured[f"{name}_before"], measured[f"{name}_after"]
+            parts.append(f"{before:.{digits}f} -> {after:.{digits}f} {unit}")
+    for name in ("mIoU", "PQ", "AP"):
+        if {name, f"{name}_drop"} <= measured.keys():
+            parts.append(f"{name} {measured[name] + measured[f'{name}_drop']:.4f} -> {measured[name]:.4f}")
+    return f"Quantized: {', '.join(parts)}." if parts else ""

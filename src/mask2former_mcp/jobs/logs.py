@@ -8,6 +8,7 @@ from mask2former_mcp.errors import InvalidRequest
 
 MAX_LINE = 1000  # characters
 MAX_READ = 4_000_000  # bytes looked at in one call
+_LONGEST_NUMBER = 20  # digits: Python refuses to read thousands of them
 # Terminal escapes, then what remains of C0 and C1 controls (a tab stays).
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
@@ -21,16 +22,19 @@ class LogPage:
     size: int  # bytes of the whole log
 
 
-def read_page(path: Path, *, tail: int, grep: str | None = None, cursor: str | None = None) -> LogPage:
+def read_page(
+    path: Path, *, tail: int, grep: str | None = None, cursor: str | None = None, budget: int = MAX_READ
+) -> LogPage:
     """The last `tail` lines; with a cursor the next `tail` lines after it; with grep only lines that hold one of its
-    alternatives (`error|warning`, plain text, case ignored)."""
+    alternatives (`error|warning`, plain text, case ignored). With a cursor at most `budget` characters, but one line at
+    least: what does not fit comes with the next cursor."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         return LogPage((), "0", 0)
     if cursor is None:
         start = max(size - MAX_READ, 0)
-    elif cursor.isascii() and cursor.isdigit():
+    elif cursor.isascii() and cursor.isdigit() and len(cursor) < _LONGEST_NUMBER:
         start = min(int(cursor), size)
     else:
         raise InvalidRequest(
@@ -47,10 +51,13 @@ def read_page(path: Path, *, tail: int, grep: str | None = None, cursor: str | N
             break
         if not raw.endswith((b"\n", b"\r")) and position + len(raw) >= size and cursor is not None:
             break  # the last line is still being written: leave it for the next call
-        position += len(raw)
         text = clean(raw)
         if text and (not words or any(word in text.casefold() for word in words)):
+            budget -= len(text) + 1
+            if cursor is not None and budget < 0 and lines:
+                break
             lines.append(text)
+        position += len(raw)
     return LogPage(tuple(lines[-tail:]), str(position), size)
 
 

@@ -16,6 +16,21 @@ def is_member(job: Job) -> bool:
     return job.study_id not in (None, job.id)
 
 
+def width(store: JobStore, job: Job) -> int:
+    """How many jobs of its study may run at once; 1 for a job of no study.
+
+    Read from the study's row each time, so that whoever revives a trial lets it run beside the others.
+    """
+    if job.study_id is None or not is_member(job):
+        return 1
+    try:
+        study = store.get(job.study_id)
+    except NotFound:
+        return 1
+    planned = (study.plan.study or {}).get("max_concurrent", 1)
+    return int(study.changes.get("automl.max_concurrent", planned))
+
+
 def members(store: JobStore, study_id: str) -> list[Job]:
     """All members of a study, newest first."""
     found: list[Job] = []
@@ -33,15 +48,21 @@ def outsiders(store: JobStore, study_id: str, inside: Sequence[Job]) -> tuple[st
     return tuple(dict.fromkeys(name for job_id in ids for name in store.dependents(job_id) if name not in ids))
 
 
+def find_winner(results: Path) -> str | None:
+    """The job that won the study with these results; None while there is none."""
+    try:
+        found = json.loads((results / STUDY_FILE).read_text(encoding="utf-8"))["winner"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return str(found["job_id"]) if found else None
+
+
 def winner_id(job: Job, results: Path) -> str:
     """The job that won a study. NotFound while there is none."""
-    try:
-        found = json.loads((results / STUDY_FILE).read_text(encoding="utf-8")).get("winner")
-    except (OSError, ValueError, AttributeError):
-        found = None
-    if not found:
+    found = find_winner(results)
+    if found is None:
         raise NotFound(
             f"study {job.id} ({job.state}) has no winner",
             fix=f"wait_for_job {job.id}, or pass the id of one of its trials (get_job {job.id} lists them).",
         )
-    return str(found["job_id"])
+    return found

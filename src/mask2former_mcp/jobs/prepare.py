@@ -14,6 +14,7 @@ import yaml
 from mask2former_mcp.datasets.verify import verify
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.checkpoints import newest_intact, set_aside_broken
+from mask2former_mcp.jobs.contained import contained
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.platforms.environment import child_environment, secrets_in
@@ -79,6 +80,8 @@ def prepare(
         environment=environment,
         secrets=(*secrets_in(environment), *([key] if key else [])),
     )
+    if job.plan.platform == "docker":
+        task = contained(task, spec, folders, job.plan.digest)
     status = action_dir / "status.json"
     return Prepared(
         task=task,

@@ -16,8 +16,8 @@ from mask2former_mcp.jobs.leases import Leases
 from mask2former_mcp.jobs.logs import last_lines
 from mask2former_mcp.jobs.spawn import spawn, supervised
 from mask2former_mcp.jobs.store import LIVE, JobStore
-from mask2former_mcp.platforms.local import LocalPlatform
 from mask2former_mcp.platforms.locks import ProcessLock
+from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import Settings
 
 MAX_SPAWNS = 5  # supervisors that died without moving the job
@@ -76,7 +76,7 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
 def _give_up(settings: Settings, store: JobStore, job: Job, reason: str) -> None:
     """Lost: but first end whatever of it still runs, because its devices are given back now."""
     if job.handle is not None:
-        LocalPlatform(settings.home, settings.engine).cancel(job.handle, grace_s=settings.cancel_grace_s)
+        platform_for(job.plan.platform, settings).cancel(job.handle, grace_s=settings.cancel_grace_s)
     store.transition(
         job.id,
         JobState.LOST,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from mask2former_mcp.errors import NotFound
+from mask2former_mcp.errors import NotFound, StoreError
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.plan import Plan
 
@@ -28,6 +28,18 @@ _CHANGEABLE = _JSON | {
 
 
 def read(row: sqlite3.Row) -> Job:
+    """StoreError names the job whose row does not read, so that one bad row can be removed."""
+    try:
+        return _read(row)
+    except ValueError as error:  # also JSON's and pydantic's
+        raise StoreError(
+            f"the stored job {row['id']} cannot be read: {str(error).splitlines()[0]}",
+            fix="It was damaged, or written by another version. Upgrade mask2former-mcp; or, in the home, remove it:"
+            f""" sqlite3 jobs.sqlite3 "DELETE FROM jobs WHERE id = '{row["id"]}'".""",
+        ) from error
+
+
+def _read(row: sqlite3.Row) -> Job:
     return Job(
         id=row["id"],
         action=row["action"],

@@ -21,14 +21,11 @@ from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.spawn import spawn, supervised
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.views import JobViews
+from mask2former_mcp.platforms import engine
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _POLL_S = 0.2
 _ORPHAN_CHECK = 4  # polls
-_NOT_BUILT = {
-    "quantize": "the engine cannot quantize yet",
-    "gen_trt_engine": "the engine cannot build TensorRT engines yet",
-}
 
 
 class Jobs(JobViews):
@@ -50,12 +47,14 @@ class Jobs(JobViews):
         """Store the job and start its supervisor. The same run name with the same plan answers the same job.
 
         `study_id` and `trial` make it a member of a study, whose supervisor alone passes them.
-        NotAvailable: this action, runtime or platform cannot run here; nothing is stored. InvalidRequest: the run name
-        or the results folder belongs to something else.
+        NotAvailable: this action, runtime or platform cannot run here, or the engine is missing; nothing is stored.
+        InvalidRequest: the run name or the results folder belongs to something else.
         """
         refuse_unavailable(plan)
         if plan.run_name is not None and (found := self.store.named(plan.run_name, plan)) is not None:
             return self._followed(found)
+        if plan.platform == "local":  # an image brings its own
+            self._refuse_without_engine()
         job_id = new_id(plan.action)
         _refuse_used_folder(plan.results_dir)
         single = plan.automl.route == "automl" and plan.study is None  # the study and its only trial are one row
@@ -77,9 +76,7 @@ class Jobs(JobViews):
         )
         return self._start(job) if is_new else self._followed(job)
 
-    def resume(
-        self, job_id: str, *, num_epochs: int | None = None, study: Mapping[str, Any] | None = None
-    ) -> Job:
+    def resume(self, job_id: str, *, num_epochs: int | None = None, study: Mapping[str, Any] | None = None) -> Job:
         """Continue an ended job as its next attempt: same id, same folder; a training from its last whole checkpoint.
 
         `study`: for a study, what changes of its budget (automl/resume.py checks it).
@@ -93,9 +90,9 @@ class Jobs(JobViews):
         changes = {**job.changes, **(study or {})}
         if job.plan.study is not None and study is None:
             raise InvalidRequest(f"{job.id} is a study", fix="Resume it with resume_job, which knows its budget.")
-        if job.plan.study is None and (num_epochs is not None or (
-            job.action == "train" and job.state is JobState.SUCCEEDED
-        )):
+        if job.plan.study is None and (
+            num_epochs is not None or (job.action == "train" and job.state is JobState.SUCCEEDED)
+        ):
             changes["train.num_epochs"] = self._more_epochs(job, num_epochs)
         resumed = self.store.resume(job.id, expect=job.state, attempt=job.attempt, changes=changes)
         if resumed is None:
@@ -182,30 +179,43 @@ class Jobs(JobViews):
 
         WrongState: it has not ended, or other jobs depend on it.
         """
+        job, inside = self.deletable(job_id)
+        for member in inside:  # newest first: an evaluation before the trial that it evaluated
+            self.delete(member.id)
+        if not self.store.remove(job.id):
+            self.deletable(job.id)  # says what came in between
+            raise WrongState(f"{job.id} was changed by somebody else just now", fix=f"get_job {job.id} shows it.")
+        reconciling.discard(self.store.home, self._folders(job).job)
+        return job
+
+    def deletable(self, job_id: str) -> tuple[Job, Sequence[Job]]:
+        """The job and the members of its study, which go with it. WrongState as `delete`: asked before a user is."""
         job = self.store.get(job_id)
-        inside = members(self.store, job.id) if job.plan.study is not None else []
-        dependents = outsiders(self.store, job.id, inside)
         if not job.state.terminal:
             raise WrongState(f"{job.id} is {job.state}: it cannot be deleted", fix=f"cancel_job {job.id} first.")
-        if not dependents:
-            for member in inside:  # newest first: an evaluation before the trial that it evaluated
-                self.delete(member.id)
-        if not dependents and self.store.remove(job.id):
-            folder = self._folders(job).job
-            reconciling.discard(self.store.home, folder)
-            return job
-        names = ", ".join(dependents[:5]) or "another job"
-        raise WrongState(
-            f"{job.id} cannot be deleted: {names} depend{'s' if len(dependents) == 1 else ''} on its files",
-            fix=f"delete_job {names} first.",
-            details={"job_ids": list(dependents)},
-        )
+        inside = members(self.store, job.id) if job.plan.study is not None else []
+        if dependents := outsiders(self.store, job.id, inside):
+            names = ", ".join(dependents[:5])
+            raise WrongState(
+                f"{job.id} cannot be deleted: {names} depend{'s' if len(dependents) == 1 else ''} on its files",
+                fix=f"delete_job {names} first.",
+                details={"job_ids": list(dependents)},
+            )
+        return job, inside
 
     def reconcile(self) -> Sequence[str]:
         """Take care of jobs whose supervisor died. Called at the start, and now and then while somebody looks."""
         return reconciling.reconcile(self.settings, self.store, self.environ)
 
     # -- inside --
+
+    def _refuse_without_engine(self) -> None:
+        """NotAvailable: the job would fail at its first import; better said before it is stored."""
+        if lacks := engine.missing(self.settings, self.environ):
+            raise NotAvailable(
+                f"nothing can run yet: {', '.join(lacks)} missing for {' '.join(self.settings.engine)}",
+                fix=f"{engine.how_to_install(self.settings.python)} doctor checks it.",
+            )
 
     def _followed(self, job: Job) -> Job:
         """The job, with a supervisor if it needs one."""
@@ -222,17 +232,10 @@ class Jobs(JobViews):
 
 def refuse_unavailable(plan: Plan) -> None:
     """NotAvailable with what is missing, for what can be planned but not yet run."""
-    if plan.platform != "local":
+    if plan.platform not in ("local", "docker"):
         raise NotAvailable(f"platform {plan.platform!r} is not built yet", fix="Use platform='local'.")
     if plan.runtime != "engine":
-        raise NotAvailable(
-            f"runtime {plan.runtime!r} needs containers, and platform 'local' runs none", fix="Use runtime='engine'."
-        )
-    if plan.action in _NOT_BUILT:
-        raise NotAvailable(
-            f"{plan.action} can be planned but not started: {_NOT_BUILT[plan.action]}",
-            fix="Use dry_run=true to see the Plan; export and inference run today.",
-        )
+        raise NotAvailable(f"runtime {plan.runtime!r} cannot be started yet", fix="Use runtime='engine'.")
 
 
 def _refuse_used_folder(chosen: str | None) -> None:

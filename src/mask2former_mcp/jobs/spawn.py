@@ -4,13 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-import mask2former_mcp
 from mask2former_mcp.errors import StoreError
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.platforms.engine import importable
 from mask2former_mcp.platforms.locks import is_held
 from mask2former_mcp.platforms.process import alive, identify
 from mask2former_mcp.settings import Settings
@@ -32,7 +31,7 @@ def spawn(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, s
         with os.fdopen(os.open(folders.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as log:
             started = subprocess.run(
                 [sys.executable, "-P", "-m", "mask2former_mcp.platforms.detach", module, "--job", job.id],
-                env=_importable(settings.environment(environ)),
+                env=importable(settings.environment(environ)),
                 cwd=store.home,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -46,14 +45,6 @@ def spawn(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, s
             f"no supervisor could be started for {job.id}: {error}", fix="Check free memory and disk, then resume_job."
         ) from error
     return store.note_supervisor(job.id, dict(identity or {}), spawned=True)
-
-
-def _importable(environ: dict[str, str]) -> dict[str, str]:
-    """In a checkout that is not installed the package is found by PYTHONPATH only."""
-    root = Path(mask2former_mcp.__file__).parents[1]
-    if root.name in ("site-packages", "dist-packages"):
-        return environ
-    return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(root), environ.get("PYTHONPATH"))))}
 
 
 def supervised(store: JobStore, job: Job) -> bool:

@@ -18,16 +18,17 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases, Waiting
 from mask2former_mcp.jobs.logs import last_lines
+from mask2former_mcp.jobs.members import width
 from mask2former_mcp.jobs.prepare import MASK, action_folder, attempt_header, devices_wanted, prepare, resolved_spec
 from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.verdict import Verdict, judge
 from mask2former_mcp.platforms.devices import inventory
-from mask2former_mcp.platforms.local import LocalPlatform
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Task
+from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
@@ -67,7 +68,7 @@ class Supervisor:
 
     def wait_for_devices(self, job: Job) -> None:
         """Until the devices are held, or the job is not queued any more."""
-        there = inventory(self.environ, self.settings.gpus, self.settings.cpu_slots)
+        there = inventory(self.environ, self.settings.gpus, self._cpu_slots(job))
         count = devices_wanted(job) if there.kind == "gpu" else 1
         if count > len(there.names):
             text = f"It asks for {count} GPUs; this machine has {len(there.names)} for jobs. Lower num_gpus."
@@ -96,6 +97,10 @@ class Supervisor:
                 looked = time.monotonic()
                 reconcile(self.settings, self.store, self.environ)
             time.sleep(self.settings.poll_s)
+
+    def _cpu_slots(self, job: Job) -> int:
+        """Without a GPU: the operator's slots, or as many as the job's study may use at once."""
+        return max(self.settings.cpu_slots, width(self.store, job))
 
     def _waits(self, job_id: str) -> bool:
         return supervised(self.store, self.store.get(job_id))
@@ -143,7 +148,7 @@ class Supervisor:
             job,
             Folders.of(self.store.home, job),
             devices=self.leases.held(job.id),
-            cpu_share=self.settings.cpu_slots,
+            cpu_share=self._cpu_slots(job),
             environ=self.environ,
             report=report,
         )
@@ -229,7 +234,10 @@ class Supervisor:
             newer = began.started_at if began and job.attempt > 1 and job.action != "train" else None
             missing = tuple(artifacts.missing(folders.results, self._patterns(job, folders), newer_than=newer))
         tail = _of_attempt(last_lines(folders.log, _LOG_TAIL), job.attempt)
-        self._end(job, judge(seen.exit_code, follower.run, missing, tail, stopping=stopping), seen.exit_code)
+        verdict = judge(
+            seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
+        )
+        self._end(job, verdict, seen.exit_code)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
         own = action_folder(job.action, resolved_spec(job, folders), folders.results)
@@ -280,7 +288,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         store.note_supervisor(job_id, dict(identify(os.getpid()) or {}), spawned=False)
         _log.info("%s: attempt %d, %s", job_id, job.attempt, job.state)
-        Supervisor(settings, store, LocalPlatform(settings.home, settings.engine), dict(os.environ)).run(job_id)
+        platform = platform_for(job.plan.platform, settings, os.environ)
+        Supervisor(settings, store, platform, dict(os.environ)).run(job_id)
         _log.info("%s: %s", job_id, store.get(job_id).state)
     store.close()
     return 0

@@ -10,8 +10,8 @@ from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.logs import LogPage, read_page
-from mask2former_mcp.jobs.members import winner_id
+from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
+from mask2former_mcp.jobs.members import find_winner, winner_id
 from mask2former_mcp.jobs.prepare import MASK, action_folder, masked, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.store import JobStore
@@ -31,16 +31,25 @@ class JobViews:
     def attempts(self, job_id: str) -> Sequence[Attempt]:
         return self.store.history.attempts(self.store.get(job_id).id)
 
-    def logs(self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None) -> LogPage:
+    def logs(
+        self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None, budget: int = MAX_READ
+    ) -> LogPage:
         """Lines of the job's log; the encryption key is masked, should the engine have printed it."""
-        page = read_page(self._folders(self.store.get(job_id)).log, tail=tail, grep=grep, cursor=cursor)
+        log = self._folders(self.store.get(job_id)).log
+        page = read_page(log, tail=tail, grep=grep, cursor=cursor, budget=budget)
         if not self._secret:
             return page
         return replace(page, lines=tuple(line.replace(self._secret, MASK) for line in page.lines))
 
     def metrics(self, job_id: str, *, max_points: int = 50) -> dict[str, list[list[float]]]:
-        """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays)."""
+        """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays).
+
+        Of a study, the winner's; nothing before there is one.
+        """
         job = self.store.get(job_id)
+        if job.plan.study is not None:
+            won = find_winner(self._folders(job).results)
+            return self.metrics(won, max_points=max_points) if won else {}
         epochs = self.store.series.epochs(job.id)
         result: dict[str, list[list[float]]] = {}
         for name in sorted({name for values in epochs.values() for name in values}):
@@ -87,6 +96,7 @@ class JobViews:
             datasets=job.plan.datasets,
             runtime=job.plan.runtime,
             parent_job_id=job.parent_job_id,
+            metric=job.plan.metric,
         )
 
     def earlier(self, action: str) -> Sequence[Earlier]:
@@ -112,4 +122,4 @@ def _last_step(folders: Folders, job: Job) -> int | None:
     if not found:
         return None
     # It trained all of its epochs, also where the last checkpoints were not kept.
-    return round((found[-1].step + 1) * int(job.plan.spec["train"]["num_epochs"]) / (found[-1].epoch + 1))
+    return round(found[-1].step * int(job.plan.spec["train"]["num_epochs"]) / (found[-1].epoch + 1))

@@ -13,7 +13,7 @@ from mask2former_mcp.planning.rules import Rules
 _ELSEWHERE = frozenset(
     {
         *ActionRequest.model_fields, "train_dataset", "eval_dataset", "inference_dataset", "preset", "parent_job_id",
-        "checkpoint", "automl_policy", "request", "automl", "trt_engine", "model_path", "onnx_file", "format",
+        "checkpoint", "automl_policy", "request", "automl", "trt_engine", "model_path", "onnx_file",
     }
 ) - {"num_gpus", "num_nodes"}  # fmt: skip
 _FILES = ("checkpoint", "model_path", "onnx_file", "trt_engine")

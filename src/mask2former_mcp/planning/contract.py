@@ -37,12 +37,14 @@ def command(bundle: Bundle, action: str, tensorrt: bool) -> tuple[str, ...]:
     return tuple(word.replace("{config_path}", "{job_dir}/spec.yaml") for word in source.command(action))
 
 
-def artifacts(action: str, spec: Mapping[str, Any], bundle: Bundle, tensorrt: bool) -> tuple[str, ...]:
-    """Globs below the results folder that a successful job has filled."""
+def artifacts(action: str, spec: Mapping[str, Any], bundle: Bundle, tao_tensorrt: bool) -> tuple[str, ...]:
+    """Globs below the results folder that a successful job has filled. tao_tensorrt: by TAO's deploy image."""
+    if action == "export" and spec["export"].get("format") == "transformers":
+        return ("export/transformers/model.safetensors",)
     created = [key for key, function in bundle.spec_params(action).items() if str(function).startswith("create_")]
     if created:
         return tuple(str(dotted.get(spec, key)).removeprefix("{results_dir}/") for key in created)
-    return (f"trt_{action}/*",) if tensorrt else _ARTIFACTS[action]
+    return (f"trt_{action}/*",) if tao_tensorrt else _ARTIFACTS[action]
 
 
 def takes_key(bundle: Bundle, action: str) -> bool:

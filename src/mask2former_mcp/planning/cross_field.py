@@ -6,35 +6,35 @@ from typing import Any
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.planning.rules import Findings, Situation
 from mask2former_mcp.spec import dotted
+from mask2former_mcp.spec.swin_sizes import SWIN_SIZES, SwinSize, meant
 
 LEGAL_MODES: Mapping[str, tuple[str, ...]] = {
     "coco_panoptic": ("panoptic", "instance", "semantic"),
     "coco": ("instance", "semantic"),
     "ade": ("semantic",),
 }
-SWIN_SIZES: Mapping[str, tuple[int, list[int], list[int]]] = {
-    "tiny": (96, [2, 2, 6, 2], [3, 6, 12, 24]),
-    "small": (96, [2, 2, 18, 2], [3, 6, 12, 24]),
-    "base": (128, [2, 2, 18, 2], [4, 8, 16, 32]),
-    "large": (192, [2, 2, 18, 2], [6, 12, 24, 48]),
-}
 _ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "torchao": ("weight_only_ptq", ("minmax",)),
     "modelopt.pytorch": ("static_ptq", ("max", "awq_lite", "awq_full")),
     "modelopt.onnx": ("static_ptq", ("max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq")),
 }
+_BACKENDS: Mapping[str, str] = {
+    "torchao": "torchao: 8-bit weights of linear layers; evaluate, inference and export take the result",
+    "modelopt.pytorch": "modelopt.pytorch needs the package nvidia-modelopt in the engine's Python; it simulates "
+    "8 bits in PyTorch, so that size and speed do not improve; evaluate and inference take the result",
+    "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
+    "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
+}
+_TENSORRT = (
+    "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU, or fails and says so; the other "
+    "way is NVIDIA's TAO deploy container (runtime=tao)"
+)
 
 
-def swin_shape(spec: Mapping[str, Any]) -> tuple[int, list[int], list[int]]:
-    """(width, depths, heads): the type's, and explicit keys that differ from their defaults (tiny's) win."""
+def swin_size(spec: Mapping[str, Any]) -> SwinSize:
+    """The backbone that a spec means."""
     swin = dotted.get(spec, "model.backbone.swin")
-    chosen = SWIN_SIZES.get(swin["type"], SWIN_SIZES["tiny"])
-    width, depths, heads = swin["embed_dim"], list(swin["depths"]), list(swin["num_heads"])
-    default = SWIN_SIZES["tiny"]
-    width = width if width != default[0] else chosen[0]
-    depths = depths if depths != default[1] else chosen[1]
-    heads = heads if heads != default[2] else chosen[2]
-    return width, depths, heads
+    return meant(swin["type"], swin["embed_dim"], swin["depths"], swin["num_heads"])
 
 
 def check(situation: Situation) -> Findings:
@@ -61,6 +61,24 @@ def _mode_and_format(s: Situation) -> Iterator[str]:
     yield from ()
 
 
+def _metric(s: Situation) -> Iterator[str]:
+    """A search cannot maximise what no validation measures: every trial would fail after its last epoch."""
+    if s.metric is None or s.format is None:
+        return
+    mode = dotted.get(s.spec, "model.mode")
+    measured = ["mIoU"]
+    if mode == "panoptic" and s.format == "coco_panoptic":
+        measured.append("PQ")
+    if mode in ("panoptic", "instance") and s.format in ("coco", "coco_panoptic"):
+        measured.append("AP")
+    if s.metric not in measured:
+        raise InvalidRequest(
+            f"automl.metric={s.metric} is not measured with mode={mode} on {s.format} annotations",
+            fix=f"Choose {' or '.join(measured)}, or another mode.",
+        )
+    yield from ()
+
+
 def _network(s: Situation) -> Iterator[str]:
     if s.action == "gen_trt_engine":
         return
@@ -68,8 +86,6 @@ def _network(s: Situation) -> Iterator[str]:
     if backbone not in ("swin", "efficientvit"):
         raise InvalidRequest(f"model.backbone.type={backbone!r} is unknown", fix="Set it to swin or efficientvit.")
     if backbone == "efficientvit":
-        if s.runtime == "engine":
-            yield "!our engine has no EfficientViT yet: choose a Swin backbone"
         if s.action == "train" and int(dotted.get(s.spec, "train.num_gpus")) > 1:
             yield "efficientvit has batch norm: its statistics are synchronised across the GPUs (sync_batchnorm)"
     else:
@@ -90,27 +106,32 @@ def _network(s: Situation) -> Iterator[str]:
 
 def _swin(s: Situation) -> Iterator[str]:
     name = dotted.get(s.spec, "model.backbone.swin.type")
-    width, depths, heads = swin_shape(s.spec)
-    for stage, count in enumerate(heads):
-        if (width * 2**stage) % count:
+    size = swin_size(s.spec)
+    for stage, count in enumerate(size.num_heads):
+        if (size.embed_dim * 2**stage) % count:
             raise InvalidRequest(
-                f"model.backbone.swin: {count} heads do not divide the {width * 2**stage} channels of stage {stage}",
-                fix=f"Choose num_heads that divide {[width * 2**i for i in range(len(heads))]}.",
+                f"model.backbone.swin: {count} heads do not divide the {size.embed_dim * 2**stage} channels of stage "
+                f"{stage}",
+                fix=f"Choose num_heads that divide {[size.embed_dim * 2**i for i in range(len(size.num_heads))]}.",
             )
-    if s.runtime == "tao" and (width, depths, heads) != SWIN_SIZES[name]:
+    published = size == SWIN_SIZES[name]
+    shape = f"embed_dim={size.embed_dim}, depths={list(size.depths)}, num_heads={list(size.num_heads)}"
+    if s.runtime == "tao" and not published:
         raise InvalidRequest(
-            f"model.backbone.swin: type={name} and the explicit embed_dim={width}, depths={depths}, num_heads={heads} "
-            "disagree, and under runtime=tao the type wins silently",
+            f"model.backbone.swin: type={name} and the explicit {shape} disagree, and under runtime=tao the type wins "
+            "silently",
             fix="Leave the explicit keys out, or use runtime=engine, where they win.",
         )
+    if s.action != "train" or dotted.get(s.spec, "train.pretrained_model_path"):
+        return
     weights = dotted.get(s.spec, "model.backbone.pretrained_weights")
-    if s.action == "train" and weights and (width, depths, heads) != SWIN_SIZES[name]:
+    if weights and not published:
         raise InvalidRequest(
-            f"pretrained_weights={weights!r} cannot fit a Swin with embed_dim={width}, depths={depths}, "
-            f"num_heads={heads}",
+            f"pretrained_weights={weights!r} cannot fit a Swin with {shape}",
             fix="Train this size from scratch (pretrained_weights=''), or choose a published one (backbone=swin_tiny).",
         )
-    yield from ()
+    if not weights and published:
+        yield f"published weights fit this backbone: pass pretrained_weights=<a local file of Swin {name}>"
 
 
 def _batches(s: Situation) -> Iterator[str]:
@@ -159,7 +180,8 @@ def _training(s: Situation) -> Iterator[str]:
         )
     epochs = dotted.get(s.spec, "train.num_epochs")
     milestones = dotted.get(s.spec, "train.optim.milestones")
-    if "train.optim.milestones" in s.said and milestones and min(milestones) > epochs:
+    steps = dotted.get(s.spec, "train.optim.lr_scheduler") == "MultiStep"
+    if steps and "train.optim.milestones" in s.said and milestones and min(milestones) > epochs:
         yield f"train.optim.milestones={milestones} lie beyond num_epochs={epochs}: the learning rate never drops"
     if s.runtime == "tao" and dotted.get(s.spec, "train.validation_interval") > epochs:
         raise InvalidRequest("train.validation_interval is more than num_epochs", fix="Lower it.")
@@ -200,7 +222,7 @@ def _tensorrt(s: Situation) -> Iterator[str]:
                 "checkpoint itself.",
             )
         if s.runtime == "engine":
-            yield f"!{s.action} with a TensorRT engine is not built yet in our engine: use the checkpoint"
+            yield _TENSORRT
     if s.action != "gen_trt_engine":
         return
     block = dotted.get(s.spec, "gen_trt_engine.tensorrt")
@@ -210,6 +232,48 @@ def _tensorrt(s: Situation) -> Iterator[str]:
             f"min_batch_size={low}, opt_batch_size={opt}, max_batch_size={high} are not in order",
             fix="Choose min <= opt <= max.",
         )
+    if s.runtime == "engine":
+        yield _TENSORRT
+
+
+def _graphs(s: Situation) -> Iterator[str]:
+    """ONNX files as the model of evaluate, inference and export."""
+    path = str(s.spec.get(s.action, {}).get("checkpoint", ""))
+    if not path.endswith(".onnx"):
+        return
+    if s.action not in ("evaluate", "inference"):
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r} is an ONNX file already",
+            fix=f"{s.action} starts from a checkpoint (.pth): name one, or the train job as parent_job_id.",
+        )
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r}: TAO's images do not run ONNX files",
+            fix="Use runtime=engine, or the checkpoint (.pth).",
+        )
+    exported = (s.known_spec or {}).get("model", {}).get("mode")
+    mode = dotted.get(s.spec, "model.mode")
+    if exported is not None and exported != mode:
+        raise InvalidRequest(
+            f"mode={mode}, but {path!r} is a {exported} export, and a graph has one mode",
+            fix=f"Leave mode out, or export the checkpoint with mode={mode}.",
+        )
+    yield "the ONNX file runs in onnxruntime: images are fitted into its fixed size and padded; there is no val_loss"
+
+
+def _export(s: Situation) -> Iterator[str]:
+    if s.action != "export" or s.spec["export"].get("format") != "transformers":
+        return
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            "format=transformers is our engine's: under runtime=tao export writes ONNX",
+            fix="Use format=onnx, or runtime=engine.",
+        )
+    if dotted.get(s.spec, "model.backbone.type") != "swin":
+        raise InvalidRequest(
+            "format=transformers: transformers' Mask2Former has no EfficientViT backbone", fix="Use format=onnx."
+        )
+    yield "input size, batch size and opset say nothing of a transformers folder and are not read"
 
 
 def _quantize(s: Situation) -> Iterator[str]:
@@ -233,14 +297,15 @@ def _quantize(s: Situation) -> Iterator[str]:
         raise InvalidRequest(
             "quantize_mode=static_ptq needs calibration images", fix="Pass train_dataset=<folder with images>."
         )
-    if is_onnx and not dotted.get(s.spec, "dataset.test.target_size"):
+    if is_onnx and s.runtime == "tao" and not dotted.get(s.spec, "dataset.test.target_size"):
         raise InvalidRequest(
             "backend=modelopt.onnx calibrates at one image size: dataset.test.target_size is empty",
             fix="Set dataset.test.target_size to the export's [height, width].",
         )
-    yield from ()
+    if s.runtime == "engine":
+        yield _BACKENDS[block["backend"]]
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _network, _batches, _training, _hardware, _tensorrt, _quantize,
+    _mode_and_format, _metric, _export, _network, _batches, _training, _hardware, _tensorrt, _graphs, _quantize,
 )  # fmt: skip

@@ -1,8 +1,9 @@
 """What a job will need: steps, seconds, memory, disk; measured by an earlier job where one had the same network.
 
 The model behind the other figures: a training step costs a fixed overhead and time in proportion to the network's
-multiply-adds, counted from the spec. Its constants are fitted to two networks that were timed on two CPU cores with
-our engine (README's table): Swin-T at 256 pixels, 0.93 s an image, and the `mini` preset at 128 pixels, 0.020 s.
+multiply-adds, counted from the spec. Its constants are fitted to networks that were timed on two CPU cores with our
+engine (benchmarks/engine_cpu.md): Swin-T at 256 pixels, 2.3 s for a batch of 2, and the `mini` preset, 0.25 to 0.35 s
+for a batch of 8 at 128 to 160 pixels.
 """
 
 import math
@@ -12,13 +13,13 @@ from typing import Any
 
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.lineage import Earlier
-from mask2former_mcp.planning.cross_field import swin_shape
+from mask2former_mcp.planning.cross_field import swin_size
 from mask2former_mcp.planning.rules import Situation
 from mask2former_mcp.spec import dotted
 
 _MEGA = 1e6
 # seconds = overhead + multiply-adds / rate; a training step is one forward and two of them backward
-_CPU_OVERHEAD_S, _CPU_RATE = 0.044, 5.4e10  # two cores, fp32
+_CPU_OVERHEAD_S, _CPU_RATE = 0.1, 4.6e10  # two cores, fp32
 _GPU_OVERHEAD_S, _GPU_RATE = 0.08, 6.0e12  # one H100-class GPU, plain PyTorch path
 _FORWARD_SHARE = 0.3
 _CORES = 2
@@ -42,7 +43,7 @@ def network(spec: Mapping[str, Any]) -> Network:
     """Count the network of a spec, coarsely: attention and linear layers, convolutions, mask products."""
     swin, head = dotted.get(spec, "model.backbone.swin"), dotted.get(spec, "model.sem_seg_head")
     former = dotted.get(spec, "model.mask_former")
-    width, depths, _ = swin_shape(spec)
+    width, depths, _ = swin_size(spec)
     work = weights = 0.0
     for stage, depth in enumerate(depths):
         channels, tokens = width * 2**stage, _MEGA / 16 / 4**stage
@@ -84,7 +85,7 @@ def estimate(situation: Situation, earlier: Sequence[Earlier]) -> Estimate:
         return Estimate(
             gpus=gpus, memory_gb=_round(2 + 3 * disk), steps=1, seconds=_EXPORT_S, disk_gb=_round(disk), basis="model"
         )
-    images = situation.images.get("eval")
+    images = situation.images.get("inference" if situation.action == "inference" else "eval")
     pixels = _test_pixels(spec)
     memory = _memory(size, pixels, 1, training=False, gpu=gpus > 0)
     if images is None:
@@ -108,11 +109,12 @@ def _train(situation: Situation, size: Network, gpus: int, earlier: Sequence[Ear
     per_epoch = train.get("iters_per_epoch") or (math.ceil(images / (batch * ranks)) if images else None)
     height, width = dotted.get(spec, "dataset.augmentation.train_crop_size")
     memory = _memory(size, height * width, batch, training=True, gpu=gpus > 0)
-    kept = epochs // int(train["checkpoint_interval"]) if train["checkpoint_interval_unit"] == "epoch" else epochs
-    disk = _round(max(1, kept) * size.weights * 12 / 1e9 + 0.02)
     if per_epoch is None:
-        return Estimate(gpus=gpus, memory_gb=memory, steps=None, seconds=None, disk_gb=disk, basis="model")
+        return Estimate(gpus=gpus, memory_gb=memory, steps=None, seconds=None, disk_gb=None, basis="model")
     steps = epochs * int(per_epoch)
+    span = epochs if train["checkpoint_interval_unit"] == "epoch" else steps
+    kept = max(1, span // int(train["checkpoint_interval"]))
+    disk = _round(kept * size.weights * 12 / 1e9 + 0.02)
     validations = epochs // int(train["validation_interval"])
     seconds = _START_S + steps * _seconds(size, height * width, batch, situation, gpus, 1.0)
     seconds += (
@@ -150,7 +152,7 @@ def fingerprint(spec: Mapping[str, Any], action: str) -> tuple[str, ...]:
         "dataset.train.batch_size", "dataset.augmentation", "train.precision", "train.num_gpus", "model.backbone.type",
         "model.sem_seg_head", "model.mask_former", "model.backbone.efficientvit.name",
     )  # fmt: skip
-    named = [f"{swin_shape(spec)}"]
+    named = [f"{swin_size(spec)}"]
     for key in keys if action == "train" else keys[4:]:
         try:
             value = dotted.get(spec, key)

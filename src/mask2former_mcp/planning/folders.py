@@ -43,7 +43,7 @@ def name(asked: Asked, warnings: list[str]) -> tuple[dict[str, DatasetRef], froz
             continue
         implied = DatasetRef.parse(_implied_folder(row, asked.said[row.key], asked.format, warnings))
         known = folders.setdefault(row.source, implied)
-        if known.uri.rstrip("/") != implied.uri.rstrip("/"):
+        if implied not in (known, _meant(row.source, known)):
             argument = ARGUMENTS.get(row.source, row.source)
             raise InvalidRequest(
                 f"overrides {row.key}={show(asked.said[row.key])} lies in {implied.uri}, but {argument} is {known.uri}",
@@ -122,13 +122,20 @@ def _outline(folders: dict[str, DatasetRef], home: Path) -> None:
 def _descend(folders: dict[str, DatasetRef], warnings: list[str]) -> None:
     """A folder that holds train/ and val/ stands for the one that the source means."""
     for source, ref in list(folders.items()):
-        pair = detect.split(ref)
-        if pair is None or pair[0] == ref:
+        folders[source] = _meant(source, ref)
+        if folders[source] == ref:
             continue
-        folders[source] = pair[0] if source == "train_datasets" else pair[1]
         if source == "train_datasets" and "eval_dataset" not in folders:
             continue  # both halves are used: said when the other one is filled in
         warnings.append(f"{ref.uri} holds train/ and val/: {folders[source].uri} is used")
+
+
+def _meant(source: str, ref: DatasetRef) -> DatasetRef:
+    """The part of a folder of train/ and val/ that a source means; any other folder means itself."""
+    pair = detect.split(ref)
+    if pair is None or pair[0] == ref:
+        return ref
+    return pair[0] if source == "train_datasets" else pair[1]
 
 
 def _inherited(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) -> bool:

@@ -20,7 +20,7 @@ def values(params: Params, said: Mapping[str, Any], chosen: Weights, home: Path)
     notes: list[str] = []
     for key, function in params.items():
         if isinstance(function, Mapping):
-            found[key], note = _published(key, function, said, chosen, home)
+            found[key], note = _published(key, said, chosen, home)
             notes.append(note)
         elif function in lineage.FIXED_OUTPUTS:
             found[key] = arguments.output_name(said, key, lineage.FIXED_OUTPUTS[function])
@@ -29,9 +29,7 @@ def values(params: Params, said: Mapping[str, Any], chosen: Weights, home: Path)
     return found, [note for note in notes if note]
 
 
-def _published(
-    key: str, published: Mapping[str, str], said: Mapping[str, Any], chosen: Weights, home: Path
-) -> tuple[str, str]:
+def _published(key: str, said: Mapping[str, Any], chosen: Weights, home: Path) -> tuple[str, str]:
     """Published backbone weights: the file that the caller names; nothing is downloaded by this version."""
     file = chosen.files.get(key)
     if file is not None:
@@ -39,11 +37,9 @@ def _published(
     if chosen.files:
         named = said.get(key)
         return "", f"{key}={show(named)} is left out: the whole network starts from a checkpoint" if named else ""
-    name = posixpath.basename(published.get("link", ""))
     return "", (
-        "from scratch: no local weights are named, so the backbone starts untrained. That matters: without pretrained "
-        "weights a published network needs many more images and epochs to become accurate. "
-        f"Pass pretrained_weights=<file>, for example a local copy of {name}"
+        f"from scratch: {key} is empty, so the backbone starts untrained. That matters: without pretrained weights a "
+        "network needs many more images and epochs to become accurate"
     )
 
 

@@ -16,6 +16,8 @@ from mask2former_mcp.spec import dotted
 
 NUM_CLASSES = "model.sem_seg_head.num_classes"
 CONTIGUOUS = "dataset.contiguous_id"
+BATCH = "dataset.train.batch_size"
+_SAME_CLASSES = "Pass a dataset with the same categories in the same order as the one it was trained on."
 _DEFAULT_MODE = {"coco_panoptic": "panoptic", "coco": "instance", "ade": "semantic"}
 
 # The network's shape and what its numbers mean: later actions must repeat these, or the weights do not fit.
@@ -70,6 +72,7 @@ class Mask2FormerRules:
             values[CONTIGUOUS] = contiguous
             values[NUM_CLASSES] = _num_classes(situation, contiguous, warnings)
         if situation.action == "train":
+            values |= _batch(situation, warnings)
             values |= _intervals(situation, warnings)
             values |= _precision(situation, warnings)
             values |= _pretrained(situation, warnings)
@@ -166,24 +169,52 @@ def _same_classes_as_parent(
     for role, count in derived.items():
         if (count != known) if contiguous else (count > known):
             raise DatasetError(
-                f"the {role} dataset has {count} classes, but the weights of {origin} have {known}",
-                fix="Pass a dataset with the same categories in the same order as the one it was trained on.",
+                f"the {role} dataset has {count} classes, but the weights of {origin} have {known}", fix=_SAME_CLASSES
+            )
+    if contiguous and situation.labels and "eval" in situation.facts:
+        ids, labels = [id_ for id_, _, _ in situation.facts["eval"].categories], list(situation.labels)
+        if situation.format == "ade":  # its masks hold ids, and the label map that is read gives them their order
+            ids, labels = sorted(ids), sorted(labels)
+        at = _differ_at(labels, ids)
+        if at is not None:
+            raise DatasetError(
+                f"the categories of the eval dataset differ from the label map of the weights of {origin} at {at}; a "
+                "class is its position in this list, so the metric would be wrong",
+                fix=_SAME_CLASSES,
             )
 
 
 def _same_categories(facts: Mapping[str, DatasetFacts], contiguous: bool) -> None:
     train = [(c[0], c[1]) for c in facts["train"].categories]
     val = [(c[0], c[1]) for c in facts["eval"].categories]
-    if train == val or (not contiguous and dict(train) == dict(val)):
+    at = _differ_at(train, val)
+    if at is None or (not contiguous and dict(train) == dict(val)):
         return
-    at = next((i for i, (a, b) in enumerate(zip(train, val, strict=False)) if a != b), min(len(train), len(val)))
-    left = show(train[at]) if at < len(train) else "nothing"
-    right = show(val[at]) if at < len(val) else "nothing"
     raise DatasetError(
-        f"training and validation categories differ at position {at}: {left} against {right}; a class is its position "
-        "in this list, so the metric would be wrong",
+        f"training and validation categories differ at {at}; a class is its position in this list, so the metric "
+        "would be wrong",
         fix="Give both annotation files the same categories in the same order.",
     )
+
+
+def _differ_at(one: Sequence[object], other: Sequence[object]) -> str | None:
+    """Where two lists part, in words; None when they are the same."""
+    if list(one) == list(other):
+        return None
+    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    left, right = (show(side[at]) if at < len(side) else "nothing" for side in (one, other))
+    return f"position {at}: {left} against {right}"
+
+
+def _batch(situation: Situation, warnings: list[str]) -> dict[str, Any]:
+    """A batch that nobody asked for (a preset's) shrinks to what the data can fill; one that was said is checked."""
+    images, batch = situation.images.get("train"), int(_get(situation.spec, BATCH))
+    ranks = int(_get(situation.spec, "train.num_gpus")) * int(_get(situation.spec, "train.num_nodes"))
+    if images is None or BATCH in situation.said or batch * ranks <= images:
+        return {}
+    fitting = max(1, images // ranks)
+    warnings.append(f"{BATCH}={batch} is more than the {images} training image(s) fill: set to {fitting}")
+    return {BATCH: fitting}
 
 
 def _intervals(situation: Situation, warnings: list[str]) -> dict[str, Any]:

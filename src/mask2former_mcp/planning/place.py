@@ -31,6 +31,8 @@ def choose(request: ActionRequest, action: str, bundle: Bundle, settings: Settin
     missing: list[str] = []
     if platform == "local" and runtime == "tao":
         missing.append("runtime=tao runs in NVIDIA's container, and platform=local starts no containers")
+    elif runtime == "tao":
+        missing.append("runtime=tao on Docker comes with a later version: use runtime=engine")
     image = _image(request, action, bundle, settings, platform, runtime, tensorrt)
     results_dir = None
     if request.results_dir is not None:
@@ -57,6 +59,8 @@ def _image(
         return request.image
     if platform == "local" and runtime == "engine":
         return None
+    if platform == "docker" and runtime == "engine":
+        return settings.engine_image
     deploy = tensorrt and bundle.deploy is not None and action in bundle.deploy.actions
     source = bundle.deploy if deploy and bundle.deploy is not None else bundle
     return source.image(action, runtime)
@@ -68,7 +72,7 @@ def _results_dir(text: str, settings: Settings, *, may_exist: bool) -> str:
         return text.rstrip("/")
     if "://" in text:
         raise InvalidRequest(f"results_dir={text!r}: only local folders and s3:// prefixes", fix="Pass a local folder.")
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if not path.is_absolute():
         raise InvalidRequest(f"results_dir={text!r} is not an absolute path", fix="Pass an absolute path.")
     path = Path(os.path.normpath(path))
@@ -78,6 +82,8 @@ def _results_dir(text: str, settings: Settings, *, may_exist: bool) -> str:
     try:
         if path.exists() and not path.is_dir():
             raise InvalidRequest(f"results_dir={text!r} is a file", fix=fix)
+        if above := next((parent for parent in path.parents if parent.is_file()), None):
+            raise InvalidRequest(f"results_dir={text!r} lies below {above}, which is a file", fix=fix)
         # With a run_name the folder may be full because that very job filled it; submitting decides.
         if path.is_dir() and not may_exist and any(path.iterdir()):
             raise InvalidRequest(
@@ -118,9 +124,9 @@ def check_gpus(spec: Mapping[str, Any], action: str, machine: Machine, platform:
             f"{action}.num_gpus={wanted} and {action}.gpu_ids={ids} disagree",
             fix="Leave gpu_ids out: which GPUs a job gets is decided when it starts.",
         )
-    if block.get("num_nodes", 1) > 1 and platform == "local":
+    if block.get("num_nodes", 1) > 1 and platform in ("local", "docker"):
         raise InvalidRequest(
-            f"{action}.num_nodes={block['num_nodes']}: platform=local is one node", fix="Leave it out."
+            f"{action}.num_nodes={block['num_nodes']}: platform={platform} is one node", fix="Leave it out."
         )
     if action != "train" and not machine.gpus:
         warnings.append("no GPU here: one process on the CPU")

@@ -85,8 +85,9 @@ class Planner:
         parent = self.parents.parent(parent_id) if parent_id else None
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
+        metric = (parent.metric if parent else None) or self.metric
         chosen = weights.choose(
-            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=self.metric
+            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=metric
         )
         data = self._data(request, action, said, parent, chosen.known_spec)
 
@@ -95,13 +96,15 @@ class Planner:
         spec, situation = draft.situation.spec, draft.situation
         validate.check_schema(spec, schema, rules.remarks)
         gpu_notes = place.check_gpus(spec, action, self.machine, where.platform)
-        found = rules.check(situation)
+        searched = getattr(request, "automl", None) if automl.route == "automl" else None
+        found = rules.check(replace(situation, metric=searched.metric if searched else None))
         estimate = rules.estimate(situation, self.parents.earlier(action))
-        missing = (*where.missing, *found.missing, *_not_built(request))
+        missing = (*where.missing, *found.missing)
         _refuse_to_start(request, missing)
         notes = (
             *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
-            *found.warnings, *self._slow(request, estimate.seconds), *_study(automl, request),
+            *found.warnings, *self._slow(request, estimate.seconds), *self._tight(estimate.memory_gb),
+            *_study(automl, request),
             *(f"cannot start yet: {reason}" for reason in missing),
         )  # fmt: skip
         return Plan(
@@ -122,7 +125,7 @@ class Planner:
             checkpoint=inferred.checkpoint(chosen, self.settings.home),
             staging=data.staging,
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
-            artifacts=contract.artifacts(action, spec, bundle, tensorrt),
+            artifacts=contract.artifacts(action, spec, bundle, tensorrt and where.runtime == "tao"),
             key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and contract.takes_key(bundle, action),
             metric=self.metric,
         )
@@ -154,7 +157,7 @@ class Planner:
         spec, _ = merge(template, layers)
         situation = Situation(
             action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
-            data.images, parent, chosen.known_spec,
+            data.images, data.labels, parent, chosen.known_spec,
         )  # fmt: skip
         derived = self.rules.derive(situation)
         carried = _carried(derived.values, chosen.known_spec, self.rules)
@@ -201,7 +204,7 @@ class Planner:
                     f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
                     fix="Repair the annotation file; check_dataset lists every problem with file and id.",
                 )
-            if facts.warnings:
+            if facts.warnings and not (role == "eval" and facts == data.facts.get("train")):
                 first = next((problem.message for problem in facts.problems), "")
                 notes.append(f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {first}")
         return replace(data, warnings=(*data.warnings, *notes))
@@ -245,6 +248,18 @@ class Planner:
             note += '; preset="mini" is a network that trains here in minutes'
         return [note]
 
+    def _tight(self, memory_gb: float | None) -> list[str]:
+        """More memory than there is: the job would be killed, or crawl."""
+        have, what = self.machine.gpu_memory_gb, "GPU"
+        if have is None:
+            have, what = self.machine.memory_gb, "machine"
+        if memory_gb is None or memory_gb <= have:
+            return []
+        return [
+            f"about {memory_gb:.0f} GB of memory are needed, and this {what} has {have:.0f} GB: make the batch, the "
+            "images or the network smaller"
+        ]
+
 
 def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: Rules) -> dict[str, Any]:
     flat = dotted.flatten(known) if known is not None else {}
@@ -263,18 +278,8 @@ def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
         )
 
 
-def _not_built(request: ActionRequest) -> tuple[str, ...]:
-    if getattr(request, "format", None) == "transformers":
-        return ("export with format=transformers comes with a later version: use format=onnx",)
-    return ()
-
-
 def _study(automl: policy.Decision, request: ActionRequest) -> tuple[str, ...]:
     settings = getattr(request, "automl", None)
     if automl.route != "automl":
         return ("automl settings are given, but this run trains directly: they are not used",) if settings else ()
-    unused = "; the automl settings are not used yet" if settings else ""
-    return (
-        "the AutoML search itself is not built yet: this runs as a study of one trial, the resolved spec as it is"
-        f"{unused}",
-    )
+    return ()  # what the search will cost is said by automl/planner.py

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 DatasetFormat = Literal["coco_panoptic", "coco", "ade"]
 Mode = Literal["panoptic", "instance", "semantic"]
-Platform = Literal["local"]  # lists only what exists
+Platform = Literal["local", "docker"]  # lists only what exists
 # Numbers are strict: "5", true or 2.5 where a count is asked is a mistake to report, not to round.
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Backbone = Literal[
@@ -40,7 +40,9 @@ class AutomlSettings(BaseModel):
     reduction_factor: Annotated[int, Field(ge=2, strict=True)] | None = None
     seed: Annotated[int, Field(strict=True)] | None = None
     time_budget_minutes: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
-    search_space: dict[str, Any] | None = None
+    search_space: dict[str, Any] | None = Field(
+        None, description="Keys to vary instead of the rates; popular: model.mask_former.{class,dice,mask}_weight."
+    )
     metric: Literal["mIoU", "PQ", "AP"] | None = None
 
 

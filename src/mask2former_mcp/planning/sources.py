@@ -15,6 +15,9 @@ from mask2former_mcp.datasets.facts import DatasetFacts, facts
 from mask2former_mcp.datasets.layout import ANNOTATIONS
 from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
+from mask2former_mcp.formats import label_map
+from mask2former_mcp.formats.fault import FormatError
+from mask2former_mcp.formats.images import listing
 from mask2former_mcp.jobs.plan import Staging
 from mask2former_mcp.planning import folders
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
@@ -45,7 +48,7 @@ _ANNOTATION_KEYS = {"coco_panoptic": "panoptic_json", "coco": "instance_json", "
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What the data step found; `facts` and `images` are keyed by `train` and `eval`."""
+    """What the data step found; `facts` is keyed by `train` and `eval`, `images` also by `inference`."""
 
     format: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class Data:
     datasets: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, DatasetFacts] = field(default_factory=dict)
     images: Mapping[str, int] = field(default_factory=dict)
+    labels: tuple[int, ...] = ()  # the ids of the label map that the action reads, in its order
     warnings: tuple[str, ...] = ()
     read: frozenset[str] = frozenset()  # override keys that were understood as dataset folders
 
@@ -73,6 +77,8 @@ def gather(asked: Asked, settings: Settings) -> Data:
         if source in places and (source in _OPENED[asked.action] or asked.known_spec is None)
     }
     images = {role: known.images for role, known in found.items()}
+    if asked.action == "inference" and Path(pictures := str(values.get("dataset.test.img_dir", ""))).is_dir():
+        images["inference"] = len(listing(Path(pictures)))
     datasets = {
         role: _described(places[source], dataset_format, found.get(role))
         for role, source in (("train", "train_datasets"), ("eval", "eval_dataset"), ("inference", "inference_dataset"))
@@ -95,9 +101,10 @@ def gather(asked: Asked, settings: Settings) -> Data:
         warnings.append(
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
+    labels = _labels(values.get("dataset.label_map"))
     return Data(
         dataset_format, _portable(values, settings.home), tuple(_portable_staging(staging, settings.home)), datasets,
-        found, images, tuple(warnings), read,
+        found, images, labels, tuple(warnings), read,
     )  # fmt: skip
 
 
@@ -212,6 +219,16 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     except KeyError:
         return None
     return value if isinstance(value, str) and value and Path(value).is_file() else None
+
+
+def _labels(path: Any) -> tuple[int, ...]:
+    """The class ids of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
+    if not isinstance(path, str) or not Path(path).is_file():
+        return ()
+    try:
+        return tuple(label.id for label in label_map.read(Path(path)))
+    except FormatError:
+        return ()
 
 
 def _is_other(key: str, dataset_format: str) -> bool:

@@ -12,6 +12,7 @@ from mask2former_mcp.planning.merge import show
 from mask2former_mcp.spec import dotted
 
 _SHOWN = 8
+_LARGEST = 2**53  # what every JSON reader still tells from its neighbours
 
 
 def leaf_keys(schema: Mapping[str, Any], template: Mapping[str, Any]) -> frozenset[str]:
@@ -46,7 +47,7 @@ def _blocks(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any], remarks: Mapping[str, str]) -> None:
     """InvalidRequest with every problem, at most 8 spelled out. `remarks` adds a sentence for a key."""
-    _refuse_non_finite(spec)
+    _refuse_unreal_numbers(spec)
     problems = sorted(
         _flat(Draft202012Validator(schema).iter_errors(spec)), key=lambda error: list(map(str, error.path))
     )
@@ -66,11 +67,16 @@ def missing_values(spec: Mapping[str, Any]) -> list[str]:
     return [key for key, value in dotted.flatten(spec).items() if value == "???"]
 
 
-def _refuse_non_finite(spec: Mapping[str, Any]) -> None:
+def _refuse_unreal_numbers(spec: Mapping[str, Any]) -> None:
     for key, value in dotted.flatten(spec).items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise InvalidRequest(f"{key}={value} is not a finite number", fix=f"Give {key} a finite value.")
+            if isinstance(number, int) and abs(number) > _LARGEST:
+                raise InvalidRequest(
+                    f"{key}={show(value, 40)} is beyond any setting: whole numbers go up to 2^53",
+                    fix=f"Give {key} a smaller value.",
+                )
 
 
 def _flat(errors: Iterator[ValidationError]) -> Iterator[ValidationError]:
@@ -116,7 +122,7 @@ def _rule(error: ValidationError) -> str:
             return f"must be a multiple of {value}"
         case "minItems" | "maxItems":
             bound = "at least" if error.validator == "minItems" else "at most"
-            return f"must have {bound} {value} items"
+            return f"must have {bound} {value} item{'' if value == 1 else 's'}"
         case "pattern":
             return f"must match {value}"
         case "additionalProperties":
@@ -136,4 +142,7 @@ def _fix(error: ValidationError) -> str:
     if error.validator == "enum":
         choices: Any = error.validator_value
         return f"set {key} to one of {', '.join(map(str, choices))}"
-    return f"give {key} a value that {_rule(error)}"
+    if error.validator == "additionalProperties":
+        return f"take the unknown key out of {key}"
+    rule = _rule(error).replace("must be", "is", 1).replace("must have", "has", 1).replace("must match", "matches", 1)
+    return f"give {key} a value that {rule.replace('breaks', 'keeps', 1)}"

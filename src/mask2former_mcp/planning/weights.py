@@ -17,6 +17,7 @@ from mask2former_mcp.planning.request import ActionRequest
 _SUFFIXES = {
     "onnx_file": (".onnx",),
     "trt_engine": (".engine", ".plan", ".trt"),
+    "pretrained_model_path": (*lineage.WEIGHT_SUFFIXES, ".pkl"),
     "model_path": (*lineage.WEIGHT_SUFFIXES, ".onnx"),
 }
 _SIDECAR = "experiment.yaml"  # the resolved spec that train writes beside its checkpoints
@@ -61,7 +62,8 @@ def choose(
                     fix="Pass parent_job_id (list_jobs), or the checkpoint file itself.",
                 )
             continue
-        files[key] = lineage.explicit_file(argument, text, _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES))
+        suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
+        files[key] = lineage.explicit_file(argument, text, suffixes)
         if parent is None:
             known = beside(files[key].path)
     for key in _keys(action, params, tensorrt):
@@ -73,8 +75,8 @@ def choose(
                 fix=f"Pass parent_job_id (list_jobs finds it) or {key.rsplit('.', 1)[-1]}=<file>.",
             )
         choice = named.get(key, (None, None))[1]
-        wanted = "quantize.model_path.onnx_file" if _wants_onnx(key, request, said) else key
-        files[key] = lineage.parent_model(parent, wanted, choice, metric=metric)
+        wanted = "export" if _wants_onnx(key, request, said) else _writer(key, parent)
+        files[key] = lineage.parent_model(parent, key, choice, wanted=wanted, metric=metric)
     notes = _notes(parent, files, known, action)
     if not files:
         # Published weights fill the backbone only, and only where no checkpoint fills the whole network.
@@ -92,6 +94,20 @@ def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: 
     if action in ("evaluate", "inference"):
         return [key for key in keys if key.endswith("trt_engine") == tensorrt]
     return keys
+
+
+def _is_run(key: str) -> bool:
+    """Whether the file is run as it is, so that an ONNX file will do."""
+    return key in ("evaluate.checkpoint", "inference.checkpoint")
+
+
+def _writer(key: str, parent: Parent) -> lineage.Writer:
+    """Whose file is meant: what was exported or quantized can be run, and a quantized checkpoint exported."""
+    if parent.action == "export" and _is_run(key):
+        return "export"
+    if parent.action == "quantize" and (_is_run(key) or key == "export.checkpoint"):
+        return "quantize"
+    return lineage.writer(key)
 
 
 def _wants_onnx(key: str, request: ActionRequest, said: Mapping[str, Any]) -> bool:

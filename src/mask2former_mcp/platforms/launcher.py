@@ -112,9 +112,12 @@ def _start(order: dict[str, Any]) -> tuple["subprocess.Popen[bytes]", "subproces
 
 def _masking_copier(log: int, secrets: list[bytes]) -> "subprocess.Popen[bytes]":
     """A process of its own between command and log, in a session of its own: it ends when the command's output ends,
-    whatever happens to the launcher. The secrets come over its stdin, first, as one line of JSON."""
+    whatever happens to the launcher. The secrets come over its stdin, first, as one line of JSON. It must not inherit
+    our stderr: that is a pipe to whoever submits, who would wait for its end as long as the command runs."""
     command = [sys.executable, "-I", __file__, "--copy"]
-    copier = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, start_new_session=True)
+    copier = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     assert copier.stdin is not None
     copier.stdin.write(json.dumps([secret.decode() for secret in secrets]).encode() + b"\n")
     copier.stdin.flush()

@@ -56,9 +56,14 @@ class LocalPlatform:
             started = subprocess.run(
                 command, input=json.dumps(order), capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired as error:
+            if not (run / launcher.PROCESS_FILE).exists():  # else it runs, and the caller was only told late
+                end(labelled(RUN_VARIABLE, str(run)), grace_s=_ORPHAN_GRACE_S)
+                raise _not_started(order["argv"], f"its launcher said nothing for {_START_TIMEOUT_S:.0f} s") from error
+            started = None
+        except OSError as error:
             raise _not_started(order["argv"], str(error)) from error
-        if started.returncode not in (launcher.STARTED, launcher.ALREADY_STARTED):
+        if started is not None and started.returncode not in (launcher.STARTED, launcher.ALREADY_STARTED):
             raise _not_started(order["argv"], started.stderr.strip() or f"launcher exit code {started.returncode}")
         handle: Handle = order["handle"]
         return handle

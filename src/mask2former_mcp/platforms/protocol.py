@@ -10,6 +10,15 @@ from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or folder of this machine as a container sees it."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One prepared attempt of a job: its files are in place, its devices are leased."""
 
@@ -24,6 +33,10 @@ class Task:
     image: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)  # all that the process sees
     secrets: tuple[str, ...] = ()  # values to mask in the log
+    # Containers only (jobs/contained.py fills these in):
+    digest: str = ""  # the Plan's, for the label
+    binds: tuple[Bind, ...] = ()
+    user: tuple[int, int] | None = None  # uid and gid inside
 
 
 Handle = dict[str, Any]  # JSON-able: stored with the job, enough to find the work again from another process
@@ -36,6 +49,7 @@ class Observation:
     state: Literal["waiting", "running", "exited", "missing"]
     exit_code: int | None = None
     detail: str = ""
+    out_of_memory: bool = False  # the memory limit was hit: by the process itself or by a child of it
 
 
 class Platform(Protocol):

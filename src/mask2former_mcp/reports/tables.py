@@ -1,6 +1,7 @@
 """Figures as tables for a terminal."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -33,5 +34,23 @@ def jobs_table(jobs: Sequence[Mapping[str, object]]) -> Table:
         figure = f"{miou:.3f}" if isinstance(miou, float) else "-"
         table.add_row(
             str(job["job_id"]), str(job["status"]), percent, str(job["phase"]), figure, str(job["message"])[:80]
+        )
+    return table
+
+
+def leaderboard_table(trials: Sequence[Mapping[str, Any]], *, title: str) -> Table:
+    """Trials of a search as get_job answers them, best first."""
+    table = Table(title=title)
+    for column in ("trial", "metric", "epoch", "status", "seconds", "parameters"):
+        table.add_column(column, overflow="fold")
+    for trial in trials:
+        metric, seconds, epoch = trial["metric"], trial["duration_s"], trial["epoch"]
+        table.add_row(
+            str(trial["trial"]),
+            "-" if metric is None else f"{metric:.4f}",
+            "-" if epoch is None else str(epoch),
+            str(trial["status"]),
+            "-" if seconds is None else f"{seconds:.0f}",
+            ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in trial["parameters"].items()),
         )
     return table

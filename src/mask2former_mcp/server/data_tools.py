@@ -69,8 +69,8 @@ def data_tools(services: Services) -> list[RequestTool]:
     ]
 
 
-def _doctor(services: Services, _: DoctorRequest) -> CallToolResult:
-    report = doctor.examine(services)
+def _doctor(services: Services, request: DoctorRequest) -> CallToolResult:
+    report = doctor.examine(services, request.platform)
     verdict = "Ready." if report["ready"] else "Not ready: see the errors."
     return answer(report, text="\n".join([verdict, *doctor.lines(report)]))
 

@@ -5,23 +5,22 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import psutil
 
 from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.platforms import engine
 from mask2former_mcp.server.services import Services
 
 _PROBE_TIMEOUT_S = 30
 _GB = 1e9
 # Asked of the interpreter that will run the engine, which need not be this one; torch takes seconds to import.
 _PROBE = """
-import importlib.util as u, json
-names = "torch lightning_fabric cv2 pycocotools scipy onnx onnxscript onnxruntime tensorboard mask2former_mcp".split()
-found = {"missing": [n for n in names if u.find_spec(n) is None]}
+import importlib.util as u, json, sys
+found = {"missing": [n for n in sys.argv[1:] if u.find_spec(n) is None]}
 if "torch" not in found["missing"]:
     import torch
     found["torch"] = torch.__version__
@@ -38,8 +37,9 @@ class Check:
     fix: str = ""
 
 
-def examine(services: Services) -> dict[str, Any]:
-    """All checks: {ready, checks: [{name, status, detail, fix}]}. Ready means that `train` can start here."""
+def examine(services: Services, platform: str | None = None) -> dict[str, Any]:
+    """All checks: {ready, checks: [{name, status, detail, fix}]}. Ready means that `train` can start on `platform`
+    (None: the operator's)."""
     steps: tuple[tuple[str, Callable[[Services], Check]], ...] = (
         ("python", _python),
         ("settings", _settings),
@@ -51,11 +51,39 @@ def examine(services: Services) -> dict[str, Any]:
         ("memory", _memory),
         ("jobs", _jobs),
     )
-    checks = [_guarded(name, step, services) for name, step in steps]
+    on_docker = _platform(services, platform) == "docker"
+    # In containers the engine comes with the image; this Python need not have it.
+    checks = [_guarded(name, step, services) for name, step in steps if not (on_docker and name == "engine")]
+    if on_docker:
+        checks += _docker(services)
+    checks = [_once(check, checks[:number]) for number, check in enumerate(checks)]
     return {
         "ready": all(check.status != "error" for check in checks),
         "checks": [{key: value for key, value in asdict(check).items() if value} for check in checks],
     }
+
+
+def _once(check: Check, earlier: Sequence[Check]) -> Check:
+    """One cause, said once: broken settings would otherwise be told by every check that needs them."""
+    cause = next((other.name for other in earlier if other.fix and other.detail == check.detail), None)
+    return check if cause is None else replace(check, detail=f"cannot be looked at: see {cause}")
+
+
+def _platform(services: Services, asked: str | None) -> str:
+    try:
+        return asked or services.settings.platform
+    except Mask2FormerError:
+        return "local"  # the settings themselves are broken, which their own check tells
+
+
+def _docker(services: Services) -> list[Check]:
+    # Imported here: the docker SDK is slow to import, and only who asks for Docker needs it.
+    from mask2former_mcp.server import docker_check
+
+    try:
+        return [Check(*found) for found in docker_check.look(services.settings)]
+    except Exception as error:  # noqa: BLE001 - as above
+        return [Check("docker", "error", f"{type(error).__name__}: {error}", "Report this, with the detail.")]
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
@@ -85,7 +113,10 @@ def _settings(services: Services) -> Check:
 
 def _home(services: Services) -> Check:
     home = services.settings.home
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return Check("home", "error", f"{home} cannot be made: {error}", "Set M2F_HOME to a folder that can be made.")
     if not os.access(home, os.W_OK):
         return Check("home", "error", f"{home} cannot be written", "Set M2F_HOME to a folder that can be written.")
     free = shutil.disk_usage(home).free / _GB
@@ -113,39 +144,57 @@ def _automl(services: Services) -> Check:
             "automl", "warning", f"enabled but not runnable: {reason}", "Regenerate the bundle's schemas and templates."
         )
     return Check(
-        "automl", "ok", "enabled; the search itself is not built yet: a study runs one trial, the resolved spec"
+        "automl", "ok", "enabled; a training searches with Optuna where there is a GPU, or where automl asks for trials"
     )
 
 
 def _engine(services: Services) -> Check:
-    python = str(services.settings.python or sys.executable)
+    settings = services.settings
+    if settings.engine_command:
+        return _engine_command(services)
     try:
         run = subprocess.run(
-            [python, "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL
+            [settings.python, "-P", "-c", _PROBE, *engine.PACKAGES],
+            env=engine.importable(services.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return Check(
-            "engine",
-            "warning",
-            f"{python} did not answer in {_PROBE_TIMEOUT_S} s",
-            "Try again when the machine is idle.",
-        )
+        detail = f"{settings.python} did not answer in {_PROBE_TIMEOUT_S} s"
+        return Check("engine", "warning", detail, "Try again when the machine is idle.")
     except OSError as error:
-        return Check("engine", "error", f"{python} cannot be started: {error}", "Correct M2F_PYTHON.")
+        return Check("engine", "error", f"{settings.python} cannot be started: {error}", "Correct M2F_PYTHON.")
+    install = engine.how_to_install(settings.python)
     if run.returncode != 0:
-        return Check("engine", "error", f"torch does not import in {python}: {run.stderr[-300:]}", _INSTALL)
-    found = json.loads(run.stdout.splitlines()[-1])
-    if found["missing"]:
-        return Check("engine", "error", f"not installed in {python}: {', '.join(found['missing'])}", _INSTALL)
-    if not found["gpus"]:
-        detail = f"torch {found['torch']}, no GPU: one process on {os.cpu_count()} CPU cores"
-        return Check("engine", "warning", detail, "Use preset='mini' here; a default network needs a GPU.")
-    return Check("engine", "ok", f"torch {found['torch']}, GPUs: {', '.join(found['gpus'])}")
+        return Check("engine", "error", f"torch does not import in {settings.python}: {run.stderr[-300:]}", install)
+    try:
+        found = json.loads(run.stdout.splitlines()[-1])
+        lacks, gpus = found["missing"], found.get("gpus", [])
+    except (ValueError, IndexError, KeyError, TypeError):
+        detail = f"{settings.python} does not answer as a Python does"
+        return Check("engine", "error", detail, "Set M2F_PYTHON to the Python that has the engine.")
+    if lacks:
+        return Check("engine", "error", f"not installed in {settings.python}: {', '.join(lacks)}", install)
+    return _devices(services, str(found["torch"]), gpus)
 
 
-_INSTALL = (
-    'Install the engine: pip install "torch>=2.11" "mask2former-mcp[engine]" (without a GPU, the CPU build of torch).'
-)
+def _engine_command(services: Services) -> Check:
+    command = " ".join(services.settings.engine_command)
+    if engine.missing(services.settings, services.environ):
+        return Check("engine", "error", f"{command}: no such command", "Correct M2F_ENGINE_COMMAND.")
+    return Check("engine", "ok", f"the operator's command: {command} (not looked into)")
+
+
+def _devices(services: Services, torch: str, gpus: Sequence[str]) -> Check:
+    if gpus:
+        return Check("engine", "ok", f"torch {torch}, GPUs: {', '.join(gpus)}")
+    if shutil.which("nvidia-smi") and services.settings.gpus != "none":
+        detail = f"nvidia-smi is here, but torch {torch} sees no GPU"
+        return Check("engine", "warning", detail, "Install a CUDA build of torch; check the driver.")
+    detail = f"torch {torch}, no GPU: one process on {os.cpu_count()} CPU cores"
+    return Check("engine", "warning", detail, "Use preset='mini' here; a default network needs a GPU.")
 
 
 def _memory(_: Services) -> Check:

@@ -1,7 +1,9 @@
 """A job as the tools show it: at most ten fields, the same everywhere."""
 
+from pathlib import Path
 from typing import Any
 
+from mask2former_mcp.automl import result
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.server.schema import Schema
 
@@ -50,6 +52,8 @@ def next_step(job: Job) -> str:
     """The one call that makes sense now."""
     if job.state in (JobState.FAILED, JobState.LOST):
         return f"get_job_logs(job_id='{job.id}'), then resume_job(job_id='{job.id}')"
+    if job.plan.study is not None and not job.state.terminal:
+        return f"wait_for_job(job_id='{job.id}'); get_job(job_id='{job.id}') shows the leaderboard"
     if job.state is JobState.CANCELLED:
         return f"resume_job(job_id='{job.id}') continues from the last checkpoint"
     if job.state is JobState.SUCCEEDED:
@@ -72,26 +76,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def study(job: Job) -> dict[str, Any] | None:
-    """The study that a train job on the AutoML route is. Until the search exists it has one trial: the job itself."""
+def study(job: Job, results: Path) -> dict[str, Any] | None:
+    """The study that a train job on the AutoML route is: leaderboard, winner, baseline, budget. None for other jobs."""
     if job.action != "train" or job.plan.automl.route != "automl":
         return None
-    metric = job.metrics.get(job.plan.metric)
-    ended = job.finished_at if job.finished_at is not None else None
-    trial = {
-        "trial": 0,
-        "job_id": job.id,
-        "parameters": {},
-        "metric": metric,
-        "epoch": None,
-        "status": job.state.value,
-        "duration_s": round(ended - job.started_at, 1) if ended is not None and job.started_at is not None else None,
-    }
-    won = job.state is JobState.SUCCEEDED
-    return {
-        "leaderboard": [trial],
-        "winner": job.id if won else None,
-        "baseline": job.id,
-        "budget": {"max_trials": 1},
-        "eta_s": job.eta_s,
-    }
+    return result.shown_of(job, results)
+
+
+def membership(job: Job) -> dict[str, Any]:
+    """For lists: whose trial a job is; {} for one that stands alone."""
+    if job.study_id in (None, job.id):
+        return {}
+    return {"study_id": job.study_id, "trial": job.trial}

@@ -9,11 +9,13 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 
-from mask2former_mcp.errors import InvalidRequest, NotAvailable
+from mask2former_mcp.automl import resume
+from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.logs import MAX_READ
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.confirmation import confirmed
-from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, study, summary
+from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, membership, study, summary
 from mask2former_mcp.server.requests import (
     ConfirmedRequest,
     JobLogsRequest,
@@ -30,6 +32,7 @@ from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, in_threa
 from mask2former_mcp.server.untrusted import clean_line, fenced
 
 _POLL_S = 0.5
+_HAIR = 1e-6
 _MAX_LOG_CHARACTERS = 20_000
 
 
@@ -131,16 +134,32 @@ def _changing_tools(services: Services) -> list[RequestTool]:
 
 def _list_jobs(services: Services, request: ListJobsRequest) -> CallToolResult:
     jobs, cursor = services.jobs.list(
-        state=request.status, action=request.action, limit=request.limit, cursor=request.cursor
+        state=request.status,
+        action=request.action,
+        study_id=request.study_id,
+        limit=request.limit,
+        cursor=request.cursor,
     )
-    facts = {"jobs": [summary(job) for job in jobs], "next_cursor": cursor}
-    return answer(facts, headline="\n".join(headline(job) for job in jobs) or "No jobs.")
+    facts = {"jobs": [listed(job) for job in jobs], "next_cursor": cursor}
+    return answer(facts, headline="\n".join(_branch(job) for job in jobs) or "No jobs.")
+
+
+def listed(job: Job) -> dict[str, Any]:
+    """A summary that says whose trial it is; still ten fields."""
+    facts, whose = summary(job), membership(job)
+    return {**{name: facts[name] for name in facts if not (whose and name in ("next", "error_code"))}, **whose}
+
+
+def _branch(job: Job) -> str:
+    whose = membership(job)
+    part = f"trial {job.trial}" if job.trial is not None else "evaluation"
+    return headline(job) + (f" - {part} of {whose['study_id']}" if whose else "")
 
 
 def _get_job(services: Services, request: JobRequest) -> CallToolResult:
     job = services.jobs.get(request.job_id)
     facts = summary(job)
-    found = study(job)
+    found = study(job, services.jobs.results_dir(job.id))
     if found is not None:
         facts["study"] = found
     return answer(facts, headline=headline(job))
@@ -149,12 +168,14 @@ def _get_job(services: Services, request: JobRequest) -> CallToolResult:
 async def _wait_for_job(services: Services, request: WaitForJobRequest, context: Context[Any, Any]) -> Answer:
     """Poll the store: it is the truth, whoever supervises. Progress goes out when something changed."""
     deadline = time.monotonic() + request.timeout_s
-    shown: tuple[str, float] | None = None
+    shown, reported = "", -1.0
     while True:
         job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id, abandon_on_cancel=True)
-        if (line := (headline(job), job.progress)) != shown:
-            shown = line
-            await context.report_progress(job.progress, 1.0, clean_line(line[0], limit=200))
+        if (line := headline(job)) != shown and reported < 1.0:
+            # The protocol wants each value above the last: another phase at the same progress moves it by a hair,
+            # and a job that was put back to its last checkpoint stands still until it has caught up.
+            shown, reported = line, min(max(job.progress, reported + _HAIR), 1.0)
+            await context.report_progress(max(reported, 0.0), 1.0, clean_line(line, limit=200))
         left = deadline - time.monotonic()
         if job.state.terminal:
             return answer(summary(job), headline=headline(job))
@@ -165,12 +186,18 @@ async def _wait_for_job(services: Services, request: WaitForJobRequest, context:
 
 
 def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
-    page = services.jobs.logs(request.job_id, tail=request.tail, grep=request.grep, cursor=request.cursor)
+    page = services.jobs.logs(
+        request.job_id, tail=request.tail, grep=request.grep, cursor=request.cursor, budget=_MAX_LOG_CHARACTERS
+    )
     lines = [clean_line(line) for line in page.lines]
     kept = _newest_within(lines, _MAX_LOG_CHARACTERS)
+    left_out = len(lines) - len(kept)  # only without a cursor: with one they come with the next
     facts = {"job_id": request.job_id, "lines": kept, "next_cursor": page.next_cursor}
-    note = f" ({len(lines) - len(kept)} earlier lines left out)" if len(kept) < len(lines) else ""
-    text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"The log of {request.job_id} has no such lines."
+    note = f" ({left_out} earlier lines left out: lower tail, or grep)" if left_out else ""
+    if request.cursor is None and page.size > MAX_READ:
+        facts["searched"] = f"the last {MAX_READ} of {page.size} bytes; cursor='0' reads from the start"
+        note += f" ({facts['searched']})"
+    text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"Log of {request.job_id}: no such lines{note}."
     return answer(facts, text=f"{text}\nnext_cursor: {page.next_cursor}")
 
 
@@ -217,7 +244,7 @@ async def _cancel(services: Services, request: ConfirmedRequest, context: Contex
 
 
 async def _delete(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
-    job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id)
+    job, _ = await anyio.to_thread.run_sync(services.jobs.deletable, request.job_id)
     question = f"Delete {job.id} ({job.action}, {job.state.value}) with its folder and checkpoints?"
     if (asked := await confirmed(context, question, confirm=request.confirm)) is not None:
         return asked
@@ -227,10 +254,7 @@ async def _delete(services: Services, request: ConfirmedRequest, context: Contex
 
 
 def _resume(services: Services, request: ResumeJobRequest) -> CallToolResult:
-    if request.automl is not None:
-        raise NotAvailable(
-            "automl: the search is not built yet, so a study has no budget to change.",
-            fix="Leave automl out; num_epochs trains on.",
-        )
-    job = services.jobs.resume(request.job_id, num_epochs=request.num_epochs)
+    machine = services.planner.planner.machine
+    budget = resume.changes(services.jobs.get(request.job_id), request.num_epochs, request.automl, machine)
+    job = services.jobs.resume(request.job_id, num_epochs=request.num_epochs, study=budget)
     return answer(summary(job), headline=headline(job))

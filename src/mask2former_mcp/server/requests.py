@@ -36,8 +36,9 @@ class SearchSpecRequest(Request):
 class ListJobsRequest(Request):
     status: Status | None = None
     action: ActionName | None = None
+    study_id: str | None = Field(None, max_length=100, description="Only this study and its trials.")
     limit: Limit = 20
-    cursor: str | None = Field(None, description="next_cursor of the page before.")
+    cursor: Annotated[str, Field(max_length=100)] | None = Field(None, description="next_cursor of the page before.")
 
 
 class JobRequest(Request):
@@ -53,7 +54,9 @@ class JobLogsRequest(JobRequest):
     grep: Annotated[str, Field(max_length=200)] | None = Field(
         None, description="Only lines with this text; a|b: either."
     )
-    cursor: str | None = Field(None, description="next_cursor of the call before: lines written since.")
+    cursor: Annotated[str, Field(max_length=19)] | None = Field(
+        None, description="next_cursor of the call before: lines written since."
+    )
 
 
 class JobMetricsRequest(JobRequest):
@@ -62,7 +65,7 @@ class JobMetricsRequest(JobRequest):
 
 class ListArtifactsRequest(JobRequest):
     limit: Limit = 50
-    cursor: str | None = None
+    cursor: Annotated[str, Field(max_length=19)] | None = None
 
 
 class ConfirmedRequest(JobRequest):

@@ -33,7 +33,7 @@ def _add_job_resources(server: MCPServer[None], services: Services) -> None:
     @server.resource("m2f://jobs/{id}", name="job", description="One job.", mime_type="application/json")
     def job(id: str) -> str:
         found = _guard(lambda: services.jobs.get(id))
-        extra = study(found)
+        extra = study(found, services.jobs.results_dir(id))
         return _json({**summary(found), **({"study": extra} if extra else {})})
 
     @server.resource(
@@ -101,9 +101,9 @@ def _guard(read: Callable[[], _Read]) -> _Read:
     try:
         return read()
     except NotFound as error:
-        raise ResourceNotFoundError(f"{error.message} {error.fix}") from error
+        raise ResourceNotFoundError(f"{error.message.rstrip('.')}. {error.fix}") from error
     except Mask2FormerError as error:
-        raise ResourceError(f"{error.message} {error.fix}") from error
+        raise ResourceError(f"{error.message.rstrip('.')}. {error.fix}") from error
 
 
 def _json(facts: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Mapping
 
 from mask2former_mcp import bundle
+from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.planning.planner import Planner
@@ -19,7 +20,7 @@ class Services:
         self._settings: Settings | None = None
         self._bundle: Bundle | None = None
         self._jobs: Jobs | None = None
-        self._planner: Planner | None = None
+        self._planner: StudyPlanner | None = None
 
     @property
     def settings(self) -> Settings:
@@ -43,8 +44,9 @@ class Services:
             return self._jobs
 
     @property
-    def planner(self) -> Planner:
+    def planner(self) -> StudyPlanner:
         with self._lock:
             if self._planner is None:
-                self._planner = Planner(self.bundle, self.settings, self.jobs, environ=self.environ)
+                plain = Planner(self.bundle, self.settings, self.jobs, environ=self.environ)
+                self._planner = StudyPlanner(plain)
             return self._planner

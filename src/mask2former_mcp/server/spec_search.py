@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _WORTH_SHOWING = ("type", "default", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum")
+_ALL_FOUND = 100.0
 _NAMES = {"enum": "choices", "description": "help"}
 
 
@@ -15,11 +16,11 @@ def search(schema: Mapping[str, Any], query: str, limit: int) -> tuple[list[dict
     if not words:
         ranked = sorted(leaves, key=lambda leaf: (not leaf[1].get("popular", False), leaf[0]))
     else:
+        near = difflib.get_close_matches(query.lower(), [path for path, _ in leaves], n=limit, cutoff=0.6)
         scored = [(_score(path, field, words), path, field) for path, field in leaves]
+        if max((score for score, _, _ in scored), default=0.0) < _ALL_FOUND:  # a slip of the pen: neighbours first
+            scored = [(_ALL_FOUND * 2 - near.index(p) if p in near else score, p, f) for score, p, f in scored]
         ranked = [(path, field) for score, path, field in sorted(scored, key=lambda s: (-s[0], s[1])) if score > 0]
-        if not ranked:
-            near = difflib.get_close_matches(query.lower(), [path for path, _ in leaves], n=limit, cutoff=0.4)
-            ranked = [(path, field) for path, field in leaves if path in near]
     return [_shown(path, field) for path, field in ranked[:limit]], len(ranked)
 
 
@@ -38,7 +39,7 @@ def _score(path: str, field: Mapping[str, Any], words: list[str]) -> float:
     text = str(field.get("description", "")).lower()
     found = [3.0 if word in parts else 2.0 if word in path.lower() else 1.0 if word in text else 0.0 for word in words]
     # Every word found beats any number of partial hits.
-    return sum(found) + (10.0 if all(found) else 0.0) - 0.01 * len(parts) if any(found) else 0.0
+    return sum(found) + (_ALL_FOUND if all(found) else 0.0) - 0.01 * len(parts) if any(found) else 0.0
 
 
 def _shown(path: str, field: Mapping[str, Any]) -> dict[str, Any]:

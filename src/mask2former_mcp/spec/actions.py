@@ -28,7 +28,9 @@ class Evaluate(Section):
     )
     gpu_ids: GpuIds = spec_field((0,), "GPU indices, as many as num_gpus.", popular=True)
     num_nodes: Positive = spec_field(1, "Machines that work together.", popular=True)
-    checkpoint: str = spec_field(MISSING, "Checkpoint (.pth) to measure. Must be given, unless trt_engine is.")
+    checkpoint: str = spec_field(
+        MISSING, "Checkpoint (.pth) or export (.onnx) to measure. Must be given, unless trt_engine is."
+    )
     trt_engine: str = spec_field("", "TensorRT engine to measure instead of a checkpoint; semantic exports only.")
     results_dir: str = spec_field("", _RESULTS)
     batch_size: BatchOrDefault = spec_field(-1, "Images per step; -1: dataset.val.batch_size.")
@@ -40,19 +42,28 @@ class Inference(Section):
     num_gpus: Positive = spec_field(1, _GPUS, popular=True)
     gpu_ids: GpuIds = spec_field((0,), "GPU indices, as many as num_gpus.", popular=True)
     num_nodes: Positive = spec_field(1, "Machines that work together.", popular=True)
-    checkpoint: str = spec_field(MISSING, "Checkpoint (.pth) to predict with. Must be given, unless trt_engine is.")
+    checkpoint: str = spec_field(
+        MISSING, "Checkpoint (.pth) or export (.onnx) to predict with. Must be given, unless trt_engine is."
+    )
     trt_engine: str = spec_field("", "TensorRT engine to predict with instead of a checkpoint.")
     results_dir: str = spec_field("", _RESULTS)
     batch_size: BatchOrDefault = spec_field(-1, "Images per step; -1: dataset.test.batch_size.")
 
 
 class Export(Section):
-    """Writes an ONNX graph. Its outputs follow model.mode, whatever the mode of training was."""
+    """Writes an ONNX graph (its outputs follow model.mode, whatever training's was), or a transformers folder."""
 
     results_dir: str = spec_field("", _RESULTS)
     gpu_id: NotNegative = spec_field(0, "GPU to trace on, where there is one.")
     checkpoint: str = spec_field(MISSING, "Checkpoint (.pth) to export. Must be given.")
-    onnx_file: str = spec_field(MISSING, "ONNX file to write. Must be given and must not exist yet.")
+    format: Literal["onnx", "transformers"] = spec_field(
+        "onnx",
+        "What to write: an ONNX graph at onnx_file, or a folder `transformers` beside the results that transformers' "
+        "from_pretrained loads. Only our engine writes the latter.",
+    )
+    onnx_file: str = spec_field(
+        MISSING, "ONNX file to write; it must not exist yet. Must be given, and is not read for format=transformers."
+    )
     on_cpu: bool = spec_field(False, "Trace on the CPU. TAO's image wants a GPU even then.")
     input_channel: Int = spec_field(3, "Channels of the input; the network takes 3 (RGB).", ge=3)
     input_width: Int = spec_field(960, "Width of the input in pixels, fixed in the graph.", ge=32)

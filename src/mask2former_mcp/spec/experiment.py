@@ -87,4 +87,5 @@ def _describe(error: ErrorDetails) -> str:
         near = dotted.nearest(key, leaves())
         return f"{key}: no such key" + (f"; did you mean {' or '.join(near)}?" if near else "")
     rule = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key} = {error['input']!r}: {rule}"
+    value = "***" if key == "encryption_key" else repr(error["input"])  # a secret, whatever its type
+    return f"{key} = {value}: {rule}"

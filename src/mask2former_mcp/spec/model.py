@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mask2former_mcp.spec import swin_sizes
 from mask2former_mcp.spec.field import (
     FourPositives,
     Int,
@@ -26,15 +27,17 @@ class Swin(Section):
 
     type: Literal["tiny", "small", "base", "large"] = spec_field(
         "tiny",
-        "Swin size: embed_dim, depths and num_heads are tiny 96, [2,2,6,2], [3,6,12,24]; small 96, [2,2,18,2], "
-        "[3,6,12,24]; base 128, [2,2,18,2], [4,8,16,32]; large 192, [2,2,18,2], [6,12,24,48].",
+        f"Swin size: embed_dim, depths and num_heads are {swin_sizes.described()}.",
         search=Search(scale="choice", choices=("tiny", "small", "base"), note=ARCHITECTURE_NOTE),
     )
     embed_dim: Positive = spec_field(
-        96, "Channels after the patch embedding; each stage doubles them. A multiple of each stage's heads."
+        swin_sizes.DEFAULT.embed_dim,
+        "Channels after the patch embedding; each stage doubles them. A multiple of each stage's heads.",
     )
-    depths: FourPositives = spec_field((2, 2, 6, 2), "Blocks per stage.")
-    num_heads: FourPositives = spec_field((3, 6, 12, 24), "Attention heads per stage; each divides its stage's width.")
+    depths: FourPositives = spec_field(swin_sizes.DEFAULT.depths, "Blocks per stage.")
+    num_heads: FourPositives = spec_field(
+        swin_sizes.DEFAULT.num_heads, "Attention heads per stage; each divides its stage's width."
+    )
     patch_size: Positive = spec_field(
         4, "Pixels per side of a patch; only 4 is built, since the decoders expect strides 4, 8, 16 and 32."
     )

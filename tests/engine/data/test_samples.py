@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former_mcp.engine import data, loader
+from mask2former_mcp.engine import data, loader, targets
 from mask2former_mcp.engine.data import Truth
 from mask2former_mcp.formats import panoptic, rle
 from mask2former_mcp.spec.experiment import Experiment, load
@@ -24,7 +24,7 @@ def opened(spec: Experiment, split: str = "train") -> data.Annotated:
 
 def samples(spec: Experiment, *, seed: int | None = 0, cache: bool = False) -> loader.Samples:
     annotated = opened(spec)
-    rule = loader.rule_for(spec.model.mode, annotated.classes)
+    rule = targets.rule_for(spec.model.mode, annotated.classes)
     return loader.Samples(annotated, rule, spec.dataset.augmentation, seed=seed, cache=cache)
 
 
@@ -85,8 +85,8 @@ def test_overlapping_instances_stay_whole() -> None:
     assert (truth.class_map()[:, :2] == 2).all()  # the last one drawn wins in the class map
 
 
-def rule(mode: str) -> loader.TargetRule:
-    return loader.TargetRule(mode, frozenset({1, 2}))
+def rule(mode: str) -> targets.TargetRule:
+    return targets.TargetRule(mode, frozenset({1, 2}))
 
 
 def crowded() -> Truth:
@@ -163,6 +163,18 @@ def test_an_epoch_shows_each_image_at_most_once_and_differs_from_the_next() -> N
     second = [i for batch in whole[4:] for _, i in batch]
     assert sorted(first) == sorted(second) == list(range(8))
     assert first != second
+
+
+def test_an_epoch_longer_than_the_split_shows_an_image_in_another_view_each_time(tiny: Spec) -> None:
+    keys = [key for batch in order(8, steps=12) for key in batch]
+    assert len(set(keys)) == len(keys) == 48
+    batches = loader.training_loader(samples(load("train", tiny())), order(8, steps=12, epochs=1), workers=0, pin=False)
+    views: dict[str, list[torch.Tensor]] = {}
+    for batch in batches:
+        for name, image in zip(batch.names, batch.images, strict=True):
+            views.setdefault(name, []).append(image)
+    assert all(len(seen) == 3 for seen in views.values())
+    assert not any(torch.equal(seen[0], seen[1]) for seen in views.values())
 
 
 def test_ranks_share_an_epoch_without_overlap() -> None:

@@ -1,8 +1,12 @@
 """Checkpoint files: their layout, what may be in them, and what is said when one does not fit."""
 
+import argparse
 import os
 import pickle
 import random
+import resource
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +153,8 @@ def test_a_published_swin_file_fills_the_backbone(tmp_path: Path) -> None:
     assert torch.equal(
         model.backbone.layers[2].blocks[0].attn.qkv.weight, source.backbone.layers[2].blocks[0].attn.qkv.weight
     )
-    with pytest.raises(ValueError, match="window_size=5"):
-        checkpoint.load_backbone(network(window_size=7), tmp_path / "swin.pth")
+    with pytest.raises(ValueError, match="embed_dim=24"):
+        checkpoint.load_backbone(network(embed_dim=48), tmp_path / "swin.pth")
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -164,6 +168,34 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     for name in ("text", "empty", "code", "nothing", "other"):
         with pytest.raises(ValueError, match=rf"{name}\.pth"):
             checkpoint.load_weights(network(), tmp_path / f"{name}.pth", strict=False)
+
+
+def test_foreign_objects_beside_the_weights_are_neither_run_nor_in_the_way(tmp_path: Path) -> None:
+    class_of_another_program = type(
+        "DictConfig", (), {"__module__": "omegaconf_dictconfig", "__reduce__": reduce_to_exit}
+    )
+    module = types.ModuleType("omegaconf_dictconfig")
+    module.DictConfig, module.leave = class_of_another_program, leave  # type: ignore[attr-defined]
+    leave.__module__ = "omegaconf_dictconfig"
+    sys.modules["omegaconf_dictconfig"] = module
+    model = network()
+    state = {"model." + name: value for name, value in model.state_dict().items()}
+    configuration = {"spec": class_of_another_program(), "space": argparse.Namespace(a=1, b=[torch.ones(1)])}
+    torch.save({"state_dict": state, "epoch": 3, "hyper_parameters": configuration}, tmp_path / "tao.pth")
+    del sys.modules["omegaconf_dictconfig"]
+
+    content = checkpoint.load(tmp_path / "tao.pth")
+    assert content["epoch"] == 3
+    assert {type(value) for value in content["hyper_parameters"].values()} == {checkpoint.Inert}
+    assert not checkpoint.load_weights(network(), tmp_path / "tao.pth").missing
+
+
+def leave(reason: str) -> None:
+    raise AssertionError(f"something in the file was run: {reason}")
+
+
+def reduce_to_exit(_: object) -> tuple[Any, tuple[str]]:
+    return leave, ("at loading",)
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
@@ -180,3 +212,18 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     draw()
     checkpoint.restore_random_state(checkpoint.load(tmp_path / "a.pth")["rng"])
     assert draw() == first
+
+
+def test_a_file_that_does_not_fit_leaves_the_earlier_one_and_says_so(tmp_path: Path) -> None:
+    first = tmp_path / checkpoint.file_name(0, 1)
+    checkpoint.save(first, model={"w": torch.zeros(10)}, epoch=0, global_step=1)
+    second = tmp_path / checkpoint.file_name(0, 2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, before[1]))  # a full disk fails in the same place
+    try:
+        with pytest.raises(OSError, match=r"step_00002.*MiB are free.*make room and resume"):
+            checkpoint.save(second, model={"w": torch.zeros(1 << 20)}, epoch=0, global_step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.LATEST, first.name]
+    assert checkpoint.load(tmp_path / checkpoint.LATEST)["global_step"] == 1

@@ -11,8 +11,8 @@ from mask2former_mcp.engine import criterion
 from mask2former_mcp.engine.criterion import Targets
 from mask2former_mcp.engine.model import weights
 from mask2former_mcp.engine.model.network import Mask2Former, build
-from mask2former_mcp.engine.model.swin import SIZES
 from mask2former_mcp.spec.experiment import load
+from mask2former_mcp.spec.swin_sizes import SWIN_SIZES as SIZES
 
 FACTS = json.loads((Path(__file__).parents[2] / "facts" / "weight-names-swin-tiny.json").read_text())
 
@@ -150,7 +150,10 @@ def test_a_fresh_network_starts_where_the_original_does() -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"backbone": {"type": "efficientvit"}}, "not available yet: choose a Swin backbone"),
+        (
+            {"backbone": {"type": "efficientvit", "efficientvit": {"out_features": ["res4", "res5"]}}},
+            "efficientvit.out_features = .*only",
+        ),
         ({"backbone": {"swin": {"patch_size": 2}}}, "model.backbone.swin.patch_size = 2: only 4"),
         ({"backbone": {"swin": {"embed_dim": 50}}}, "must be divisible by"),
         ({"sem_seg_head": {"common_stride": 8}}, "model.sem_seg_head.common_stride = 8: only 4"),

@@ -27,12 +27,6 @@ def test_help_imports_neither_torch_nor_the_spec() -> None:
     assert "train the network" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["quantize", "gen_trt_engine"])
-def test_what_is_not_built_says_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([verb, "-e", "spec.yaml"]) == 2
-    assert "not available" in capsys.readouterr().err
-
-
 def test_a_wrong_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evalute", "-e", "spec.yaml"]) == 2
     assert "Did you mean evaluate?" in capsys.readouterr().err
@@ -87,3 +81,27 @@ def test_a_torn_line_is_ended_before_the_next(tmp_path: Path) -> None:
     line = json.loads(text[1])
     assert line["kpi"] == {"PQ": 0.5}
     assert line["epoch"] == 1
+
+
+@pytest.mark.parametrize("key", [20302030, ["hush20302030"]])
+def test_a_secret_of_the_wrong_type_is_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: object
+) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump({"results_dir": str(tmp_path), "encryption_key": key}))
+    assert cli.main(["train", "-e", str(file)]) == 2
+    told = (tmp_path / "train" / "status.json").read_text() + capsys.readouterr().err
+    assert "encryption_key" in told
+    assert "20302030" not in told
+
+
+def test_a_secret_of_digits_on_the_command_line_is_text(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("")
+    assert session.read_spec(tmp_path / "spec.yaml", ["encryption_key=0123"]) == {"encryption_key": "0123"}
+
+
+def test_a_file_that_is_no_yaml_is_named_by_line_without_its_text(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("train: {}\nencryption_key: 'hush\n")
+    with pytest.raises(ValueError, match=r"spec\.yaml, line 3: not valid YAML") as error:
+        session.read_spec(tmp_path / "spec.yaml", [])
+    assert "hush" not in str(error.value)

@@ -69,6 +69,22 @@ def test_export_refuses_a_file_that_exists(tiny: Spec, weights: Path, tmp_path: 
     assert file.read_bytes() == b"precious"
 
 
+def test_a_transformers_folder_is_written_once(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    overrides = (
+        f"export.checkpoint={weights}",
+        f"export.onnx_file={tmp_path / 'm.onnx'}",
+        "export.format=transformers",
+    )
+    assert act("export", tmp_path, tiny(), *overrides) == 0
+    folder = tmp_path / "export" / "transformers"
+    names = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "disc", "1": "box", "2": "ground"}
+    assert not (tmp_path / "m.onnx").exists()
+    assert act("export", tmp_path, tiny(), *overrides) == 1
+    assert "exists already" in lines(tmp_path, "export")[-1]["message"]
+
+
 def test_a_size_other_than_three_channels_is_refused(tiny: Spec, weights: Path, tmp_path: Path) -> None:
     overrides = (f"export.checkpoint={weights}", f"export.onnx_file={tmp_path / 'm.onnx'}", "export.input_channel=4")
     assert act("export", tmp_path, tiny(), *overrides) == 1

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 
-from mask2former_mcp.engine import checkpoint, session
+from mask2former_mcp.engine import checkpoint, device, interruption, optim, resume, session
+from mask2former_mcp.spec.experiment import load
 
 Spec = Callable[..., dict[str, Any]]
 WAIT_S = 60
@@ -105,6 +108,56 @@ def test_the_other_formats_train_and_measure_what_they_can(
     kpi = next(x for x in lines(tmp_path) if x["message"] == "Eval metrics generated.")["kpi"]
     assert measured <= set(kpi)
     assert not absent & set(kpi)
+
+
+def test_ade_learns_and_evaluates_to_the_same_numbers(tiny: Spec, tmp_path: Path) -> None:
+    spec = tiny("ade", model__mode="semantic", train__num_epochs=20, train__validation_interval=20)
+    fast = ("train.optim.lr_scheduler=Warmuppoly", "train.optim.lr=3e-3", "train.checkpoint_interval=20")
+    assert train(tmp_path, spec, *fast) == 0
+    trained = rows(tmp_path)[-1]
+    assert float(trained["mIoU"]) > 0.4
+    latest = tmp_path / "train" / checkpoint.LATEST
+    more = [f"results_dir={tmp_path}", f"evaluate.checkpoint={latest}", "dataset.val.batch_size=3"]
+    assert session.run("evaluate", tmp_path / "spec.yaml", more) == 0
+    content = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    assert content["overall"]["mIoU"] == pytest.approx(float(trained["mIoU"]), abs=0.01)
+    assert {row["category_id"] for row in content["per_class"]} == {3, 5, 9}
+
+
+def test_images_without_any_annotation_train(tiny: Spec, shapes: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes / "train" / "instances.json").read_text())
+    file = tmp_path / "few.json"
+    file.write_text(json.dumps({**content, "annotations": [a for a in content["annotations"] if a["image_id"] == 8]}))
+    spec = tiny("coco", model__mode="instance", train__num_epochs=1, dataset__train__instance_json=str(file))
+    assert train(tmp_path, spec) == 0
+    assert float(rows(tmp_path)[0]["train_loss"]) > 0
+
+
+def test_fewer_queries_than_objects_train(tiny: Spec, tmp_path: Path) -> None:
+    assert train(tmp_path, tiny(train__is_dry_run=True, model__mask_former__num_object_queries=2)) == 0
+
+
+def test_gradients_scaled_for_half_precision_are_clipped_to_their_true_norm() -> None:
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=64.0))
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=precision)
+    plain = torch.nn.Linear(4, 3)
+    optimizer = optim.optimizer(plain, load("train", {}).train.optim)
+    model, stepper = fabric.setup(plain, optimizer)
+    before = plain.weight.detach().clone()
+    fabric.backward((model(torch.ones(2, 4)) * 10).sum())
+    device.clip_gradients(fabric, model, optimizer, 0.1)
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in plain.parameters() if p.grad is not None]))
+    assert float(norm) == pytest.approx(0.1, rel=1e-3)
+    stepper.step()
+    assert 0 < float((plain.weight.detach() - before).abs().max()) < 1e-3
+
+
+def test_a_second_signal_ends_at_once_and_keeps_nothing_half_done() -> None:
+    with interruption.deferred() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.signal_number == signal.SIGTERM
+        with pytest.raises(interruption.AtOnce):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def start(folder: Path, spec: dict[str, Any], *overrides: str) -> "subprocess.Popen[bytes]":
@@ -201,6 +254,22 @@ def test_a_loss_that_is_not_a_number_fails_with_the_files_of_its_batch(tiny: Spe
     assert last["status"] == "FAILURE"
     assert "the loss is nan" in last["message"]
     assert ".png" in last["message"]
+
+
+def test_weights_that_are_not_numbers_are_never_saved(tmp_path: Path) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model = torch.nn.Linear(2, 2)
+    settings = load("train", {}).train.optim
+    optimizer = optim.optimizer(model, settings)
+    schedule = optim.schedule(optimizer, settings, steps_per_epoch=1, total_steps=1)
+    parts = {"fabric": fabric, "model": model, "optimizer": optimizer, "schedule": schedule, "hyper_parameters": {}}
+    state = resume.State(seed=0, steps=1, step=1)
+    resume.save(tmp_path, state, **parts)
+    torch.nn.init.constant_(model.bias, float("nan"))  # the last step did it, and no loss came after
+    state.step = 2
+    with pytest.raises(FloatingPointError, match=r"not finite after step 2 \(first: bias\)"):
+        resume.save(tmp_path, state, **parts)
+    assert checkpoint.load(tmp_path / checkpoint.LATEST)["global_step"] == 1
 
 
 def test_frozen_modules_stay_and_unknown_ones_are_skipped(tiny: Spec, tmp_path: Path) -> None:

@@ -73,7 +73,12 @@ def test_inference_writes_pictures_and_structured_results_that_agree(
     assert act("inference", tmp_path, spec, f"inference.checkpoint={weights}") == 0
     out = tmp_path / "inference"
     assert sorted(p.name for p in out.glob("*.jpg")) == ["a.jpg", "a_png.jpg", "b.jpg", "more_a_png.jpg"]
-    assert any(x["status"] == "SKIPPED" and "broken.jpg" in x["message"] for x in lines(tmp_path, "inference"))
+    told = lines(tmp_path, "inference")
+    assert any(x["status"] == "SKIPPED" and "broken.jpg" in x["message"] for x in told)
+    assert told[-2]["message"] == "Segmented 4 images, 1 could not be read and were passed over."
+    assert told[-2]["unreadable"] == 1
+    assert "broken.jpg" in json.loads((out / "unreadable.json").read_text())[0]
+    assert [i["file_name"] for i in json.loads((out / "images.json").read_text())][-1] == "more/a.png"
     content = json.loads((out / "panoptic.json").read_text())
     assert {c["id"]: c["isthing"] for c in content["categories"]} == {3: 1, 5: 1, 9: 0}
     for row in content["annotations"]:
@@ -103,3 +108,45 @@ def test_inference_without_any_image_says_where_it_looked(tiny: Spec, weights: P
     spec = tiny(dataset__test__img_dir=str(tmp_path))
     assert act("inference", tmp_path / "out", spec, f"inference.checkpoint={weights}") == 1
     assert "no image" in lines(tmp_path / "out", "inference")[-1]["message"]
+
+
+def test_results_are_never_written_over_the_images_nor_segmented_again(
+    tiny: Spec, weights: Path, tmp_path: Path, shapes: Path
+) -> None:
+    image = (shapes / "val" / "images" / "000.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(image)
+    spec = tiny(dataset__test__img_dir=str(tmp_path), inference__checkpoint=str(weights))
+    for _ in range(2):  # the second time, overlays of the first lie in a folder below
+        assert act("inference", tmp_path, spec) == 0
+    assert len(json.loads((tmp_path / "inference" / "images.json").read_text())) == 1
+    file = tmp_path / "spec.yaml"
+    assert session.run("inference", file, [f"inference.results_dir={tmp_path}"]) == 1
+    assert "another results_dir" in (tmp_path / "status.json").read_text()
+    assert (tmp_path / "a.png").read_bytes() == image
+
+
+def test_pictures_of_every_kind_are_segmented_at_their_upright_size(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    rgb = np.random.default_rng(0).integers(0, 255, (40, 70, 3), dtype=np.uint8)
+    Image.fromarray(rgb[..., 0]).save(folder / "grey.png")
+    Image.fromarray(np.dstack([rgb, rgb[..., :1]])).save(folder / "alpha.png")
+    Image.fromarray(rgb).convert("P").save(folder / "palette.png")
+    Image.fromarray(rgb).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 256).save(folder / "deep.png")
+    Image.fromarray(rgb[:1, :1]).save(folder / "dot.png")
+    Image.new("RGB", (600, 2)).save(folder / "thread.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(rgb).save(folder / "turned.jpg", exif=turned)
+    (folder / "cut.jpg").write_bytes((folder / "turned.jpg").read_bytes()[:500])
+    (folder / "empty.png").write_bytes(b"")
+    spec = tiny(dataset__test__img_dir=str(folder), dataset__test__batch_size=3, dataset__test__num_workers=1)
+    assert act("inference", tmp_path, spec, f"inference.checkpoint={weights}") == 0
+    listed = json.loads((tmp_path / "inference" / "images.json").read_text())
+    size = {image["file_name"]: (image["width"], image["height"]) for image in listed}
+    assert size.pop("turned.jpg") == (40, 70)
+    assert size.pop("dot.png") == (1, 1)
+    assert size.pop("thread.png") == (600, 2)
+    assert size == dict.fromkeys(("grey.png", "alpha.png", "palette.png", "cmyk.jpg", "deep.png"), (70, 40))
+    assert len(json.loads((tmp_path / "inference" / "unreadable.json").read_text())) == 2

@@ -1,24 +1,25 @@
 """A laboratory: a home, a tiny data set, real planning and real jobs around an engine that answers in a blink."""
 
 import json
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from mask2former_mcp.jobs.members import members
 
 from mask2former_mcp import bundle
 from mask2former_mcp.automl import result
 from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.demo import scenes
-from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.members import members
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.planning.machine import Machine
@@ -28,6 +29,41 @@ from mask2former_mcp.settings import Settings
 
 ENGINE = Path(__file__).with_name("trial_engine.py")
 PATIENCE_S = 90.0
+LIVE = tuple(state for state in JobState if not state.terminal)
+
+
+class PlayedJobs(Jobs):
+    """Real rows in a real store; submitting starts no process, `play` trains every live trial for one epoch."""
+
+    def _start(self, job: Job) -> Job:
+        return job
+
+    def _followed(self, job: Job) -> Job:
+        return job
+
+    def reconcile(self) -> Sequence[str]:
+        return ()
+
+    def play(self, study_id: str) -> None:
+        for job in self.store.list(study_id=study_id, states=LIVE)[0]:
+            if job.id != study_id:
+                self._train(job)
+
+    def _train(self, job: Job) -> None:
+        if job.state is JobState.STOPPING:
+            self.store.transition(job.id, JobState.CANCELLED, expect=LIVE, text="stopped")
+            return
+        self.store.transition(job.id, JobState.RUNNING, expect=(JobState.QUEUED,), text="runs")
+        self.store.history.begin(job.id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
+        epoch, epochs = len(self.store.series.epochs(job.id)), job.plan.spec["train"]["num_epochs"]
+        rate = job.plan.spec["train"]["optim"]["lr"]
+        top = 0.8 * math.exp(-((math.log10(rate / 2e-3)) ** 2))
+        self.store.series.write(job.id, 1, epoch, {"mIoU": top * (1 - math.exp(-3 * (epoch + 1) / epochs))})
+        folder = self.results_dir(job.id) / "train"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth").write_bytes(b"weights")
+        if epoch + 1 == epochs:
+            self.store.transition(job.id, JobState.SUCCEEDED, expect=LIVE, text="done")
 
 
 class Laboratory:
@@ -40,7 +76,7 @@ class Laboratory:
             engine_command=(sys.executable, str(ENGINE), str(self.behaviour)),
             gpus="none",
             cancel_grace_s=2.0,
-            poll_s=0.05,
+            poll_s=0.15,
         )
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("M2F_")}
         self.jobs = Jobs(self.settings, self.environ)
@@ -49,6 +85,9 @@ class Laboratory:
         temporary = self.behaviour.with_suffix(".new")
         temporary.write_text(json.dumps(behaviour))
         temporary.replace(self.behaviour)
+
+    def played(self) -> PlayedJobs:
+        return PlayedJobs(self.settings, self.environ)
 
     def planner(self) -> Planner:
         machine = Machine(gpus=0, gpu_memory_gb=None, cpus=2, memory_gb=8.0)

@@ -63,11 +63,32 @@ def test_a_run_that_did_not_finish_is_failed_with_cause_and_advice(
     assert words in ended.message
 
 
-def test_an_engine_that_cannot_be_started_fails_the_job_and_names_it(bench: Any) -> None:
-    jobs = bench.jobs(engine_command=("/nowhere/python",))
+def test_an_engine_that_cannot_be_started_fails_the_job_and_names_it(bench: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "engine"
+    broken.write_text("#!/nowhere/python\n")
+    broken.chmod(0o755)
+    jobs = bench.jobs(engine_command=(str(broken),))
     ended = bench.finish(jobs, jobs.submit(bench.plan()))
     assert (ended.state, ended.error_code) == (JobState.FAILED, "not_available")
-    assert "/nowhere/python" in ended.message
+    assert str(broken) in ended.message
+
+
+@pytest.mark.parametrize("setting", ["engine_command", "python"])
+def test_without_an_engine_nothing_is_stored_and_the_error_says_how_to_install_it(
+    bench: Any, tmp_path: Path, setting: str
+) -> None:
+    bare = tmp_path / "python"
+    bare.write_text('#!/bin/sh\necho \'["torch", "cv2"]\'\n')
+    bare.chmod(0o755)
+    settings = {
+        "engine_command": {"engine_command": ("/nowhere/engine",)},
+        "python": {"engine_command": (), "python": str(bare)},
+    }[setting]
+    jobs = bench.jobs(**settings)
+    with pytest.raises(NotAvailable, match="torch, cv2" if setting == "python" else "/nowhere/engine") as refused:
+        jobs.submit(bench.plan())
+    assert "[engine]" in refused.value.fix
+    assert jobs.list() == ([], None)
 
 
 def test_a_run_name_is_the_same_job_again_and_another_plan_is_refused(bench: Any, jobs: Jobs) -> None:
@@ -82,7 +103,7 @@ def test_a_run_name_is_the_same_job_again_and_another_plan_is_refused(bench: Any
 
 @pytest.mark.parametrize(
     "change",
-    [{"action": "quantize"}, {"action": "gen_trt_engine"}, {"runtime": "tao"}, {"platform": "docker"}],
+    [{"runtime": "tao"}, {"platform": "slurm"}],
 )
 def test_what_cannot_run_yet_is_refused_and_nothing_is_stored(bench: Any, jobs: Jobs, change: dict[str, str]) -> None:
     with pytest.raises(NotAvailable):

@@ -80,3 +80,12 @@ def test_a_no_in_any_form_deletes_nothing(services, ended_job, era, reply):
     assert result.is_error
     assert result.structured_content["code"] == "confirmation_required"
     assert services.jobs.get(ended_job)
+
+
+def test_a_job_that_cannot_be_deleted_is_refused_before_anybody_is_asked(services, ended_job):
+    services.jobs.store.resume(ended_job, expect=JobState.FAILED, attempt=1, changes={})
+    asked: list[str] = []
+    yes = ElicitResult(action="accept", content={"confirm": True})
+    refused = delete(services, ended_job, era="auto", reply=saying(yes, asked))
+    assert refused.structured_content["code"] == "wrong_state"
+    assert asked == []

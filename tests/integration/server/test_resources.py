@@ -2,6 +2,7 @@
 
 import base64
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,20 @@ def test_the_encryption_key_is_nowhere_in_what_a_client_can_read(environ, tiny_t
 
     assert "s3cret-key" not in anyio.run(everything)
     assert "s3cret-key" not in "".join(p.read_text(errors="ignore") for p in Path(tmp_path).rglob("*") if p.is_file())
+
+
+def test_of_a_huge_log_the_end_is_read_and_the_answer_says_so(services):
+    log = services.settings.home / "jobs" / ID / "log.txt"
+    log.write_text("needle at the start\n" + ("x" * 99 + "\n") * 60_000 + "needle at the end\n")
+
+    async def ask(**arguments: Any) -> Any:
+        async with Client(build(services, reconcile=False)) as client:
+            return await client.call_tool("get_job_logs", {"job_id": ID, "grep": "needle", **arguments})
+
+    found = anyio.run(ask)
+    assert found.structured_content["lines"] == ["needle at the end"]
+    assert "cursor='0'" in found.structured_content["searched"]
+    assert found.structured_content["searched"] in found.content[0].text
+    first = anyio.run(partial(ask, cursor="0")).structured_content
+    assert first["lines"] == ["needle at the start"]
+    assert "searched" not in first

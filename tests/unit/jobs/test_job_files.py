@@ -60,6 +60,22 @@ def test_a_log_is_paged_filtered_and_cleaned(tmp_path: Path) -> None:
         logs.read_page(path, tail=1, cursor="-1")
 
 
+def test_a_log_read_by_cursor_within_a_budget_leaves_nothing_out(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    written = [f"line {number} {'x' * (1 + number % 90)}" for number in range(300)]
+    path.write_text("\n".join([*written, "y" * 900]) + "\n")
+    read: list[str] = []
+    cursor = "0"
+    while (page := logs.read_page(path, tail=1000, cursor=cursor, budget=500)).lines:
+        assert sum(map(len, page.lines)) <= 500 or len(page.lines) == 1
+        read += page.lines
+        cursor = page.next_cursor
+    assert read == [*written, "y" * 900]
+    assert cursor == str(path.stat().st_size)
+    with pytest.raises(InvalidRequest, match="cursor"):
+        logs.read_page(path, tail=1, cursor="9" * 5000)
+
+
 def test_artifacts_name_kind_epoch_and_the_best_and_stay_inside(tmp_path: Path) -> None:
     results = tmp_path / "results"
     checkpoint(results / "train" / "model_epoch_000_step_00010.pth")

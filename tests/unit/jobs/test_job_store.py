@@ -182,8 +182,18 @@ def test_an_older_store_is_migrated_forward_and_keeps_its_rows(tmp_path: Path, m
 
 def test_a_file_that_is_no_database_and_an_unwritable_home_are_store_errors(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite3").write_text("this is not a database, whatever its name says" * 50)
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match="cannot be used") as damaged:
         JobStore(tmp_path)
+    assert "Move jobs.sqlite3 away" in damaged.value.fix
     with pytest.raises(StoreError) as refused:
         JobStore(tmp_path / "jobs.sqlite3" / "below-a-file")
     assert "M2F_HOME" in refused.value.fix
+
+
+def test_a_row_that_does_not_read_names_its_job_and_how_to_be_rid_of_it(store: JobStore, add: Add) -> None:
+    add("train-1")
+    with store.database.write() as connection:
+        connection.execute('UPDATE jobs SET plan = \'{"action": "fly"}\'')
+    with pytest.raises(StoreError, match="train-1") as refused:
+        store.list()
+    assert "DELETE FROM jobs WHERE id = 'train-1'" in refused.value.fix

@@ -38,6 +38,10 @@ def test_what_finished_before_the_stop_reached_it_has_succeeded_and_the_rest_is_
         (1, None, ["RuntimeError: Error(s) in loading state_dict: size mismatch for model.x"], "checkpoint_mismatch"),
         (-7, None, ["Bus error (core dumped)"], "shared_memory_full"),
         (-9, None, [], "killed"),
+        (-9, None, ["UserWarning: [Errno 2] No such file or directory: 'cache'"], "killed"),
+        (-9, None, ["torch.cuda.OutOfMemoryError: CUDA out of memory"], "out_of_memory"),
+        (1, None, ["RuntimeError: DataLoader worker (pid(s) 7) exited unexpectedly"], "worker_died"),
+        (1, None, ["RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error."], "shared_memory_full"),
         (137, None, [], "killed"),
         (143, "Train interrupted by SIGTERM.", [], "interrupted"),
         (-11, None, [], "crashed"),
@@ -59,3 +63,8 @@ def test_a_line_that_advises_already_is_not_advised_again() -> None:
 def test_the_message_quotes_the_cause_and_is_bounded() -> None:
     assert "ValueError: x must be y" in explain(1, None, ["Traceback", "ValueError: x must be y", "bye"]).message
     assert len(explain(1, "x" * 5000, []).message) < 500
+
+
+def test_a_kill_is_told_by_its_signal_its_likely_cause_and_how_to_go_on() -> None:
+    message = explain(-9, None, ["epoch 3"]).message
+    assert all(words in message for words in ("signal 9", "memory", "batch_size", "resume_job"))

@@ -59,3 +59,12 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, text: str) -> No
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(InvalidRequest, match=r"config\.toml"):
         Settings.load({"M2F_HOME": str(tmp_path)})
+
+
+def test_a_file_that_is_no_text_and_a_home_that_is_no_folder_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidRequest, match=r"config\.toml"):
+        Settings.load({"M2F_HOME": str(tmp_path)})
+    with pytest.raises(InvalidRequest, match="not a folder"):
+        Settings.load({"M2F_HOME": str(file)})

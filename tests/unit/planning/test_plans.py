@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, WrongState
-from mask2former_mcp.lineage import Earlier
+from mask2former_mcp.errors import DatasetError, InvalidRequest, WrongState
+from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import REQUESTS
 from mask2former_mcp.spec import dotted
@@ -49,7 +49,6 @@ def test_a_train_plan_builds_the_whole_data_source_table(plan: Any, data: Path) 
     assert made.command == ("mask2former", "train", "-e", "{job_dir}/spec.yaml")
     assert made.artifacts == ("train/model_epoch_*.pth",)
     assert made.automl.route == "automl"
-    assert said(made, "study of one trial")
     assert made.datasets["train"]["hashes"].keys() == {"annotations_panoptic.json", "label_map_panoptic.json"}
 
 
@@ -225,15 +224,14 @@ def test_fsdp_forces_fp16_and_says_so(plan: Any, data: Path) -> None:
     assert said(alone, "nothing to shard")
 
 
-def test_efficientvit_plans_but_does_not_start(make_planner: Any, plan: Any, data: Path) -> None:
+def test_efficientvit_plans_and_may_start(make_planner: Any, plan: Any, data: Path) -> None:
     arguments = {"train_dataset": str(data / "shop"), "backbone": "efficientvit_b0", "num_gpus": 2}
     made = plan("train", machine=GPUS, **arguments)
     assert made.spec["model"]["backbone"] | {} == made.spec["model"]["backbone"]
     assert made.spec["model"]["backbone"]["efficientvit"]["name"] == "b0"
     assert said(made, "sync_batchnorm")
-    assert said(made, "cannot start yet")
-    with pytest.raises(NotAvailable, match="EfficientViT"):
-        make_planner(machine=GPUS).plan(REQUESTS["train"].model_validate(arguments))
+    assert not said(made, "cannot start yet")
+    make_planner(machine=GPUS).plan(REQUESTS["train"].model_validate(arguments))
 
 
 def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
@@ -323,8 +321,6 @@ def test_a_parents_hold_out_is_made_again(plan: Any, shelf: Any, home: Path, dat
     results = home / "jobs" / "train-hhhh0000" / "results"
     (results / "train").mkdir(parents=True)
     (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
-    from mask2former_mcp.lineage import Parent
-
     shelf.jobs["train-hhhh0000"] = Parent("train-hhhh0000", "train", first.spec, results, {}, "failed", first.datasets)
     made = plan("evaluate", parent_job_id="train-hhhh0000")
     assert made.staging == first.staging or made.staging[0].options == first.staging[0].options
@@ -360,11 +356,44 @@ def test_export_names_its_file_in_the_results(plan: Any, trained: Any) -> None:
     assert named.artifacts == ("export/shop.onnx",)
 
 
-def test_transformers_export_plans_but_does_not_start(plan: Any, make_planner: Any, trained: Any) -> None:
-    assert said(plan("export", parent_job_id=trained.job_id, format="transformers"), "cannot start yet")
-    request = REQUESTS["export"].model_validate({"parent_job_id": trained.job_id, "format": "transformers"})
-    with pytest.raises(NotAvailable, match="transformers"):
-        make_planner().plan(request)
+def test_transformers_export_plans_a_folder(plan: Any, trained: Any) -> None:
+    made = plan("export", parent_job_id=trained.job_id, format="transformers")
+    assert made.spec["export"]["format"] == "transformers"
+    assert made.artifacts == ("export/transformers/model.safetensors",)
+    assert not said(made, "cannot start yet")
+    with pytest.raises(InvalidRequest, match="runtime=tao"):
+        plan("export", parent_job_id=trained.job_id, format="transformers", runtime="tao")
+
+
+def test_an_export_is_measured_and_used_like_a_checkpoint(plan: Any, trained: Any, exported: Any) -> None:
+    for action in ("evaluate", "inference"):
+        made = plan(action, parent_job_id=exported.job_id)
+        assert made.spec[action]["checkpoint"] == "{home}/jobs/export-bbbb2222/results/export/model.onnx"
+        assert made.spec["model"]["mode"] == "panoptic"
+        assert made.datasets["eval"]["uri"] == trained.datasets["eval"]["uri"]
+        assert said(made, "runs in onnxruntime")
+    with pytest.raises(InvalidRequest, match="a graph has one mode"):
+        plan("evaluate", parent_job_id=exported.job_id, overrides={"model.mode": "semantic"})
+    with pytest.raises(InvalidRequest, match="train job"):
+        plan("export", parent_job_id=exported.job_id)
+
+
+def test_a_quantized_model_is_measured_used_and_exported(
+    plan: Any, trained: Any, exported: Any, shelf: Any, home: Path
+) -> None:
+    made = plan("quantize", parent_job_id=trained.job_id)
+    assert said(made, "torchao: 8-bit weights")
+    file = home / "jobs" / "quantize-ffff6666" / "results" / "quantize" / "quantized_model_torchao.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"q")
+    shelf.jobs["quantize-ffff6666"] = Parent(
+        "quantize-ffff6666", "quantize", made.spec, file.parents[1], {}, "succeeded", made.datasets
+    )
+    for action in ("evaluate", "inference", "export"):
+        path = plan(action, parent_job_id="quantize-ffff6666").spec[action]["checkpoint"]
+        assert path.endswith("quantize-ffff6666/results/quantize/quantized_model_torchao.pth")
+    static = {"backend": "modelopt.onnx", "quantize_mode": "static_ptq", "overrides": {"quantize.algorithm": "max"}}
+    assert said(plan("quantize", parent_job_id=exported.job_id, **static), "otherwise onnxruntime's")
 
 
 def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, exported: Any) -> None:
@@ -378,7 +407,8 @@ def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, e
     run = plan("evaluate", parent_job_id=engine.job_id)
     assert run.spec["evaluate"]["trt_engine"].endswith("gen_trt_engine/model.engine")
     assert run.spec["evaluate"]["checkpoint"] == ""
-    assert said(run, "cannot start yet")
+    assert said(run, "needs the package tensorrt")
+    assert run.artifacts == ("evaluate/status.json",)
 
 
 def test_tensorrt_evaluation_needs_a_semantic_export(plan: Any, exported: Any, shelf: Any, home: Path) -> None:
@@ -386,8 +416,6 @@ def test_tensorrt_evaluation_needs_a_semantic_export(plan: Any, exported: Any, s
     results = home / "jobs" / "gen_trt_engine-eeee5555" / "results"
     (results / "gen_trt_engine").mkdir(parents=True)
     (results / "gen_trt_engine" / "model.engine").write_bytes(b"e")
-    from mask2former_mcp.lineage import Parent
-
     shelf.jobs["gen_trt_engine-eeee5555"] = Parent(
         "gen_trt_engine-eeee5555", "gen_trt_engine", made.spec, results, {}, "succeeded", made.datasets
     )

@@ -1,5 +1,6 @@
 """What every platform must do. Another platform joins by another parameter of `platform`."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,13 +11,15 @@ import psutil
 import pytest
 
 from mask2former_mcp.errors import NotAvailable
+from mask2former_mcp.platforms.docker import DockerPlatform, Limits
+from mask2former_mcp.platforms.docker_daemon import Daemon, Gone
 from mask2former_mcp.platforms.local import LocalPlatform
-from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Task
+from mask2former_mcp.platforms.protocol import Bind, Handle, Observation, Platform, Task
 
 pytestmark = pytest.mark.timeout(60)
 PATIENCE_S = 20.0
 
-PROGRAM = """
+PROGRAM = """#!/usr/bin/env python3
 import os, signal, subprocess, sys, time
 from pathlib import Path
 verb = sys.argv[1]
@@ -36,6 +39,10 @@ if verb in ("deaf", "family", "sleep"):
 """
 
 
+SECRET = "hunter2-hunter2"
+BASE_IMAGE = os.environ.get("M2F_TEST_BASE_IMAGE", "m2f-base:bookworm")
+
+
 class Workshop:
     def __init__(self, platform: Platform, home: Path) -> None:
         self.platform = platform
@@ -52,7 +59,7 @@ class Workshop:
             "results_dir": job_dir / "results",
             "log_file": job_dir / "log.txt",
             "devices": (),
-            "environment": {"PATH": "/bin"},
+            "environment": {"PATH": "/usr/local/bin:/usr/bin:/bin"},
         }
         return Task(**{**values, **fields})
 
@@ -69,12 +76,53 @@ class Workshop:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
+    def signalled(self, number: int) -> Observation:
+        """How a process looks that a signal ended."""
+        return Observation("exited", exit_code=-number)
 
-@pytest.fixture(params=["local"])
-def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    def processes_left(self, task: Task) -> list[Any]:
+        told = [task.job_dir / name for name in ("ran.txt", "child.txt")]
+        pids = [int(path.read_text()) for path in told if path.exists()]
+        pids = [pid for pid in pids if psutil.pid_exists(pid)]
+        return [pid for pid in pids if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+class DockerWorkshop(Workshop):
+    """The same program in a small container, whose working folder is the job's."""
+
+    def __init__(self, home: Path, program: Path) -> None:
+        self.daemon = Daemon()
+        super().__init__(DockerPlatform(home, Limits(memory_gb=0.25, shm_gb=0.1), self.daemon, (SECRET,)), home)
+        self.program = program
+
+    def task(self, *words: str, **fields: Any) -> Task:
+        job_dir = self.home / "jobs" / "train-1"
+        binds = (Bind(job_dir, "/results", read_only=False), Bind(self.program, "/usr/local/bin/mask2former"))
+        return super().task(*words, **{"image": BASE_IMAGE, "binds": binds, **fields})
+
+    def signalled(self, number: int) -> Observation:
+        return Observation("exited", exit_code=128 + number)
+
+    def processes_left(self, task: Task) -> list[Any]:
+        name = self.platform.render(task)["name"]
+        try:
+            return [self.daemon.inspect(name)]
+        except Gone:
+            return []
+
+
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+def workshop(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Workshop]:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    program.chmod(0o755)
     home = tmp_path / "home"
+    if request.param == "docker":
+        docker = DockerWorkshop(home, program)
+        yield docker
+        for attempt in (1, 2):
+            docker.daemon.remove(docker.platform.render(docker.task(attempt=attempt))["name"])
+        return
     yield Workshop(LocalPlatform(home, (sys.executable, str(program))), home)
     for process in psutil.process_iter():
         try:
@@ -84,10 +132,12 @@ def workshop(tmp_path: Path) -> Iterator[Workshop]:
             continue
 
 
-@pytest.mark.parametrize(("words", "code"), [(("code", "0"), 0), (("code", "7"), 7), (("die", "9"), -9)])
-def test_the_exit_code_is_told_also_to_another_process(workshop: Workshop, words: tuple[str, ...], code: int) -> None:
+@pytest.mark.parametrize("words", [("code", "0"), ("code", "7"), ("die", "9")])
+def test_the_exit_code_is_told_also_to_another_process(workshop: Workshop, words: tuple[str, ...]) -> None:
     handle = workshop.platform.submit(workshop.task(*words))
-    assert workshop.wait(handle) == Observation("exited", exit_code=code)
+    code = int(words[1])
+    expected = workshop.signalled(code) if words[0] == "die" else Observation("exited", exit_code=code)
+    assert workshop.wait(handle) == expected
     assert list(workshop.platform.logs(handle)) == [f"verb {words[0]}\n"]
 
 
@@ -120,17 +170,14 @@ def test_cancel_returns_when_all_of_it_is_gone(workshop: Workshop, verb: str) ->
     task = workshop.task(verb)
     handle = workshop.platform.submit(task)
     workshop.ready(task)
-    pids = [int((task.job_dir / "ran.txt").read_text())]
-    if verb == "family":
-        pids.append(int((task.job_dir / "child.txt").read_text()))
     workshop.platform.cancel(handle, grace_s=0.3)
-    assert workshop.platform.poll(handle) == Observation("exited", exit_code=-9 if verb == "deaf" else -15)
-    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    assert workshop.platform.poll(handle) == workshop.signalled(9 if verb == "deaf" else 15)
+    assert not workshop.processes_left(task)
     workshop.platform.cancel(handle, grace_s=0.3)
 
 
 def test_a_secret_is_masked_in_the_log(workshop: Workshop) -> None:
-    handle = workshop.platform.submit(workshop.task("secret", "hunter2-hunter2", secrets=("hunter2-hunter2",)))
+    handle = workshop.platform.submit(workshop.task("secret", SECRET, secrets=(SECRET,)))
     workshop.wait(handle)
     deadline = time.monotonic() + PATIENCE_S
     while len(lines := list(workshop.platform.logs(handle))) < 2:
@@ -138,12 +185,25 @@ def test_a_secret_is_masked_in_the_log(workshop: Workshop) -> None:
     assert lines == ["verb secret\n", "the word is ***\n"]
 
 
+def test_a_start_is_answered_at_once_however_long_the_work_with_secrets_takes(workshop: Workshop) -> None:
+    """The process that masks them outlives the start: holding a pipe of ours open, it once made each start wait."""
+    began = time.monotonic()
+    handle = workshop.platform.submit(workshop.task("sleep", secrets=(SECRET,)))
+    assert time.monotonic() - began < PATIENCE_S
+    assert workshop.platform.poll(handle).state == "running"
+    workshop.platform.cancel(handle, grace_s=0.5)
+
+
 def test_the_process_sees_the_given_environment_and_its_label_only(workshop: Workshop) -> None:
-    task = workshop.task("environment", environment={"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "GPU-1"})
+    task = workshop.task(
+        "environment", environment={"PATH": "/usr/local/bin:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "GPU-1"}
+    )
     handle = workshop.platform.submit(task)
     workshop.wait(handle)
     seen = set(eval("".join(list(workshop.platform.logs(handle))[1:])))
-    assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= seen <= {"PATH", "CUDA_VISIBLE_DEVICES", "M2F_RUN", "LC_CTYPE"}
+    assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= seen <= {
+        "PATH", "CUDA_VISIBLE_DEVICES", "M2F_RUN", "LC_CTYPE", "HOME", "HOSTNAME",
+    }  # fmt: skip
 
 
 def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
@@ -158,7 +218,7 @@ def test_the_local_rendering_is_pure_and_whole(tmp_path: Path) -> None:
     assert LocalPlatform(tmp_path, ("python", "-m", "engine")).render(task) == {
         "argv": ["python", "-m", "engine", "train", "-e", "spec.yaml"],
         "cwd": str(job),
-        "env": {"PATH": "/bin"},
+        "env": {"PATH": "/usr/local/bin:/usr/bin:/bin"},
         "log": str(job / "log.txt"),
         "run": str(job / "run/1"),
         "secrets": ["word"],

@@ -1,5 +1,7 @@
 """The AutoML policy: which words turn it off, who wins, where it leads."""
 
+import time
+
 import pytest
 
 from mask2former_mcp.policy import BundleState, decide, read
@@ -99,6 +101,19 @@ train it rather than HPO
 use plain training instead of AutoML
 I used AutoML last time. Turn off AutoML now.
 Last time: AutoML. This time no HPO
+non-AutoML run
+turn the AutoML thing off
+turn off wandb and AutoML
+disable wandb, HPO and tensorboard
+don't tune hyperparameters
+do not search hyperparameters
+train without tuning the hyperparameters
+single run, no sweeps
+no tuning, just train
+AutoML: no
+automl_policy='off'
+"automl_policy": "off"
+train on /data/with-automl and turn off AutoML
 Train a panoptic model on /data/belt with 20 epochs and a swin_small backbone. Turn off AutoML, we have one GPU only.
 """.strip().splitlines()
 
@@ -155,6 +170,11 @@ keep AutoML
 automl_policy: on
 automl: on
 AutoML on please
+automl_policy=auto
+automl_policy auto
+turn off wandb and keep AutoML
+disable wandb, AutoML on
+turn off wandb and use AutoML
 """.strip().splitlines()
 
 SILENT = """
@@ -178,6 +198,12 @@ direct the output to /results; training data is in /data
 train an autoML-like
 explain training
 complain training
+what does plain training mean?
+train mask2former on /data/no-hpo
+train on s3://bucket/automl-off/train
+train_dataset=/data/disable-automl, 5 epochs
+images in ../plain training sets/x
+no fine-tuning of the backbone
 """.strip().splitlines()
 
 
@@ -251,3 +277,21 @@ def test_long_text_is_read_quickly() -> None:
     for words in ("do not ", "the ", "no the any all ", "plain old ", "turn ", "= : ", "don't to for in "):
         assert read(words * 6000) is None
     assert read("automl and " * 2000) is None
+
+
+def test_a_wrapped_line_goes_on_and_a_list_does_not() -> None:
+    wrapped = read("Please train it on my images and turn off\nAutoML, thanks.")
+    assert wrapped is not None
+    assert wrapped.policy == "off"
+    listed = read("- turn off\n- AutoML report at the end, please")
+    assert listed is None or listed.policy != "off"
+
+
+@pytest.mark.parametrize(
+    "words", ["don't ", "automl ", "no need to please ", "a", "is are be ", "/a", "set automl is "]
+)
+def test_long_texts_are_read_quickly(words: str) -> None:
+    text = words * (40_000 // len(words))
+    start = time.perf_counter()
+    read(text)
+    assert time.perf_counter() - start < 2.0

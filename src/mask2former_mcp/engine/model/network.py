@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mask2former_mcp.engine.model import efficientvit
+from mask2former_mcp.engine.model.efficientvit import EfficientVit
 from mask2former_mcp.engine.model.pixel_decoder import PixelDecoder
-from mask2former_mcp.engine.model.swin import PATCH, SIZES, Swin
+from mask2former_mcp.engine.model.swin import PATCH, Swin
 from mask2former_mcp.engine.model.transformer_decoder import MaskedTransformerDecoder
+from mask2former_mcp.spec import swin_sizes
 
 if TYPE_CHECKING:
     from mask2former_mcp.spec.experiment import Experiment
 
+LEVELS = ["res2", "res3", "res4", "res5"]
 MASK_STRIDE = 4
 """Masks are predicted, and compared with their targets, at this stride of the image; sizes are rounded up."""
 
@@ -54,7 +58,9 @@ class SemSegHead(nn.Module):
 class Mask2Former(nn.Module):
     """The whole network. Image sizes are free; every part pads what it needs."""
 
-    def __init__(self, backbone: Swin, pixel_decoder: PixelDecoder, predictor: MaskedTransformerDecoder) -> None:
+    def __init__(
+        self, backbone: Swin | EfficientVit, pixel_decoder: PixelDecoder, predictor: MaskedTransformerDecoder
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = SemSegHead(pixel_decoder, predictor)
@@ -83,7 +89,8 @@ def build(experiment: Experiment) -> Mask2Former:
     Raises ValueError, with the key and what to set, for values that this network cannot honour.
     """
     recompute = experiment.train.activation_checkpoint
-    backbone = _swin(experiment, recompute=recompute)
+    family = _swin if experiment.model.backbone.type == "swin" else _efficientvit
+    backbone = family(experiment, recompute=recompute)
     former = experiment.model.mask_former
     head = experiment.model.sem_seg_head
     _refuse_what_is_not_built(experiment)
@@ -116,21 +123,18 @@ def build(experiment: Experiment) -> Mask2Former:
     return Mask2Former(backbone, pixel_decoder, predictor)
 
 
+def _efficientvit(experiment: Experiment, *, recompute: bool) -> EfficientVit:
+    """The EfficientViT of `name`. It has no position embeddings: pretrain_img_size changes nothing in it."""
+    spec = experiment.model.backbone.efficientvit
+    # out_indices is not read: the spec's own default leaves out a level that the decoders need, and TAO gives all four.
+    _all_levels("model.backbone.efficientvit.out_features", list(spec.out_features))
+    return EfficientVit(efficientvit.SIZES[spec.name], recompute=recompute or spec.use_checkpoint)
+
+
 def _swin(experiment: Experiment, *, recompute: bool) -> Swin:
     """The Swin backbone: `type` sets width, depths and heads; values that are not tiny's, the defaults, win over it."""
-    backbone = experiment.model.backbone
-    if backbone.type != "swin":
-        raise ValueError(
-            f"model.backbone.type = {backbone.type!r} is not available yet: choose a Swin backbone "
-            "(model.backbone.type=swin)."
-        )
-    spec = backbone.swin
-    if spec.type not in SIZES:
-        raise ValueError(f"model.backbone.swin.type = {spec.type!r}: must be one of {', '.join(SIZES)}.")
-    size, default = SIZES[spec.type], SIZES["tiny"]
-    embed_dim = size.embed_dim if spec.embed_dim == default.embed_dim else spec.embed_dim
-    depths = size.depths if tuple(spec.depths) == default.depths else tuple(spec.depths)
-    num_heads = size.num_heads if tuple(spec.num_heads) == default.num_heads else tuple(spec.num_heads)
+    spec = experiment.model.backbone.swin
+    embed_dim, depths, num_heads = swin_sizes.meant(spec.type, spec.embed_dim, spec.depths, spec.num_heads)
     for key, values in (("depths", depths), ("num_heads", num_heads)):
         if len(values) != 4:
             raise ValueError(f"model.backbone.swin.{key} = {list(values)}: needs 4 numbers, one for each stage.")
@@ -138,14 +142,12 @@ def _swin(experiment: Experiment, *, recompute: bool) -> Swin:
         _divisible(f"model.backbone.swin.embed_dim x {2**stage}", embed_dim * 2**stage, f"num_heads[{stage}]", heads)
     if spec.patch_size != PATCH:
         raise ValueError(f"model.backbone.swin.patch_size = {spec.patch_size}: only {PATCH} is supported.")
-    for key, found, needed in (
-        ("out_indices", list(spec.out_indices), [0, 1, 2, 3]),
-        ("out_features", list(spec.out_features), ["res2", "res3", "res4", "res5"]),
-    ):
-        if found != needed:
-            raise ValueError(
-                f"model.backbone.swin.{key} = {found}: only {needed} is supported, decoders read all four."
-            )
+    if list(spec.out_indices) != [0, 1, 2, 3]:
+        raise ValueError(
+            f"model.backbone.swin.out_indices = {list(spec.out_indices)}: only [0, 1, 2, 3] is supported, decoders "
+            "read all four."
+        )
+    _all_levels("model.backbone.swin.out_features", list(spec.out_features))
     return Swin(
         embed_dim=embed_dim,
         depths=depths,
@@ -161,6 +163,11 @@ def _swin(experiment: Experiment, *, recompute: bool) -> Swin:
         patch_norm=spec.patch_norm,
         recompute=recompute or spec.use_checkpoint,
     )
+
+
+def _all_levels(key: str, found: list[str]) -> None:
+    if found != LEVELS:
+        raise ValueError(f"{key} = {found}: only {LEVELS} is supported, decoders read all four.")
 
 
 def _refuse_what_is_not_built(experiment: Experiment) -> None:

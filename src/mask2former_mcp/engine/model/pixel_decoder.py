@@ -6,7 +6,7 @@ Multi-scale deformable attention: Zhu et al., 2021, https://arxiv.org/abs/2010.0
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,10 @@ Level = tuple[Tensor, tuple[int, int]]
 """Tokens [B, h * w, C] of one level, and (h, w)."""
 
 
+DeformableKernel = Callable[[Tensor, Tensor, list[int]], Tensor]
+"""(value [B, S, heads, d], offsets and logits [B, S, heads * LEVELS * POINTS * 3], sizes) -> [B, S, heads, d]."""
+
+
 class Geometry(NamedTuple):
     """Where the tokens of all levels lie, in the units of grid_sample: -1..1 over a map, whatever its size.
 
@@ -41,9 +45,10 @@ class Geometry(NamedTuple):
             return (torch.arange(length, device=like.device, dtype=like.dtype) * 2 + 1) / length - 1
 
         centres = [torch.stack([axis(w).expand(h, w), axis(h)[:, None].expand(h, w)], 2) for h, w in sizes]
-        pixel = torch.tensor([[[2 / w, 2 / h]] for h, w in sizes], dtype=like.dtype)
+        # Filled on the device: a copy from the host would break the recording of a CUDA graph.
+        pixel = [torch.stack([like.new_full((1,), 2 / w), like.new_full((1,), 2 / h)], 1) for h, w in sizes]
         flat = torch.cat([places.flatten(0, 1) for places in centres])
-        return cls(sizes, flat[:, None, None, None], pixel.to(like.device, non_blocking=True))
+        return cls(sizes, flat[:, None, None, None], torch.stack(pixel))
 
 
 class PixelDecoder(nn.Module):
@@ -159,12 +164,19 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(dim, num_heads * LEVELS * POINTS)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
+        self.fused: DeformableKernel | None = None  # set by engine.fast, on CUDA: softmax, places, samples, sum in one
         self._initialise()
 
     def forward(self, x: Tensor, place: Tensor, geometry: Geometry) -> Tensor:
         """x [B, S, C], place [S, C] -> [B, S, C]."""
         query = x + place
         value = unflatten(self.value_proj(x), 2, (self.num_heads, -1))
+        if self.fused is not None:
+            linears = (self.sampling_offsets, self.attention_weights)
+            weight, bias = torch.cat([m.weight for m in linears]), torch.cat([m.bias for m in linears])
+            found = self.fused(value, F.linear(query, weight, bias), [n for size in geometry.sizes for n in size])
+            short: Tensor = self.output_proj(found.flatten(2))
+            return short
         offsets = unflatten(self.sampling_offsets(query), 2, (self.num_heads, LEVELS, POINTS, 2))
         weights = unflatten(self.attention_weights(query), 2, (self.num_heads, LEVELS * POINTS)).softmax(-1)
         out: Tensor = self.output_proj(sample(value, offsets, weights, geometry))

@@ -7,29 +7,15 @@ there, so its projection is the bias, and the product runs over real tokens only
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, unflatten
 from torch.utils.checkpoint import checkpoint
 
-
-@dataclass(frozen=True)
-class Size:
-    """Width of the first stage (it doubles with each), blocks and attention heads of the four stages."""
-
-    embed_dim: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-
-
-SIZES = {
-    "tiny": Size(96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    "small": Size(96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    "base": Size(128, (2, 2, 18, 2), (4, 8, 16, 32)),
-    "large": Size(192, (2, 2, 18, 2), (6, 12, 24, 48)),
-}
+WindowKernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, int, int, float], Tensor]
+"""(qkv, what padding holds, bias table, its index, heads, window, shift, scale) -> [B, h, w, C]."""
 
 PATCH = 4
 BLOCKED = -100.0  # added between tokens that only the cyclic shift made neighbours; published weights saw this value
@@ -176,7 +162,7 @@ class Block(nn.Module):
         if not (self.training and self.drop_path):
             return x + branch
         kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_path
-        return torch.addcmul(x, branch, kept.to(branch.dtype) / (1 - self.drop_path))
+        return torch.addcmul(x, branch, kept.to(branch.dtype) / max(1 - self.drop_path, 1e-6))
 
 
 class Mlp(nn.Module):
@@ -215,11 +201,20 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.attn_drop, self.drop = nn.Dropout(attn_drop), nn.Dropout(drop)
+        self.fused: WindowKernel | None = (
+            None  # set by engine.fast, on CUDA: all between the two products in one kernel
+        )
 
     def forward(self, x: Tensor, shift: int, blocked: Tensor | None) -> Tensor:
         """x [B, h, w, C]; blocked [windows, 1, n, n], what `shift_mask` gives, n = w * w tokens in a window."""
         height, width = x.shape[1:3]
         w, heads = self.window, self.num_heads
+        if self.fused is not None and not (self.training and self.attn_drop.p):
+            qkv = self.qkv(x)
+            padding = self.qkv.bias if self.qkv.bias is not None else qkv.new_zeros(qkv.shape[3])
+            table, index = self.relative_position_bias_table, self.relative_position_index
+            short: Tensor = self.drop(self.proj(self.fused(qkv, padding, table, index, heads, w, shift, self.scale)))
+            return short
         qkv = F.linear(x, self.qkv.weight)
         qkv = F.pad(qkv, (0, 0, 0, -width % w, 0, -height % w))
         if shift:

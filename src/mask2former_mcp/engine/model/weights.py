@@ -1,7 +1,7 @@
-"""What the names in other files mean: transformers' Mask2Former and published Swin backbones, to and from ours.
+"""What the names in other files mean: transformers' and detectron2's Mask2Former and published backbones.
 
-Ours are TAO's, which are detectron2's. Only two things differ beyond names: transformers keeps q, k and v apart in most
-attention layers, and has "no object" as the last class where we have it first.
+Ours are TAO's, which are detectron2's. Between transformers and us only two things differ beyond names: transformers
+keeps q, k and v apart in most attention layers, and has "no object" as the last class where we have it first.
 """
 
 from __future__ import annotations
@@ -107,6 +107,18 @@ _JOINED = [
 
 _ONLY_TRANSFORMERS = (_SWIN + "layernorm.", "criterion.")  # an unused norm and a constant
 
+# In memory, transformers calls Swin's modules otherwise than in the files it writes: (in memory, in a file).
+_FILED = [
+    ("attention.relative_position_bias.relative_position_bias_table", "attention.self.relative_position_bias_table"),
+    ("attention.q_proj.", "attention.self.query."),
+    ("attention.k_proj.", "attention.self.key."),
+    ("attention.v_proj.", "attention.self.value."),
+    ("attention.o_proj.", "attention.output.dense."),
+    ("mlp.fc1.", "intermediate.dense."),
+    ("mlp.fc2.", "output.dense."),
+]
+_FILED_SWIN = "model.pixel_level_module.encoder."
+
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under the names of transformers' Mask2FormerForUniversalSegmentation, "no object" last."""
@@ -141,6 +153,51 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"{name} of transformers' Mask2Former has no counterpart here.")
         result[renamed] = value.roll(1, 0) if renamed.startswith(CLASS_HEAD) else value
     return result
+
+
+def to_transformers_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under the names that transformers writes to a folder, and that every version of it reads."""
+    result = {}
+    for name, value in to_transformers(state).items():
+        if name.startswith(_SWIN):
+            name = _FILED_SWIN + name.removeprefix(_SWIN)
+            for memory, file in _FILED:
+                name = name.replace(memory, file)
+        result[name] = value
+    # The reference has a norm that it never uses: with it, nothing is missing when the folder is loaded.
+    last = state["backbone.norm3.weight"]
+    unused = {"weight": torch.ones_like(last), "bias": torch.zeros_like(last)}
+    return result | {f"{_SWIN}layernorm.{leaf}": value for leaf, value in unused.items()}
+
+
+def from_transformers_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `from_transformers` gives, from the names in a folder: those of either kind."""
+    result = {}
+    for name, value in state.items():
+        if name.startswith(_FILED_SWIN) and not name.startswith((_SWIN, _NORMS)):
+            name = _SWIN + name.removeprefix(_FILED_SWIN)
+            for memory, file in _FILED:
+                name = name.replace(file, memory)
+        if not name.endswith(RECOMPUTED):
+            result[name] = value
+    return from_transformers(result)
+
+
+def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A detectron2 Mask2Former under our names, "no object" first; the constants of its loss are left out."""
+    result = {}
+    for name, value in state.items():
+        if name.startswith(("criterion.", "pixel_mean", "pixel_std")):
+            continue
+        name = name.replace(".static_query.", ".query_feat.")  # its name in the first published files
+        result[name] = value.roll(1, 0) if name.startswith(CLASS_HEAD) else value
+    return result
+
+
+def from_efficientvit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published EfficientViT file under our backbone's names, without its classifier."""
+    state = without_prefix(without_prefix(state, "model."), "backbone.")
+    return {f"model.{name}": value for name, value in state.items() if name.startswith(("input_stem.", "stages."))}
 
 
 def from_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

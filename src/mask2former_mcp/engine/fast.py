@@ -1,0 +1,107 @@
+"""The fast path on CUDA: which parts of the plain path are replaced, and when.
+
+It is chosen by itself; M2F_FAST_PATH=0 switches all of it off. M2F_STEP_GRAPH=1 adds the whole training step as one
+CUDA graph, and with that M2F_COMPILE=always or =never decides about torch.compile, which otherwise is used when the run
+is long enough to repay it. The graph has to be asked for because its losses were not yet compared with the plain path's
+on a GPU (tests/engine/kernels/test_fast_training.py does that). None of these is a key of the spec: they change how
+fast a result comes, not which. Triton is imported here, by the functions that need it: machines without CUDA lack it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mask2former_mcp.engine.criterion import Criterion
+from mask2former_mcp.engine.model.pixel_decoder import DeformableAttention
+from mask2former_mcp.engine.model.swin import WindowAttention
+
+if TYPE_CHECKING:
+    from mask2former_mcp.engine.model.swin import WindowKernel
+
+SWITCH, GRAPH, COMPILE = "M2F_FAST_PATH", "M2F_STEP_GRAPH", "M2F_COMPILE"
+CAPABILITY = (8, 0)  # of the oldest GPU that computes in bfloat16
+LARGEST_WINDOW = 8  # its tokens fill a tile of the kernel
+WINDOW_DIMS, SAMPLE_DIMS = (16, 32, 64, 128), (8, 16, 32, 64, 128)  # per head: powers of two
+COMPILE_SECONDS = 180.0  # a cold start, as measured on 16 cores for Swin-T at 640 x 640
+COMPILE_GAIN = 0.45  # of a step's time, likewise
+EAGER_SECONDS = 0.0097 / 640**2  # a step takes for each pixel without compile, on an H100
+
+
+def available(device: torch.device) -> bool:
+    """Whether the kernels can run on this device and nobody switched them off."""
+    return (
+        device.type == "cuda"
+        and os.environ.get(SWITCH, "1") != "0"
+        and importlib.util.find_spec("triton") is not None
+        and torch.cuda.get_device_capability(device) >= CAPABILITY
+    )
+
+
+def graphs_wanted() -> bool:
+    """Whether training steps are to be recorded."""
+    return os.environ.get(GRAPH, "0") == "1"
+
+
+def accelerate(model: nn.Module, device: torch.device) -> int:
+    """Puts the kernels into every attention of the network that they fit; returns how many. No weight changes."""
+    if not available(device):
+        return 0
+    from mask2former_mcp.engine.kernels import deformable
+
+    replaced = 0
+    for module in model.modules():
+        if isinstance(module, WindowAttention):
+            dim = module.proj.in_features // module.num_heads
+            if module.window <= LARGEST_WINDOW and dim in WINDOW_DIMS:
+                module.fused = _window_kernel()
+                replaced += 1
+        elif isinstance(module, DeformableAttention) and _joins(module):
+            module.fused = deformable.attend
+            replaced += 1
+    return replaced
+
+
+def _joins(attention: DeformableAttention) -> bool:
+    """Whether its two small products can be made one: quantized weights cannot be put together."""
+    linears = (attention.sampling_offsets, attention.attention_weights)
+    plain = all(type(m) is nn.Linear and type(m.weight.data) is Tensor for m in linears)
+    return plain and attention.value_proj.out_features // attention.num_heads in SAMPLE_DIMS
+
+
+def criterion(plain: Criterion, device: torch.device, *, mask_dim: int) -> Criterion:
+    """The same criterion with its matching on the device, where that is available and fits the mask embeddings."""
+    if not available(device) or mask_dim not in (16, 32, 64, 128, 256):
+        return plain
+    from mask2former_mcp.engine.fused_criterion import FusedCriterion
+
+    return FusedCriterion(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+
+
+def repays_compiling(steps: int, pixels: int) -> tuple[bool, str]:
+    """Whether to compile for so many steps of so many pixels (batch x height x width), and why, for the log."""
+    asked = os.environ.get(COMPILE, "")
+    if asked in ("always", "never"):
+        return asked == "always", f"{COMPILE}={asked}"
+    saved = steps * pixels * EAGER_SECONDS * COMPILE_GAIN
+    repaid = saved > 2 * COMPILE_SECONDS
+    return repaid, (
+        f"it would take some {COMPILE_SECONDS / 60:.0f} minutes and save about {saved / 60:.1f} in {steps} steps"
+    )
+
+
+def _window_kernel() -> WindowKernel:
+    from mask2former_mcp.engine.kernels import window
+
+    def attend(
+        qkv: Tensor, padding: Tensor, table: Tensor, index: Tensor, heads: int, size: int, shift: int, scale: float
+    ) -> Tensor:
+        out: Tensor = window.attend(qkv, padding, window.tile_bias(table, index), heads, size, shift, scale)
+        return out
+
+    return attend

@@ -1,0 +1,54 @@
+"""Inference on CUDA by graphs: a forward of a shape that comes again is one launch instead of some thousand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mask2former_mcp.engine import fast
+from mask2former_mcp.engine.model.network import Prediction
+
+SHAPES = 8  # that are kept as graphs; images of other shapes run launch by launch
+SEEN = 2  # times that a shape must have come before it is worth recording
+
+
+class ForwardGraph(nn.Module):
+    """A network in eval mode, whose prediction is valid until the next call."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._seen: dict[torch.Size, int] = {}
+        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Prediction]] = {}
+        self._pool: Any = torch.cuda.graph_pool_handle()
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Prediction:
+        """images [B, 3, H, W], on the device -> the last layer's Prediction."""
+        shape = images.shape
+        if shape in self._graphs:
+            graph, buffer, prediction = self._graphs[shape]
+            buffer.copy_(images)
+            graph.replay()
+            return prediction
+        self._seen[shape] = self._seen.get(shape, 0) + 1
+        if self._seen[shape] <= SEEN or len(self._graphs) >= SHAPES:
+            found: Prediction = self.network(images, every_layer=False)
+            return found
+        return self._record(images)
+
+    def _record(self, images: Tensor) -> Prediction:
+        buffer, graph = images.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            prediction: Prediction = self.network(buffer, every_layer=False)
+        self._graphs[images.shape] = graph, buffer, prediction
+        graph.replay()
+        return prediction
+
+
+def over(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network behind graphs where they are available, else as it is; quantized ones were not tried in a graph."""
+    plain = all(type(p.data) is Tensor for p in network.parameters())
+    return ForwardGraph(network.eval()) if plain and fast.available(device) else network

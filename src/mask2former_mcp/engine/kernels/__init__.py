@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA, each file with the PyTorch function that it must equal. Imported only on CUDA."""

@@ -1,0 +1,109 @@
+"""Static quantization by NVIDIA's Model Optimizer: 8-bit weights and activations, simulated in PyTorch.
+
+The file keeps the weights in full and notes the ranges beside them: what it is for is to measure what 8 bits would
+cost. To deploy 8 bits, quantize an export (backend modelopt.onnx).
+"""
+
+import copy
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.spec.experiment import Experiment
+
+if TYPE_CHECKING:
+    from mask2former_mcp.engine.trained import Trained  # which opens what is written here
+
+BACKEND = "modelopt.pytorch"
+_CONFIGS = {"max": "INT8_DEFAULT_CFG", "awq_lite": "INT4_AWQ_CFG", "awq_full": "INT4_AWQ_CFG"}
+_DTYPE = "torch.dtype"
+
+
+def quantize(spec: Experiment, known: "Trained", scenes: Sequence[Tensor], target: Path) -> tuple[Path, str]:
+    """Writes `target`; the second value says what was done. Raises ModuleNotFoundError without nvidia-modelopt."""
+    require()
+    settings = spec.quantize
+    if settings.algorithm not in _CONFIGS:
+        raise ValueError(f"quantize.algorithm = {settings.algorithm}: modelopt.pytorch has {', '.join(_CONFIGS)}")
+    names = set(known.model.state_dict())
+    library = importlib.import_module("modelopt.torch.quantization")
+    config = copy.deepcopy(getattr(library, _CONFIGS[settings.algorithm]))
+    if settings.algorithm != "max":
+        config["algorithm"] = {"method": settings.algorithm}
+    for pattern in settings.skip_names:
+        _leave_out(config, f"*{pattern}*")
+    config.update(settings.backend_kwargs)
+
+    @torch.inference_mode()
+    def show(model: nn.Module) -> None:
+        for scene in scenes:
+            model(scene)
+
+    model = library.quantize(known.model, config, show)
+    state = model.state_dict()
+    noted = importlib.import_module("modelopt.torch.opt").modelopt_state(model)
+    checkpoint.save(
+        target,
+        model={name: value for name, value in state.items() if name in names},
+        epoch=known.epoch or 0,
+        global_step=0,
+        hyper_parameters={
+            "classes": known.classes.plain() if known.classes else None,
+            "quantization": {
+                "backend": BACKEND,
+                "state": _written(noted),
+                "ranges": {name: value for name, value in state.items() if name not in names},
+            },
+        },
+        latest=False,
+    )
+    return target, f"8-bit arithmetic simulated ({BACKEND}, {settings.algorithm}), {len(scenes)} calibration images"
+
+
+def restore(model: nn.Module, content: Mapping[str, Any]) -> nn.Module:
+    """The network with its simulated arithmetic. Raises ModuleNotFoundError without nvidia-modelopt."""
+    require()
+    noted = checkpoint.quantization(content)
+    weights = model.state_dict()
+    optimizer = importlib.import_module("modelopt.torch.opt")
+    restored: nn.Module = optimizer.restore_from_modelopt_state(model, _read(noted["state"]))
+    restored.load_state_dict({**weights, **noted["ranges"]}, strict=False)
+    return restored.eval()
+
+
+def require() -> None:
+    if importlib.util.find_spec("modelopt") is None:
+        raise ModuleNotFoundError(
+            f"quantize.backend = {BACKEND} needs the package nvidia-modelopt, which is not installed in the engine's"
+            " Python: pip install nvidia-modelopt; or use quantize.backend=torchao with mode weight_only_ptq"
+        )
+
+
+def _leave_out(config: dict[str, Any], pattern: str) -> None:
+    rules = config["quant_cfg"]
+    if isinstance(rules, list):
+        rules.append({"quantizer_name": pattern, "enable": False})
+    else:  # before 0.40
+        rules[pattern] = {"enable": False}
+
+
+def _written(value: Any) -> Any:
+    """Types of numbers, which a checkpoint does not hold, by their names."""
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value).removeprefix("torch.")}
+    if isinstance(value, Mapping):
+        return {key: _written(item) for key, item in value.items()}
+    return type(value)(_written(item) for item in value) if type(value) in (list, tuple) else value
+
+
+def _read(value: Any) -> Any:
+    """The inverse of `_written`."""
+    if isinstance(value, Mapping):
+        return getattr(torch, value[_DTYPE]) if set(value) == {_DTYPE} else {k: _read(v) for k, v in value.items()}
+    return type(value)(_read(item) for item in value) if type(value) in (list, tuple) else value

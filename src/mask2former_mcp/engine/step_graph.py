@@ -1,0 +1,181 @@
+"""A whole training step as one CUDA graph: forward, matching, loss, backward, clipping and AdamW in one launch.
+
+A graph replays the same kernels on the same memory, so a batch is copied into buffers of fixed shape: images at crop
+size, targets in slots (the next power of two above the largest number of targets that came). Each number of slots has a
+graph of its own; they share their memory. Reading the loss is the only time that the host waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mask2former_mcp.engine import fast
+from mask2former_mcp.engine.criterion import Padded
+from mask2former_mcp.engine.loader import Batch
+from mask2former_mcp.engine.model.network import MASK_STRIDE
+from mask2former_mcp.engine.run import Run
+
+LEAST_SLOTS = 16
+WARM_UP = 3  # steps of a shape that run ungraphed first: libraries choose their kernels and memory then
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Targets of a batch in buffers: labels [B, T], masks [B, T, h, w] uint8."""
+
+    labels: Tensor
+    masks: Tensor
+
+
+class StepGraph:
+    """Trains on a batch by a graph. Made by `make`, for one device, bf16 or fp32."""
+
+    def __init__(self, work: Run, *, compiled: bool) -> None:
+        split, crop = work.spec.dataset.train, work.spec.dataset.augmentation.train_crop_size
+        at, batch, (height, width) = work.fabric.device, split.batch_size, crop
+        h, w = -(-height // MASK_STRIDE), -(-width // MASK_STRIDE)
+        self.work = work
+        network = work.model.module
+        self.network: Any = torch.compile(network, dynamic=False) if compiled else network
+        self.images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=at)
+        self.sizes = torch.zeros(batch, 2, dtype=torch.long, device=at)
+        self.valid = torch.zeros(batch, h, w, dtype=torch.bool, device=at)
+        self.rates = [torch.zeros((), device=at) for _ in work.plain_optimizer.param_groups]
+        self.slots: dict[int, Slots] = {}
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.warmed: dict[int, int] = {}
+        if at.type == "cuda":  # elsewhere the step can be run, but not recorded
+            self.stream = torch.cuda.Stream(at)  # type: ignore[no-untyped-call]
+            self.pool = torch.cuda.graph_pool_handle()
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether the graph can take this batch: no image has more targets than there are queries."""
+        queries = self.work.spec.model.mask_former.num_object_queries
+        return batch.images.shape == self.images.shape and max(batch.counts) <= queries
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """One optimiser step; returns its loss, on the device. The schedule is left to the caller."""
+        number = self._number_of_slots(max(batch.counts))
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            slots = self._upload(batch, number)
+            if number in self.graphs:
+                graph, loss = self.graphs[number]
+                graph.replay()
+            elif self.warmed.get(number, 0) < WARM_UP:
+                self.warmed[number] = self.warmed.get(number, 0) + 1
+                with self._capturable():
+                    loss = self._step(slots)
+            else:
+                loss = self._capture(slots, number)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return loss
+
+    def _number_of_slots(self, targets: int) -> int:
+        """The next power of two, not more than there are queries, which `fits` has seen to be enough."""
+        queries = self.work.spec.model.mask_former.num_object_queries
+        return min(queries, max(LEAST_SLOTS, 1 << max(targets - 1, 0).bit_length()))
+
+    def _upload(self, batch: Batch, number: int) -> Slots:
+        """The batch into the buffers. Targets travel one after the other and find their slots on the device."""
+        at = self.images.device
+        if number not in self.slots:
+            shape = (len(batch.counts), number)
+            masks = torch.zeros(*shape, *self.valid.shape[1:], dtype=torch.uint8, device=at)
+            self.slots[number] = Slots(torch.zeros(shape, dtype=torch.long, device=at), masks)
+        slots = self.slots[number]
+        self.images.copy_(batch.images, non_blocking=True)
+        self.valid.copy_(batch.valid, non_blocking=True)
+        self.sizes.copy_(_sendable(batch.sizes, at), non_blocking=True)
+        slots.labels.zero_()
+        slots.masks.zero_()
+        places = [b * number + t for b, count in enumerate(batch.counts) for t in range(count)]
+        if places:
+            index = _sendable(places, at).to(at, non_blocking=True)
+            slots.labels.view(-1).index_copy_(0, index, batch.labels.to(at, non_blocking=True))
+            masks = batch.masks.to(at, non_blocking=True).view(torch.uint8)
+            slots.masks.flatten(0, 1).index_copy_(0, index, masks)
+        for rate, group in zip(self.rates, self.work.plain_optimizer.param_groups, strict=True):
+            rate.fill_(float(group["lr"]))
+        return slots
+
+    def _capture(self, slots: Slots, number: int) -> Tensor:
+        """Records the step, which does not run it, then runs it."""
+        self.work.plain_optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        # Errors of this thread only: the loader's thread pins memory meanwhile, which in a recording is forbidden.
+        how: Any = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
+        with self._capturable(), torch.cuda.graph(graph, **how):
+            loss = self._step(slots)
+        self.graphs[number] = graph, loss
+        graph.replay()
+        return loss
+
+    def _step(self, slots: Slots) -> Tensor:
+        work = self.work
+        work.plain_optimizer.zero_grad(set_to_none=True)
+        with work.fabric.autocast():
+            prediction = self.network(self._pixels(), every_layer=True)
+        valid = self.valid.flatten(1).float()
+        masks = slots.masks.flatten(2) * self.valid.flatten(1)[:, None]
+        number = (slots.labels > 0).sum().float().clamp(min=1)
+        losses = work.criterion.losses(prediction, Padded(slots.labels, masks, valid, [], number))
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        if (largest := work.spec.train.clip_grad_norm) > 0:
+            nn.utils.clip_grad_norm_(self.network.parameters(), largest)
+        work.plain_optimizer.step()
+        return losses.total.detach()
+
+    def _pixels(self) -> Tensor:
+        """Normalised images, padding exactly zero: what `loader.Normalize` does, from sizes on the device."""
+        at, (height, width) = self.images.device, self.images.shape[2:]
+        normalize = self.work.normalize
+        mean = torch.stack([torch.full((), 255 * v, device=at) for v in normalize.mean]).view(1, 3, 1, 1)
+        std = torch.stack([torch.full((), 255 * v, device=at) for v in normalize.std]).view(1, 3, 1, 1)
+        rows = torch.arange(height, device=at) < self.sizes[:, :1]
+        columns = torch.arange(width, device=at) < self.sizes[:, 1:]
+        inside = rows[:, None, :, None] & columns[:, None, None]
+        return torch.where(inside, (self.images.float() - mean) / std, 0.0)
+
+    @contextmanager
+    def _capturable(self) -> Iterator[None]:
+        """The optimiser reads its rates from the device meanwhile; for schedules and checkpoints they stay numbers."""
+        groups = self.work.plain_optimizer.param_groups
+        kept = [(group["lr"], group["capturable"]) for group in groups]
+        self.work.plain_optimizer._warned_capturable_if_run_uncaptured = True  # the steps to warm up are meant to
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"], group["capturable"] = rate, True
+        try:
+            yield
+        finally:
+            for group, (lr, capturable) in zip(groups, kept, strict=True):
+                group["lr"], group["capturable"] = lr, capturable
+
+
+def _sendable(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """As a tensor on the host, in memory from which a GPU can fetch it while the host goes on."""
+    found = torch.tensor(numbers)
+    return found.pin_memory() if device.type == "cuda" else found
+
+
+def make(work: Run) -> tuple[StepGraph | None, str]:
+    """The graph for a run, or None where the plain loop is needed; and what to say of it in the log."""
+    if not fast.available(work.fabric.device):
+        return None, ""
+    if not fast.graphs_wanted():
+        return None, f"kernels, but no CUDA graph ({fast.GRAPH}=1 asks for one)"
+    if work.fabric.world_size > 1:
+        return None, "kernels, but no CUDA graph: several processes reduce their gradients outside of one"
+    if work.spec.train.precision == "fp16":
+        return None, "kernels, but no CUDA graph: fp16 scales its loss on the host (train.precision=bf16 is faster)"
+    crop = work.spec.dataset.augmentation.train_crop_size
+    pixels = work.spec.dataset.train.batch_size * crop[0] * crop[1]
+    compiled, why = fast.repays_compiling(work.total - work.state.step, pixels)
+    said = f"kernels and one CUDA graph a step; {'compiled' if compiled else 'not compiled'} ({why})"
+    return StepGraph(work, compiled=compiled), said

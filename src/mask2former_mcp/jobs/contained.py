@@ -1,0 +1,147 @@
+"""What a prepared task becomes when a container runs it: the paths inside, the mounts, the user, the environment.
+
+Inside, results are at /results, the container's own copy of the spec and its HOME at /job (both writable, both owned by
+the user inside), and every file or folder that the spec names at /data/<number>/<name>, read-only. The copy of the spec
+lies outside the results, because it may hold the encryption key and results are shown and shared.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.platforms.protocol import Bind, Task
+
+RESULTS, INSIDE = "/results", "/job"
+UNPRIVILEGED = 65532  # who a container is where the caller is root
+_ALLOWED = re.compile(r"TZ|LANG|LC_[A-Z]+|OMP_NUM_THREADS|NCCL_[A-Z0-9_]+|CUBLAS_WORKSPACE_CONFIG|PYTORCH_[A-Z0-9_]+")
+_SYSTEM = tuple(
+    map(Path, ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot", "/var/lib/docker", "/root/.ssh"))
+)
+
+
+def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str) -> Task:
+    """The task for a container; writes its copy of the spec and gives the user inside its folders.
+
+    InvalidRequest: the spec names a path that no container may see, or that its user cannot read.
+    """
+    user = (os.getuid(), os.getgid()) if os.getuid() else (UNPRIVILEGED, UNPRIVILEGED)
+    own = folders.job / "run" / str(task.attempt) / "inside"
+    (own / "home").mkdir(parents=True, exist_ok=True)
+    own.chmod(0o700)
+    mounts = _Mounts(folders)
+    inner = mounts.translated(dict(spec))
+    for bind in mounts.binds:
+        _must_be_readable(bind.source, user)
+    text = yaml.safe_dump(inner, sort_keys=False, allow_unicode=True)
+    descriptor = os.open(own / "spec.yaml", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    if os.getuid() == 0:
+        _give(own, user)
+        _give(folders.results, user)
+    writable = (Bind(folders.results, RESULTS, read_only=False), Bind(own, INSIDE, read_only=False))
+    at = task.command.index(str(folders.spec))
+    return replace(
+        task,
+        command=(*task.command[:at], f"{INSIDE}/spec.yaml", *task.command[at + 1 :]),
+        environment=environment(task.environment),
+        digest=digest,
+        binds=(*writable, *mounts.binds),
+        user=user,
+    )
+
+
+def environment(outside: Mapping[str, str]) -> dict[str, str]:
+    """By allow-list and by name, and no secret at all: `docker inspect` shows it to everybody in the docker group."""
+    home = f"{INSIDE}/home"
+    return {
+        **{name: value for name, value in outside.items() if _ALLOWED.fullmatch(name)},
+        # A uid without a name and without a home breaks torch's import and every cache below ~.
+        "HOME": home,
+        "USER": "mask2former",
+        "LOGNAME": "mask2former",
+        "XDG_CACHE_HOME": f"{home}/.cache",
+        "TORCH_HOME": f"{home}/.cache/torch",
+        "HF_HOME": f"{home}/.cache/huggingface",
+        "TRITON_CACHE_DIR": f"{home}/.cache/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{home}/.cache/inductor",
+        "MPLCONFIGDIR": f"{home}/.cache/matplotlib",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+class _Mounts:
+    """Collects a read-only mount for each path of this machine that a spec names."""
+
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+        self._targets: dict[Path, str] = {}
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        return tuple(Bind(source, target) for source, target in self._targets.items())
+
+    def translated(self, value: Any) -> Any:
+        """The value with paths of this machine replaced by those inside, in texts however deep."""
+        if isinstance(value, str):
+            return self._path(value) if value.startswith("/") else value
+        if isinstance(value, dict):
+            return {key: self.translated(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.translated(inner) for inner in value]
+        return value
+
+    def _path(self, text: str) -> str:
+        named = Path(os.path.normpath(text))
+        if named.is_relative_to(self.folders.results):
+            rest = named.relative_to(self.folders.results)
+            return RESULTS if rest == Path() else f"{RESULTS}/{rest}"
+        if not named.exists():
+            return text
+        source = named.resolve()
+        self._must_be_allowed(text, source)
+        return self._targets.setdefault(source, f"/data/{len(self._targets)}/{named.name}")
+
+    def _must_be_allowed(self, text: str, source: Path) -> None:
+        home = self.folders.home.resolve()
+        why = ""
+        if source == Path("/") or home.is_relative_to(source):
+            why = "it holds the server's own files"
+        elif any(source.is_relative_to(place) for place in _SYSTEM):
+            why = "it belongs to the system"
+        elif source.is_relative_to(home):
+            below = source.relative_to(home).parts
+            shared = below[0] == "cache" or (below[0] == "jobs" and len(below) > 3 and below[2] == "results")
+            ours = source.is_relative_to(self.folders.job.resolve() / "holdout")
+            why = "" if shared or ours else "it is the server's own file"
+        if why:
+            raise InvalidRequest(
+                f"{text} cannot be given to a container: {why}", fix="Put the data into a folder of its own."
+            )
+
+
+def _must_be_readable(source: Path, user: tuple[int, int]) -> None:
+    """What the permissions of the mount itself allow; deeper files show when they are opened."""
+    found = source.stat()
+    shift = 6 if found.st_uid == user[0] else 3 if found.st_gid == user[1] else 0
+    needed = 0o5 if source.is_dir() else 0o4
+    if (found.st_mode >> shift) & needed != needed:
+        raise InvalidRequest(
+            f"{source} cannot be read by uid {user[0]}, who runs the container",
+            fix=f"chmod -R o+rX {source}, or run the server as its owner.",
+        )
+
+
+def _give(folder: Path, user: tuple[int, int]) -> None:
+    """Links are given, never followed."""
+    os.lchown(folder, *user)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.lchown(Path(parent, name), *user)

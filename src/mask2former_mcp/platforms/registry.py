@@ -1,0 +1,34 @@
+"""Which platform a job belongs to, by name."""
+
+import os
+from collections.abc import Mapping
+
+import psutil
+
+from mask2former_mcp.platforms.local import LocalPlatform
+from mask2former_mcp.platforms.protocol import Platform
+from mask2former_mcp.settings import KEY_VARIABLE, Settings
+
+_SHARE = 0.9  # of this machine's memory, where the operator sets no limit
+_LEAST_SECRET = 4
+
+
+def platform_for(name: str, settings: Settings, environ: Mapping[str, str] = os.environ) -> Platform:
+    """The platform that runs, or ran, a job whose Plan says `name`."""
+    if name == "docker":
+        # Imported here, because the docker SDK costs a quarter of a second at each start of a supervisor.
+        from mask2former_mcp.platforms.docker import DockerPlatform, Limits
+        from mask2former_mcp.platforms.docker_daemon import Daemon
+
+        memory = settings.container_memory_gb or _SHARE * psutil.virtual_memory().total / 2**30
+        limits = Limits(
+            memory_gb=memory,
+            cpus=settings.container_cpus,
+            pids=settings.container_pids,
+            shm_gb=settings.container_shm_gb,
+            network=settings.container_network,
+        )
+        key = environ.get(KEY_VARIABLE, "")
+        secrets = (key,) if len(key) >= _LEAST_SECRET else ()
+        return DockerPlatform(settings.home, limits, Daemon(environ.get("DOCKER_HOST")), secrets)
+    return LocalPlatform(settings.home, settings.engine)

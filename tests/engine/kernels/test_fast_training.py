@@ -1,0 +1,73 @@
+"""The fast path against the plain one on a GPU: the losses of a run's first 20 steps, and predictions by graphs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mask2former_mcp.engine import fast, forward_graph, step_graph, train
+from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.run import prepare
+from mask2former_mcp.spec.experiment import load
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+STEPS = 20
+# The paths round differently, and training amplifies it: the first loss shows the path, the others that none drifts.
+TOLERANCE = {"fp32": (1e-5, 0.02), "bf16": (1e-2, 0.05)}
+SIZES = {
+    "model.backbone.swin.embed_dim": 32,
+    "model.backbone.swin.num_heads": [1, 2, 4, 8],
+    "model.backbone.swin.drop_path_rate": 0.0,
+    "train.seed": 7,
+    "train.num_epochs": 1,
+    "train.iters_per_epoch": STEPS,
+    "train.optim.lr": 2e-4,
+    "train.clip_grad_norm": 1.0,
+}
+
+
+def losses(spec: dict[str, Any], folder: Path) -> list[float]:
+    work = prepare(load("train", spec), folder)
+    graph, _ = step_graph.make(work)
+    found = []
+    work.model.train()
+    for batch in train._training_batches(work):
+        step = train.train_step(work, batch) if graph is None else train.graph_step(work, graph, batch)
+        found.append(step)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_twenty_steps_lose_what_the_plain_path_loses(
+    precision: str, tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny(**SIZES, **{"train.precision": precision})
+    monkeypatch.setenv(fast.COMPILE, "never")
+    monkeypatch.setenv(fast.GRAPH, "1")
+    monkeypatch.setenv(fast.SWITCH, "0")
+    plain = losses(spec, tmp_path / "plain")
+    monkeypatch.setenv(fast.SWITCH, "1")
+    quick = losses(spec, tmp_path / "fast")
+    first, drift = TOLERANCE[precision]
+    print(precision, *(f"{a:.4f}/{b:.4f}" for a, b in zip(plain, quick, strict=True)))
+    assert len(plain) == STEPS
+    assert quick[0] == pytest.approx(plain[0], rel=first)
+    assert quick == pytest.approx(plain, rel=drift)
+
+
+def test_a_recorded_forward_predicts_what_the_plain_one_does(tiny: Callable[..., dict[str, Any]]) -> None:
+    device = torch.device("cuda")
+    plain = network.build(load("train", tiny(**SIZES))).eval().to(device)
+    graphed = network.build(load("train", tiny(**SIZES))).eval().to(device)
+    graphed.load_state_dict(plain.state_dict())
+    assert fast.accelerate(graphed, device) > 0
+    graphed_forward = forward_graph.over(graphed, device)
+    for _ in range(5):  # launch by launch first, then as a graph
+        images = torch.randn(2, 3, 70, 90, device=device)
+        with torch.inference_mode():
+            wanted, found = plain(images), graphed_forward(images)
+        torch.testing.assert_close(found.class_logits, wanted.class_logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.mask_logits(), wanted.mask_logits(), rtol=1e-3, atol=1e-2)

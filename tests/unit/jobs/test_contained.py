@@ -1,0 +1,104 @@
+"""What a spec becomes inside a container: paths, mounts, user, environment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs.contained import contained, environment
+from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.platforms.protocol import Bind, Task
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    job = tmp_path / "home" / "jobs" / "train-1"
+    (job / "results").mkdir(parents=True)
+    return Folders(home=tmp_path / "home", job=job, results=job / "results")
+
+
+def in_container(folders: Folders, spec: dict[str, Any]) -> Task:
+    task = Task(
+        job_id="train-1",
+        attempt=1,
+        command=("mask2former", "train", "-e", str(folders.spec)),
+        job_dir=folders.job,
+        results_dir=folders.results,
+        log_file=folders.log,
+        devices=(),
+    )
+    return contained(task, spec, folders, "digest")
+
+
+def test_paths_become_read_only_mounts_and_the_spec_says_where(folders: Folders, tmp_path: Path) -> None:
+    data = tmp_path / "belt" / "images"
+    data.mkdir(parents=True)
+    data.chmod(0o755)
+    spec = {"results_dir": str(folders.results), "dataset": {"train": {"img_dir": str(data)}, "val": [str(data)]}}
+    spec["export"] = {"onnx_file": f"{folders.results}/export/model.onnx", "note": "/no/such/file"}
+    task = in_container(folders, spec)
+    own = folders.job / "run" / "1" / "inside"
+    assert task.command == ("mask2former", "train", "-e", "/job/spec.yaml")
+    assert task.binds == (Bind(folders.results, "/results", False), Bind(own, "/job", False),
+                          Bind(data, "/data/0/images"))  # fmt: skip
+    assert yaml.safe_load((own / "spec.yaml").read_text()) == {
+        "results_dir": "/results",
+        "dataset": {"train": {"img_dir": "/data/0/images"}, "val": ["/data/0/images"]},
+        "export": {"onnx_file": "/results/export/model.onnx", "note": "/no/such/file"},
+    }
+    assert (own / "spec.yaml").stat().st_mode & 0o777 == 0o600
+    assert task.user is not None
+    assert task.user[0] != 0
+    assert (own / "spec.yaml").stat().st_uid == folders.results.stat().st_uid == task.user[0]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/etc", "/etc/passwd", "/proc/self/environ", "/dev/null", "/run", "{home}", "{home}/config.toml",
+             "{home}/jobs/train-2/spec.yaml", "{home}/..", "{link}"],
+)  # fmt: skip
+def test_what_is_not_data_is_never_mounted(folders: Folders, tmp_path: Path, path: str) -> None:
+    (folders.home / "config.toml").touch()
+    (folders.home / "jobs" / "train-2").mkdir()
+    (folders.home / "jobs" / "train-2" / "spec.yaml").touch()
+    link = tmp_path / "innocent"
+    link.symlink_to("/etc")
+    named = path.format(home=folders.home, link=link)
+    with pytest.raises(InvalidRequest, match="cannot be given to a container"):
+        in_container(folders, {"dataset": {"train": {"img_dir": named}}})
+
+
+def test_results_of_another_job_and_the_cache_may_be_read(folders: Folders) -> None:
+    checkpoint = folders.home / "jobs" / "train-0" / "results" / "train" / "model_epoch_000_step_00003.pth"
+    archive = folders.home / "cache" / "archives" / "0f" / "images"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch(0o644)
+    archive.mkdir(parents=True)
+    task = in_container(folders, {"a": str(checkpoint), "b": str(archive)})
+    assert [bind.source for bind in task.binds[2:]] == [checkpoint, archive]
+    assert all(bind.read_only for bind in task.binds[2:])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="another uid than the caller's runs the container only where that is root")
+def test_a_folder_that_the_user_inside_cannot_read_is_named(folders: Folders, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    with pytest.raises(InvalidRequest, match="cannot be read by uid") as raised:
+        in_container(folders, {"a": str(private)})
+    assert str(private) in raised.value.message
+
+
+def test_no_secret_and_nothing_of_the_hosts_layout_enters_the_environment() -> None:
+    outside = {
+        "PATH": "/opt/bin", "HOME": "/root", "PYTHONPATH": "/src", "WANDB_API_KEY": "k", "AWS_SECRET_ACCESS_KEY": "k",
+        "NGC_API_KEY": "k", "http_proxy": "http://user:word@proxy", "OMP_NUM_THREADS": "2", "NCCL_DEBUG": "INFO",
+    }  # fmt: skip
+    inside = environment(outside)
+    assert inside["OMP_NUM_THREADS"] == "2"
+    assert inside["NCCL_DEBUG"] == "INFO"
+    assert inside["HOME"] == "/job/home"
+    assert not {"PATH", "PYTHONPATH", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "NGC_API_KEY", "http_proxy"} & set(
+        inside
+    )
