@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from mask2former_mcp.errors import DatasetError, NotAvailable, NotReady
-from mask2former_mcp.staging import mirror, s3, transfer
+from mask2former_mcp.errors import DatasetError, NotAvailable, NotFound, NotReady
+from mask2former_mcp.staging import eviction, mirror, s3, state, transfer
 from mask2former_mcp.staging.cache import Cache
-from mask2former_mcp.staging.s3 import Uri
+from mask2former_mcp.staging.eviction import Bound
+from mask2former_mcp.staging.uri import Uri
 
 
 def put(store: Any, key: str, content: bytes) -> Uri:
@@ -113,42 +114,84 @@ def test_an_object_is_fetched_once_for_everybody(store: Any, cutting: Any, tmp_p
     assert os.path.samefile(tmp_path / "one", tmp_path / "two")
 
 
-def test_the_cache_forgets_what_was_used_longest_ago(store: Any, tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache", limit=250)
-    sources = [s3.look(put(store, f"o{i}", bytes([i]) * 100)) for i in range(4)]
-    for number, source in enumerate(sources):
-        os.utime(cache.fetch(source), (number, number))
-    cache.link(sources[0], tmp_path / "linked")
-    os.utime(tmp_path / "linked", (0, 0))
-    assert cache.trim() == 200
-    assert [cache.has(source) for source in sources] == [True, False, False, True]
+def sets(store: Any, home: Path, count: int, size: int = 100_000) -> list[Path]:
+    """Filled mirrors of datasets of one size, used in this order, long ago."""
+    places = []
+    for number in range(count):
+        put(store, f"set{number}/images/a.jpg", os.urandom(size))
+        places.append(mirror.fill(Uri("data", f"set{number}"), home, [""]))
+        os.utime(places[-1], (number, number))
+    return places
+
+
+def on_disk(home: Path) -> int:
+    files = [path.lstat() for path in (home / "cache" / "s3").rglob("*") if path.is_file()]
+    return sum({status.st_ino: status.st_blocks * 512 for status in files}.values())
+
+
+def test_the_bound_holds_although_mirrors_link_the_objects(store: Any, tmp_path: Path) -> None:
+    oldest, older, young = sets(store, tmp_path, 3)
+    freed = eviction.trim(tmp_path, Bound(250_000, frozenset))
+    assert freed >= 100_000
+    assert on_disk(tmp_path) <= 250_000
+    assert [place.exists() for place in (oldest, older, young)] == [False, True, True]
+    assert (young / "images" / "a.jpg").stat().st_size == 100_000
+
+
+def test_what_a_live_job_reads_or_somebody_just_used_stays_whatever_the_bound(store: Any, tmp_path: Path) -> None:
+    used, forgotten, fresh = sets(store, tmp_path, 3)
+    os.utime(fresh)
+    eviction.trim(tmp_path, Bound(0, lambda: {used.name}))
+    assert [place.exists() for place in (used, forgotten, fresh)] == [True, False, True]
+
+
+def test_room_is_made_before_a_dataset_is_fetched(store: Any, tmp_path: Path) -> None:
+    old, _ = sets(store, tmp_path, 2)
+    put(store, "new/images/a.jpg", bytes(100_000))
+    mirror.fill(Uri("data", "new"), tmp_path, [""], bound=Bound(250_000, frozenset))
+    assert not old.exists()
+    assert on_disk(tmp_path) <= 250_000
+
+
+def test_an_evicted_dataset_is_fetched_again_when_it_is_needed(store: Any, tmp_path: Path) -> None:
+    (gone,) = sets(store, tmp_path, 1)
+    eviction.trim(tmp_path, Bound(0, frozenset))
+    assert not gone.exists()
+    assert mirror.fill(Uri("data", "set0"), tmp_path, [""], expected=gone.name) == gone
+    assert (gone / "images" / "a.jpg").stat().st_size == 100_000
+
+
+def test_what_a_power_cut_left_of_an_object_is_not_trusted(store: Any, tmp_path: Path) -> None:
+    source, cache = s3.look(put(store, "x", b"content")), Cache(tmp_path / "cache")
+    cache.fetch(source).write_bytes(b"")
+    assert cache.fetch(source).read_bytes() == b"content"
 
 
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
         (Uri("data", "no/such"), ["s3://data/no/such", "does not exist"]),
-        (Uri("nobucket-here", "x"), ["s3://nobucket-here/x"]),
+        (Uri("nobucket-here", "x"), ["s3://nobucket-here/x", "the bucket does not exist"]),
     ],
 )
 def test_what_is_missing_is_named(store: Any, uri: Uri, words: list[str]) -> None:
     put(store, "x", b"")
-    with pytest.raises(DatasetError) as raised:
+    with pytest.raises(NotFound) as raised:
         s3.look(uri)
     assert all(word in raised.value.message for word in words)
 
 
 def test_a_missing_bucket_is_named_by_a_listing(store: Any) -> None:
-    with pytest.raises(DatasetError, match="the bucket does not exist"):
-        mirror.read_state(Uri("nobucket-here", "x"))
+    with pytest.raises(NotFound, match="the bucket does not exist"):
+        state.read(Uri("nobucket-here", "x"))
 
 
 def test_wrong_credentials_are_told_apart(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, "x", b"")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     s3.client.cache_clear()
-    with pytest.raises((NotAvailable, DatasetError)) as raised:
-        mirror.read_state(Uri("data", "x"))
+    with pytest.raises(NotAvailable) as raised:
+        state.read(Uri("data", "x"))
     assert "credentials" in raised.value.message
 
 
