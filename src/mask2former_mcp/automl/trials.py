@@ -93,7 +93,7 @@ def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str
 def start_weights(plan: Plan) -> tuple[str | None, str]:
     """(the file or choice that a baseline evaluates, or None; why there is none)."""
     if plan.checkpoint is not None and dotted.flatten(plan.spec).get(START_KEY):
-        return plan.checkpoint.path, ""
+        return plan.checkpoint.uri or plan.checkpoint.path, ""
     if dotted.flatten(plan.spec).get(BACKBONE_KEY):
         return None, "only the backbone starts with weights: there is no whole network to evaluate before training"
     return None, "from scratch: there is nothing to evaluate before training"

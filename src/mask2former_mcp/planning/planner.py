@@ -87,9 +87,11 @@ class Planner:
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
         metric = (parent.metric if parent else None) or self.metric
         chosen = weights.choose(
-            request, action, said, bundle.spec_params(action), parent, tensorrt=tensorrt, metric=metric
-        )
+            request, action, said, bundle.spec_params(action), parent,
+            tensorrt=tensorrt, metric=metric, home=self.settings.home,
+        )  # fmt: skip
         data = self._data(request, action, said, parent, chosen.known_spec)
+        place.refuse_among_data(where.results_dir, data.datasets)
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
         draft = self._draft(request, said, template, data, chosen, where, parent, tensorrt)
@@ -123,7 +125,7 @@ class Planner:
             parent_job_id=parent_id,
             results_dir=where.results_dir,
             checkpoint=inferred.checkpoint(chosen, self.settings.home),
-            staging=data.staging,
+            staging=(*data.staging, *inferred.staging(chosen, self.settings.home)),
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
             artifacts=contract.artifacts(action, spec, bundle, tensorrt and where.runtime == "tao"),
             key_from_environment=bool(self._environ.get(KEY_VARIABLE)) and contract.takes_key(bundle, action),

@@ -10,7 +10,7 @@ import yaml
 from mask2former_mcp import lineage
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.lineage import Chosen, Parent
-from mask2former_mcp.planning import arguments
+from mask2former_mcp.planning import arguments, stored_weights
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 
@@ -20,7 +20,6 @@ _SUFFIXES = {
     "pretrained_model_path": (*lineage.WEIGHT_SUFFIXES, ".pkl"),
     "model_path": (*lineage.WEIGHT_SUFFIXES, ".onnx"),
 }
-_SIDECAR = "experiment.yaml"  # the resolved spec that train writes beside its checkpoints
 _SIDECAR_LIMIT = 2_000_000
 
 
@@ -42,10 +41,12 @@ def choose(
     *,
     tensorrt: bool,
     metric: str,
+    home: Path,
 ) -> Weights:
     """Resolve every parameter of the action that holds a model file.
 
-    A file may be named by an argument or an override; a choice such as `best` or `epoch=3` needs a parent.
+    A file on this disk or in S3 may be named by an argument or an override; a choice such as `best` or `epoch=3` needs
+    a parent.
     InvalidRequest when neither a file nor a parent says which weights to use.
     """
     named = arguments.model_files(request, said, action)
@@ -63,7 +64,7 @@ def choose(
                 )
             continue
         suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
-        files[key] = lineage.explicit_file(argument, text, suffixes)
+        files[key] = _named_file(argument, text, suffixes, home)
         if parent is None:
             known = beside(files[key].path)
     for key in _keys(action, params, tensorrt):
@@ -82,8 +83,14 @@ def choose(
         # Published weights fill the backbone only, and only where no checkpoint fills the whole network.
         for key, function in params.items():
             if isinstance(function, Mapping) and said.get(key):
-                files[key] = lineage.explicit_file("pretrained_weights", str(said[key]))
+                files[key] = _named_file("pretrained_weights", str(said[key]), lineage.WEIGHT_SUFFIXES, home)
     return Weights(files, known, notes)
+
+
+def _named_file(argument: str, text: str, suffixes: tuple[str, ...], home: Path) -> Chosen:
+    if stored_weights.is_stored(text):
+        return stored_weights.find(argument, text, suffixes, home)
+    return lineage.explicit_file(argument, text, suffixes)
 
 
 def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: bool) -> list[str]:
@@ -122,7 +129,7 @@ def _notes(
     if parent is not None and parent.state != "succeeded":
         notes.append(f"{parent.job_id} ended as {parent.state}: its weights may be of an unfinished run")
     if parent is None and files and known is not None:
-        notes.append(f"the architecture is taken from {_SIDECAR} beside the file")
+        notes.append(f"the architecture is taken from {lineage.SIDECAR} beside the file")
     if parent is None and files and known is None and action != "gen_trt_engine":
         notes.append(
             "nothing says what network these weights are of: the spec's defaults and overrides must fit them, or "
@@ -133,7 +140,7 @@ def _notes(
 
 def beside(path: Path) -> dict[str, Any] | None:
     """The spec written beside a checkpoint; None when there is none that can be read."""
-    sidecar = path.parent / _SIDECAR
+    sidecar = path.parent / lineage.SIDECAR
     try:
         if sidecar.stat().st_size > _SIDECAR_LIMIT:
             return None
