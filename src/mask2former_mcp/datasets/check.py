@@ -15,8 +15,8 @@ from mask2former_mcp.datasets.report import Report, of_survey, told
 from mask2former_mcp.datasets.survey import Survey, survey
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import images
-from mask2former_mcp.staging import archives, mirror
-from mask2former_mcp.staging.s3 import Uri
+from mask2former_mcp.staging import archives
+from mask2former_mcp.staging.uri import Uri
 
 DEADLINE_S = 45.0  # of one call
 QUICK_S = 8.0  # what is not done by then is done by a process of its own
@@ -114,6 +114,9 @@ def _here(text: str, home: Path, watch: Watch) -> DatasetRef:
     """The dataset on this disk; what lies in S3 is fetched into the cache that jobs use as well."""
     ref = DatasetRef.parse(text).outlined(home)
     if ref.mirror is not None:
+        # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
+        from mask2former_mcp.staging import mirror
+
         mirror.fill(
             Uri.parse(ref.uri), home, [""], expected=ref.mirror.name,
             progress=lambda done, total: watch("fetching", done, total),

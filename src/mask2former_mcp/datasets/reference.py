@@ -8,8 +8,8 @@ from typing import Literal
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
 from mask2former_mcp.formats import images
-from mask2former_mcp.staging import archives, mirror
-from mask2former_mcp.staging.s3 import Uri
+from mask2former_mcp.staging import archives
+from mask2former_mcp.staging.uri import Uri
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _RULE = "A dataset is a folder: a local path such as /data/shop, or s3://bucket/prefix."
@@ -47,6 +47,9 @@ class DatasetRef:
         """Itself, or for s3 the reference with its mirror in the cache: annotations readable, the rest by name."""
         if self.kind == "local" or self.mirror is not None:
             return self
+        # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
+        from mask2former_mcp.staging import mirror
+
         return replace(self, mirror=mirror.outline(Uri.parse(self.uri), home))
 
     @property

@@ -1,7 +1,7 @@
-"""Objects on this disk, each once: shared by all jobs and trials, bounded in size, least recently used ones first out.
+"""Objects on this disk, each once, shared by all jobs and trials: `<home>/cache/s3/objects/<k>/<key>`.
 
-`<home>/cache/s3/objects/<k>/<key>`; the key is a digest of (URI, version or ETag, size), so a changed object is another
-entry. Users get hard links: an entry that is taken out of the cache stays with whoever linked it.
+The key is a digest of (URI, version or ETag, size), so a changed object is another entry. Users (mirrors) get hard
+links. What leaves the cache, and when, is decided in eviction.py.
 """
 
 import fcntl
@@ -17,35 +17,35 @@ from mask2former_mcp.staging import transfer
 from mask2former_mcp.staging.s3 import Object
 from mask2former_mcp.staging.transfer import Progress
 
-LIMIT = 200 << 30  # bytes
-
 
 @dataclass(frozen=True, slots=True)
 class Cache:
     root: Path  # <home>/cache/s3
-    limit: int = LIMIT
 
     @classmethod
     def of(cls, home: Path) -> "Cache":
         return cls(home / "cache" / "s3")
 
     def has(self, source: Object) -> bool:
-        return self._place(source).exists()
+        """Whether it is there whole: what a power cut left of a file counts for nothing."""
+        try:
+            return self._place(source).stat().st_size == source.size
+        except FileNotFoundError:
+            return False
 
     def fetch(self, source: Object, progress: Progress | None = None) -> Path:
         """The object's file in the cache; fetched when it is not there, by one process however many ask."""
         place = self._place(source)
-        if not place.exists():
+        if not self.has(source):
             place.parent.mkdir(parents=True, exist_ok=True)
             with locked(place.with_name(f".{place.name}.lock")) as lock:
-                if not place.exists():
+                if not self.has(source):
                     transfer.download(source, place, progress=progress)
                 lock.unlink(missing_ok=True)
-        os.utime(place)
         return place
 
     def link(self, source: Object, target: Path, progress: Progress | None = None) -> None:
-        """Puts the object at `target`, with the object's own time."""
+        """Puts the object at `target`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}")
         while True:
@@ -55,33 +55,13 @@ class Cache:
                 break
             except FileNotFoundError:
                 continue  # evicted between the two lines
+            except FileExistsError:
+                temporary.unlink(missing_ok=True)  # of a killed process with this process's id
             except OSError:
                 shutil.copyfile(place, temporary)  # a file system without hard links
                 break
         temporary.replace(target)
-
-    def trim(self) -> int:
-        """Forgets the least recently used objects until the rest is within the limit; returns the bytes freed.
-
-        Objects that a dataset folder or a job has linked free nothing and stay.
-        """
-        freed = 0
-        self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root / ".trim.lock"):
-            entries = []
-            for path in self.root.glob("objects/*/*"):
-                if not path.name.startswith(".") and path.suffix == "":
-                    status = path.stat()
-                    entries.append((status.st_mtime, status.st_size, status.st_nlink, path))
-            total = sum(size for _, size, _, _ in entries)
-            for _, size, links, path in sorted(entries, key=lambda entry: entry[0]):
-                if total <= self.limit:
-                    break
-                if links == 1:
-                    path.unlink(missing_ok=True)
-                    total -= size
-                    freed += size
-        return freed
+        temporary.unlink(missing_ok=True)  # renaming a file to another name of itself does nothing
 
     def _place(self, source: Object) -> Path:
         state = source.version or source.etag
@@ -95,10 +75,25 @@ def locked(path: Path) -> Iterator[Path]:
     while True:
         with path.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                same = os.path.samestat(os.fstat(lock.fileno()), path.stat())
-            except FileNotFoundError:
-                same = False
-            if same:
+            if _is_still(lock.fileno(), path):
                 yield path
                 return
+
+
+@contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """The same without waiting: whether the lock is held."""
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield _is_still(lock.fileno(), path)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

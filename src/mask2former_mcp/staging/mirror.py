@@ -7,6 +7,8 @@ exactly which bytes it means. Files are hard links into the object cache; unchan
 In an outline only annotation files (`.json`, `.jsonl`) hold their bytes. Folders are there and empty; an archive
 is an empty file of the right size and time, so that its name, state and key in the archive cache are already known;
 images that lie directly below the prefix are empty files, so that it is seen to be a folder of images.
+
+A mirror may also hold a few named objects of a prefix only (`only`): a checkpoint and what lies beside it.
 """
 
 import hashlib
@@ -15,116 +17,88 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 
 from mask2former_mcp.errors import DatasetError, NotReady
-from mask2former_mcp.staging import archives, s3
+from mask2former_mcp.staging import archives, eviction, s3, state
 from mask2former_mcp.staging.cache import Cache, locked
-from mask2former_mcp.staging.s3 import Object, Uri
+from mask2former_mcp.staging.eviction import Bound
+from mask2former_mcp.staging.s3 import Object
+from mask2former_mcp.staging.state import State
+from mask2former_mcp.staging.uri import Uri
 
 DEADLINE_S = 40.0
-_READ = (".json", ".jsonl")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _WINDOW = 4 * s3.THREADS  # transfers handed out at once: bounds memory for 100k objects
 _FULL = ".filled"  # beside a folder whose every object is there
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What lies below a prefix now, by its path below it."""
-
-    uri: Uri
-    objects: dict[str, Object]
-
-    @property
-    def digest(self) -> str:
-        text = "\n".join(f"{name}\0{o.etag}\0{o.size}" for name, o in sorted(self.objects.items()))
-        return hashlib.sha256(f"{self.uri}\n{text}".encode()).hexdigest()[:24]
-
-    def place(self, home: Path) -> Path:
-        return home / "cache" / "s3" / "folders" / self.digest
-
-
-def read_state(uri: Uri, *, deadline: float | None = None) -> State:
-    """Lists the prefix. DatasetError when nothing is there, or a key cannot be a file name here."""
-    objects: dict[str, Object] = {}
-    start = len(uri.key) + 1 if uri.key else 0
-    for found in s3.listing(uri):
-        name = found.uri.key[start:]
-        if not s3.is_plain(name):
-            shown = "".join(c if c.isprintable() else "?" for c in name[:200])
-            raise DatasetError(
-                f"{uri}: the key '{shown}' cannot be a file in a folder", fix="Rename or remove that object."
-            )
-        objects[name] = found
-        if deadline is not None and time.monotonic() > deadline:
-            raise NotReady(
-                f"{uri}: listing takes long, {len(objects)} objects so far",
-                fix="Name a prefix that holds the dataset only, with images packed as images.tar.gz.",
-            )
-    if not objects:
-        raise DatasetError(f"{uri} holds nothing", fix="Check bucket and prefix; S3 keys are case-sensitive.")
-    folders = {str(parent) for name in objects for parent in PurePosixPath(name).parents}
-    if clash := sorted(folders & objects.keys()):
-        raise DatasetError(f"{uri}: '{clash[0]}' is a file and a folder at once", fix="Rename one of them.")
-    return State(uri, objects)
-
-
-def outline(uri: Uri, home: Path, *, deadline_s: float = DEADLINE_S) -> Path:
+def outline(uri: Uri, home: Path, *, only: Sequence[str] = (), deadline_s: float = DEADLINE_S) -> Path:
     """The prefix as a folder in which annotation files can be read. NotReady, with the bytes done, past the deadline:
     what has arrived is kept, so that the same call later gets further."""
     deadline = time.monotonic() + deadline_s
-    state = read_state(uri, deadline=deadline)
-    place = state.place(home)
-    if not place.is_dir():
-        _draw(state, place)
-    wanted = {name: o for name, o in state.objects.items() if name.endswith(_READ) and not (place / name).exists()}
+    now = state.read(uri, only=only, deadline=deadline)
+    place = _drawn(now, home)
+    wanted = {name: o for name, o in now.objects.items() if now.is_read(name) and not (place / name).exists()}
     total = sum(o.size for o in wanted.values())
     try:
-        _fetch(Cache.of(home), wanted, place, lambda done, _: _stop_after(deadline, done, total))
+        _fetch(Cache.of(home), wanted, place, lambda done, _: _stop_after(deadline, done, total), deadline)
     except _OutOfTime as cause:
         raise NotReady(
             f"reading annotations from {uri}: {cause.done >> 20} of {total >> 20} MiB",
             fix="Call the same thing again in a moment; what has arrived is kept.",
             details={"bytes_done": cause.done, "bytes_total": total},
         ) from cause
-    os.utime(place)
     return place
 
 
 def fill(
-    uri: Uri, home: Path, parts: Sequence[str], *, expected: str | None = None, progress: Progress | None = None
+    uri: Uri,
+    home: Path,
+    parts: Sequence[str],
+    *,
+    only: Sequence[str] = (),
+    expected: str | None = None,
+    progress: Progress | None = None,
+    bound: Bound | None = None,
 ) -> Path:
     """The mirror with these parts whole: file names, or folders (`images/`, with all that is below); "" is everything.
 
-    `expected` is the digest that a Plan was made for: DatasetError when the prefix has changed since.
+    `expected` is the digest that a Plan was made for: DatasetError when the prefix has changed since. `bound`: what is
+    not used makes room first.
     """
-    if expected is not None and _filled(home / "cache" / "s3" / "folders" / expected, parts):
-        place = home / "cache" / "s3" / "folders" / expected
-        os.utime(place)
-        return place
-    state = read_state(uri)
-    if expected is not None and state.digest != expected:
+    if expected is not None:
+        known = folders(home) / expected
+        with locked(_beside(known, "lock")):
+            if _filled(known, parts):
+                os.utime(known)
+                return known
+    now = state.read(uri, only=only)
+    if expected is not None and now.digest != expected:
         raise DatasetError(
             f"{uri} has changed since the plan was made", fix="Plan again, so that the plan says what runs."
         )
-    place = state.place(home)
-    if not place.is_dir():
-        _draw(state, place)
+    place = _drawn(now, home)
     cache = Cache.of(home)
-    with locked(place.with_name(f".{place.name}.lock")):
+    with locked(_beside(place, "filling")):
+        wanted = {name: o for name, o in now.objects.items() if any(_belongs(name, part) for part in parts)}
+        incoming = sum(o.size for o in wanted.values() if not cache.has(o))
+        if bound is not None and incoming:
+            eviction.trim(home, bound, incoming)
+        _room(place, incoming)
         for part in parts:
             if not _filled(place, [part]):
-                wanted = {name: o for name, o in state.objects.items() if _belongs(name, part)}
-                _room(place, sum(o.size for o in wanted.values() if not cache.has(o)))
-                _fetch(cache, wanted, place, progress)
+                _fetch(cache, {name: o for name, o in wanted.items() if _belongs(name, part)}, place, progress)
                 _mark(place, part).touch()
-    os.utime(place)
-    cache.trim()
+        os.utime(place)
     return place
+
+
+def folders(home: Path) -> Path:
+    """Where the mirrors lie, each named by the digest of its state."""
+    return home / "cache" / "s3" / "folders"
 
 
 class _OutOfTime(Exception):
@@ -137,28 +111,36 @@ def _stop_after(deadline: float, done: int, total: int) -> None:
         raise _OutOfTime(done)
 
 
-def _draw(state: State, place: Path) -> None:
-    """Folders, and archives as empty files of the right size and time."""
+def _drawn(now: State, home: Path) -> Path:
+    """The mirror's folder, drawn if it is not there, and marked as used. The lock is held for a moment only."""
+    place = folders(home) / now.digest
+    with locked(_beside(place, "lock")):
+        if not place.is_dir():
+            _draw(now, place)
+        os.utime(place)
+    return place
+
+
+def _draw(now: State, place: Path) -> None:
+    """Folders, and archives (and a named object) as empty files of the right size and time."""
     scratch = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")
-    for name, found in state.objects.items():
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    for name, found in now.objects.items():
         path = scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if archives.is_archive(name):
+        if archives.is_archive(name) or name in now.only[:1]:
             with path.open("wb") as file:
                 file.truncate(found.size)
             os.utime(path, (found.modified, found.modified))
-        elif "/" not in name and name.lower().endswith(_IMAGES):
+        elif not now.only and "/" not in name and name.lower().endswith(_IMAGES):
             path.touch()
-    try:
-        scratch.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise
-        shutil.rmtree(scratch)  # another process was first
+    scratch.rename(place)
 
 
-def _fetch(cache: Cache, wanted: dict[str, Object], place: Path, progress: Progress | None) -> None:
-    """Links every object into the mirror, many at once."""
+def _fetch(
+    cache: Cache, wanted: dict[str, Object], place: Path, progress: Progress | None, deadline: float | None = None
+) -> None:
+    """Links every object into the mirror, many at once. Past the deadline, _OutOfTime even if the store is mute."""
     lock = threading.Lock()
     done, total = 0, sum(o.size for o in wanted.values())
 
@@ -178,20 +160,31 @@ def _fetch(cache: Cache, wanted: dict[str, Object], place: Path, progress: Progr
         if known:
             count(source.size)
 
-    with ThreadPoolExecutor(s3.THREADS) as pool:
-        under_way = set()
-        try:
-            for name, source in wanted.items():
-                under_way.add(pool.submit(one, name, source))
-                if len(under_way) >= _WINDOW:
-                    finished, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        future.result()
-            for future in under_way:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    def settle(under_way: set[Future[None]]) -> set[Future[None]]:
+        patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+        finished, rest = wait(under_way, timeout=patience, return_when=FIRST_COMPLETED)
+        if not finished:
+            raise _OutOfTime(done)
+        for future in finished:
+            future.result()
+        return rest
+
+    pool = ThreadPoolExecutor(s3.THREADS)
+    under_way: set[Future[None]] = set()
+    try:
+        for name, source in wanted.items():
+            under_way.add(pool.submit(one, name, source))
+            if len(under_way) >= _WINDOW:
+                under_way = settle(under_way)
+        while under_way:
+            under_way = settle(under_way)
+    except _OutOfTime:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _belongs(name: str, part: str) -> bool:
@@ -205,6 +198,11 @@ def _filled(place: Path, parts: Sequence[str]) -> bool:
 def _mark(place: Path, part: str) -> Path:
     name = hashlib.sha256(part.encode()).hexdigest()[:12]
     return place.with_name(f".{place.name}{_FULL}.{name}")
+
+
+def _beside(place: Path, kind: str) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place.with_name(f".{place.name}.{kind}")
 
 
 def _room(place: Path, size: int) -> None:

@@ -5,18 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
-from mask2former_mcp.staging import archives, holdout, mirror
-from mask2former_mcp.staging.s3 import Uri
+from mask2former_mcp.staging import archives, holdout
+from mask2former_mcp.staging.eviction import Bound
+from mask2former_mcp.staging.uri import Uri
 
 Progress = Callable[[str, float], None]  # what is being done, 0..1 of it
 
 
 def stage(
-    items: Sequence[Mapping[str, Any]], *, home: Path, job_dir: Path, progress: Progress | None = None
+    items: Sequence[Mapping[str, Any]],
+    *,
+    home: Path,
+    job_dir: Path,
+    progress: Progress | None = None,
+    bound: Bound | None = None,
 ) -> dict[str, str]:
     """Does each item ({kind, source, target, options}) and returns {placeholder path: real path}.
 
-    fetch: an s3:// prefix to a mirror in the cache; options `parts` (files, or folders as `images/`) and `state`.
+    fetch: an s3:// prefix to a mirror in the cache; options `parts` (files, or folders as `images/`), `state`, and
+        `only` (names, where the mirror holds a few objects); `bound` makes room for it.
     extract: `target` receives the archive's content; options `expects` names a file that must lie directly in it.
     split: options `train` and `val` are the targets of the two annotation files, with `format`, `seed`, `fraction`.
     Done work is not done again. Raises DatasetError, naming the archive and member or the annotation file and record.
@@ -26,11 +33,7 @@ def stage(
         options = dict(item.get("options") or {})
         source = real(item["source"], home, job_dir)
         if item["kind"] == "fetch":
-            report = _reporter(f"fetching {item['source']}", progress)
-            place = mirror.fill(
-                Uri.parse(item["source"]), home, options["parts"], expected=options.get("state"), progress=report
-            )
-            places[item["target"]] = str(place)
+            places[item["target"]] = str(_fetched(item["source"], options, home, progress, bound))
         elif item["kind"] == "extract":
             target = real(item["target"], home, job_dir)
             _same_archive(source, target)
@@ -50,6 +53,23 @@ def stage(
         else:
             raise InvalidRequest(f"staging of kind {item['kind']!r} is not known", fix="Plan the job again.")
     return places
+
+
+def _fetched(
+    source: str, options: Mapping[str, Any], home: Path, progress: Progress | None, bound: Bound | None
+) -> Path:
+    # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
+    from mask2former_mcp.staging import mirror
+
+    return mirror.fill(
+        Uri.parse(source),
+        home,
+        options["parts"],
+        only=options.get("only", ()),
+        expected=options.get("state"),
+        progress=_reporter(f"fetching {source}", progress),
+        bound=bound,
+    )
 
 
 def real(placeholder: str, home: Path, job_dir: Path) -> Path:
