@@ -81,7 +81,9 @@ class TrainRequest(ActionRequest):
     learning_rate: Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)] | None = None
     pretrained_weights: str | None = Field(None, description="Backbone weights; '' trains from scratch.")
     parent_job_id: str | None = Field(None, description="Fine-tune this job's best checkpoint.")
-    checkpoint: str | None = Field(None, description="A file, s3:// URI, or best, latest, epoch=N[,step=M] of the parent.")
+    checkpoint: str | None = Field(
+        None, description="A file, s3:// URI, or best, latest, epoch=N[,step=M] of the parent."
+    )
     automl_policy: Literal["auto", "on", "off"] | None = None
     request: str | None = Field(None, description="The user's own words; read for the AutoML policy only.")
     automl: AutomlSettings | None = None

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mask2former_mcp.staging import transfer
+from mask2former_mcp.staging import durable, transfer
 from mask2former_mcp.staging.s3 import Object
 from mask2former_mcp.staging.transfer import Progress
 
@@ -28,10 +28,14 @@ class Cache:
 
     def has(self, source: Object) -> bool:
         """Whether it is there whole: what a power cut left of a file counts for nothing."""
+        place = self._place(source)
         try:
-            return self._place(source).stat().st_size == source.size
+            if place.stat().st_size != source.size:
+                return False
         except FileNotFoundError:
             return False
+        # A file that was written in ranges may have its size and holes.
+        return source.size <= transfer.RANGE or durable.holds(_mark(place))
 
     def fetch(self, source: Object, progress: Progress | None = None) -> Path:
         """The object's file in the cache; fetched when it is not there, by one process however many ask."""
@@ -41,6 +45,8 @@ class Cache:
             with locked(place.with_name(f".{place.name}.lock")) as lock:
                 if not self.has(source):
                     transfer.download(source, place, progress=progress)
+                    if source.size > transfer.RANGE:
+                        durable.mark(_mark(place), place)
                 lock.unlink(missing_ok=True)
         return place
 
@@ -67,6 +73,10 @@ class Cache:
         state = source.version or source.etag
         key = hashlib.sha256(f"{source.uri}\0{state}\0{source.size}".encode()).hexdigest()
         return self.root / "objects" / key[:2] / key
+
+
+def _mark(place: Path) -> Path:
+    return place.with_name(f"{place.name}.whole")
 
 
 @contextmanager

@@ -93,15 +93,19 @@ def _drop_orphans(root: Path, wanted: int) -> int:
             status = path.stat()
         except FileNotFoundError:
             continue
-        unfinished = path.suffix != ""
-        if (unfinished and time.time() - status.st_mtime > _STALE_S) or (not unfinished and _is_orphan(path, status)):
+        if _is_forgotten(path, status) or _is_orphan(path, status):
             path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.whole").unlink(missing_ok=True)
             freed += status.st_blocks * _BLOCK
     return freed
 
 
 def _is_orphan(path: Path, status: os.stat_result) -> bool:
-    return status.st_nlink == 1 and not path.name.startswith(".")
+    return status.st_nlink == 1 and "." not in path.name
+
+
+def _is_forgotten(path: Path, status: os.stat_result) -> bool:
+    return ".part" in path.name and time.time() - status.st_mtime > _STALE_S
 
 
 def _remove(home: Path, mirror: Path, grace_s: float) -> int:

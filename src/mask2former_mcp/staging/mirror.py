@@ -21,7 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from mask2former_mcp.errors import DatasetError, NotReady
-from mask2former_mcp.staging import archives, eviction, s3, state
+from mask2former_mcp.staging import archives, durable, eviction, s3, state
 from mask2former_mcp.staging.cache import Cache, locked
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.s3 import Object
@@ -91,7 +91,7 @@ def fill(
         for part in parts:
             if not _filled(place, [part]):
                 _fetch(cache, {name: o for name, o in wanted.items() if _belongs(name, part)}, place, progress)
-                _mark(place, part).touch()
+                durable.mark(_mark(place, part))
         os.utime(place)
     return place
 
@@ -192,7 +192,9 @@ def _belongs(name: str, part: str) -> bool:
 
 
 def _filled(place: Path, parts: Sequence[str]) -> bool:
-    return place.is_dir() and all(_mark(place, part).exists() or _mark(place, "").exists() for part in parts)
+    return place.is_dir() and all(
+        durable.holds(_mark(place, part)) or durable.holds(_mark(place, "")) for part in parts
+    )
 
 
 def _mark(place: Path, part: str) -> Path:

@@ -87,7 +87,6 @@ class _Ranges:
             whole = _Whole(descriptor, self) if _is_md5(self.source.etag) else None
             try:
                 self._fetch_all(descriptor, rest)
-                os.fsync(descriptor)  # a file of full size with holes would be trusted after a power cut
             except BaseException:
                 self.stop.set()
                 raise

@@ -64,6 +64,8 @@ async def _walk(shop: str, proxy: Any, server: Any, store: Any, training: dict[s
     async with Client(server) as client:
         size = (store.folder / "shop/belt/train/images.tar.gz").stat().st_size
         train = await _training_survives_cut_transfers(client, shop, proxy, training, size)
+        listed = await call(client, "list_artifacts", job_id=train)
+        assert listed["uploaded_to"] == "s3://results/train"
         checkpoint = _results_are_in_the_bucket(store.folder / "results" / "train", train)
         proxy.asked.clear()
         asked = {"checkpoint": f"s3://results/train/train/{checkpoint}", "eval_dataset": shop}

@@ -1,13 +1,15 @@
 """Objects come whole, once, and go on where a broken transfer stopped."""
 
 import os
+import queue
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotFound, NotReady
-from mask2former_mcp.staging import eviction, mirror, s3, state, transfer
+from mask2former_mcp.staging import durable, eviction, mirror, s3, state, transfer
 from mask2former_mcp.staging.cache import Cache
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.uri import Uri
@@ -165,6 +167,37 @@ def test_what_a_power_cut_left_of_an_object_is_not_trusted(store: Any, tmp_path:
     source, cache = s3.look(put(store, "x", b"content")), Cache(tmp_path / "cache")
     cache.fetch(source).write_bytes(b"")
     assert cache.fetch(source).read_bytes() == b"content"
+
+
+def test_what_had_not_reached_the_disk_at_a_power_cut_is_fetched_again(
+    store: Any, tmp_path: Path, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_work", queue.SimpleQueue)  # nobody brings it to the disk
+    put(store, "set/large.bin", large)
+    place = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    with (place / "large.bin").open("r+b") as file:
+        file.write(bytes(1 << 20))  # a hole, the size unchanged
+    assert mirror.fill(Uri("data", "set"), tmp_path, [""], expected=place.name) == place
+    assert (place / "large.bin").read_bytes() != large, "in the same boot it is trusted"
+    monkeypatch.setattr(durable, "boot", lambda: "another boot")
+    assert mirror.fill(Uri("data", "set"), tmp_path, [""], expected=place.name) == place
+    assert (place / "large.bin").read_bytes() == large
+
+
+def test_what_has_reached_the_disk_is_trusted_in_every_boot(
+    store: Any, cutting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "set/a.bin", b"content")
+    place = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    marks = list(place.parent.glob(f".{place.name}.filled.*"))
+    end = time.monotonic() + 50  # a busy disk
+    while {mark.read_text() for mark in marks} != {"kept"}:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    monkeypatch.setattr(durable, "boot", lambda: "another boot")
+    cutting.asked.clear()
+    assert mirror.fill(Uri("data", "set"), tmp_path, [""], expected=place.name) == place
+    assert cutting.asked == []
 
 
 @pytest.mark.parametrize(
