@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from lightning_fabric import Fabric
 from PIL import Image
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
@@ -97,12 +98,39 @@ def ours(folder: Path, batch: int, steps: int, workers: int, compiling: str) -> 
     file = folder / f"train_{batch}_{compiling}.yaml"
     file.write_text(yaml.safe_dump(spec(folder, results, batch, steps, workers)))
     command = [sys.executable, "-m", "mask2former_mcp.engine", "train", "-e", str(file)]
-    environ = {**os.environ, fast.GRAPH: "1", fast.COMPILE: compiling}
+    environ = {**os.environ, fast.COMPILE: compiling}
     started = time.monotonic()
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     pace = re.findall(r"[\d.]+ images/s.*", done.stdout)
     if done.returncode or not pace:
         return f"failed ({done.returncode}): {done.stdout[-500:]} {done.stderr[:1500]}"
+    return f"{pace[-1]}  (whole command: {time.monotonic() - started:.0f} s)"
+
+
+def ours_inference(folder: Path, batch: int, workers: int) -> str:
+    """`mask2former inference` of the last training's network on many files: read, predict, write everything."""
+    photos = folder / "photos"
+    if not photos.exists():
+        photos.mkdir()
+        for copy in range(8):
+            for file in (folder / "train" / "images").iterdir():
+                os.link(file, photos / f"{copy}_{file.name}")
+    results = Path(tempfile.mkdtemp(dir=folder))
+    flat = dotted.flatten(spec(folder, results, batch, 1, workers))
+    flat["inference.checkpoint"] = str(max(folder.glob("*/train/*_latest.pth"), key=lambda p: p.stat().st_mtime))
+    flat |= {
+        "dataset.test.img_dir": str(photos),
+        "inference.batch_size": batch,
+        "dataset.test.target_size": [SIDE, SIDE],
+    }
+    file = folder / "inference.yaml"
+    file.write_text(yaml.safe_dump(dotted.unflatten(flat)))
+    command = [sys.executable, "-m", "mask2former_mcp.engine", "inference", "-e", str(file)]
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    pace = re.findall(r"segmented.*", done.stdout)
+    if done.returncode or not pace:
+        return f"failed ({done.returncode}): {done.stdout[-500:]} {done.stderr[-1500:]}"
     return f"{pace[-1]}  (whole command: {time.monotonic() - started:.0f} s)"
 
 
@@ -151,9 +179,9 @@ def predictions(batch: int, compiling: bool) -> str:
     device = torch.device("cuda")
     experiment = load("train", {"model": {"sem_seg_head": {"num_classes": CLASSES}}})
     own = network.build(experiment).eval().half().to(device)
-    fast.accelerate(own, device)
-    inner: torch.nn.Module = torch.compile(own, dynamic=False) if compiling else own
-    graphed = forward_graph.over(inner, device)
+    os.environ[fast.COMPILE] = "always" if compiling else "never"
+    fabric = Fabric(accelerator="cuda", devices=1, precision="16-true")
+    graphed, _ = forward_graph.over(own, fabric, images=1, batch=batch, size=None)
     other = transformers_network().eval().half()
     images = torch.randn(batch, 3, SIDE, SIDE, device=device, dtype=torch.float16)
     mine = seconds(lambda: graphed(images).mask_logits(), 30)
@@ -186,6 +214,8 @@ def main() -> None:
             print(
                 f"predict, batch {batch}, compile {compiling}: {predictions(batch, compiling == 'always')}", flush=True
             )
+    if not arguments.no_inference:
+        print(f"mask2former inference, batch 8: {ours_inference(folder, 8, arguments.workers)}", flush=True)
 
 
 if __name__ == "__main__":

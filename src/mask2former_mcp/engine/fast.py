@@ -1,17 +1,16 @@
 """The fast path on CUDA: which parts of the plain path are replaced, and when.
 
-It is chosen by itself; M2F_FAST_PATH=0 switches all of it off. M2F_STEP_GRAPH=1 adds the whole training step as one
-CUDA graph, and with that M2F_COMPILE=always or =never decides about torch.compile, which otherwise is used when the run
-is long enough to repay it. The graph has to be asked for because its losses were not yet compared with the plain path's
-on a GPU (tests/engine/kernels/test_fast_training.py does that). None of these is a key of the spec: they change how
-fast a result comes, not which. Triton is imported here, by the functions that need it: machines without CUDA lack it.
+It is chosen by itself; M2F_FAST_PATH=0 switches all of it off. M2F_COMPILE=always or =never decides about
+torch.compile, which otherwise is used when the run is long enough to repay it. Neither is a key of the spec: they
+change how fast a result comes, not which. Triton is imported here, by the functions that need it: machines without
+CUDA lack it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,13 +23,24 @@ from mask2former_mcp.engine.model.swin import WindowAttention
 if TYPE_CHECKING:
     from mask2former_mcp.engine.model.swin import WindowKernel
 
-SWITCH, GRAPH, COMPILE = "M2F_FAST_PATH", "M2F_STEP_GRAPH", "M2F_COMPILE"
+SWITCH, COMPILE = "M2F_FAST_PATH", "M2F_COMPILE"
 CAPABILITY = (8, 0)  # of the oldest GPU that computes in bfloat16
 LARGEST_WINDOW = 8  # its tokens fill a tile of the kernel
 WINDOW_DIMS, SAMPLE_DIMS = (16, 32, 64, 128), (8, 16, 32, 64, 128)  # per head: powers of two
-COMPILE_SECONDS = 180.0  # a cold start, as measured on 16 cores for Swin-T at 640 x 640
-COMPILE_GAIN = 0.45  # of a step's time, likewise
-EAGER_SECONDS = 0.0097 / 640**2  # a step takes for each pixel without compile, on an H100
+COMPILE_GAIN = 0.4  # of the time that a step or a prediction takes without it: measured for Swin-T at 640 x 640
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done again and again. cold: seconds that compiling takes, on 16 cores; each: seconds a pixel, H100."""
+
+    name: str
+    cold: float
+    each: float
+
+
+STEP = Work("steps", cold=120.0, each=0.0095 / 640**2)
+FORWARD = Work("predictions", cold=40.0, each=0.0020 / 640**2)
 
 
 def available(device: torch.device) -> bool:
@@ -41,11 +51,6 @@ def available(device: torch.device) -> bool:
         and importlib.util.find_spec("triton") is not None
         and torch.cuda.get_device_capability(device) >= CAPABILITY
     )
-
-
-def graphs_wanted() -> bool:
-    """Whether training steps are to be recorded."""
-    return os.environ.get(GRAPH, "0") == "1"
 
 
 def accelerate(model: nn.Module, device: torch.device) -> int:
@@ -83,15 +88,14 @@ def criterion(plain: Criterion, device: torch.device, *, mask_dim: int) -> Crite
     return FusedCriterion(**{field.name: getattr(plain, field.name) for field in fields(plain)})
 
 
-def repays_compiling(steps: int, pixels: int) -> tuple[bool, str]:
-    """Whether to compile for so many steps of so many pixels (batch x height x width), and why, for the log."""
+def repays_compiling(work: Work, times: int, pixels: int) -> tuple[bool, str]:
+    """Whether to compile for so many times so many pixels (batch x height x width), and why, for the log."""
     asked = os.environ.get(COMPILE, "")
     if asked in ("always", "never"):
         return asked == "always", f"{COMPILE}={asked}"
-    saved = steps * pixels * EAGER_SECONDS * COMPILE_GAIN
-    repaid = saved > 2 * COMPILE_SECONDS
-    return repaid, (
-        f"it would take some {COMPILE_SECONDS / 60:.0f} minutes and save about {saved / 60:.1f} in {steps} steps"
+    saved = times * pixels * work.each * COMPILE_GAIN
+    return saved > 2 * work.cold, (
+        f"it takes some {work.cold / 60:.1f} minutes and saves about {saved / 60:.1f} in {times} {work.name}"
     )
 
 

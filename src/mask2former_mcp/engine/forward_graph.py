@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mask2former_mcp.engine import fast
@@ -48,7 +49,21 @@ class ForwardGraph(nn.Module):
         return prediction
 
 
-def over(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network behind graphs where they are available, else as it is; quantized ones were not tried in a graph."""
-    plain = all(type(p.data) is Tensor for p in network.parameters())
-    return ForwardGraph(network.eval()) if plain and fast.available(device) else network
+def over(
+    network: nn.Module, fabric: Fabric, *, images: int, batch: int, size: tuple[int, int] | None
+) -> tuple[nn.Module, str]:
+    """The network on its device, with everything of the fast path that is available; and what to say of it in the log.
+
+    images: how many will come, `batch` at a time; size: (height, width) of all of them, None where they differ: each
+    size would be compiled anew.
+    """
+    fast.accelerate(network, fabric.device)
+    # Quantized weights were not tried in a graph.
+    if not fast.available(fabric.device) or any(type(p.data) is not Tensor for p in network.parameters()):
+        return fabric.setup_module(network), ""
+    height, width = size or (0, 0)
+    compiled, why = fast.repays_compiling(fast.FORWARD, -(-images // batch), batch * height * width)
+    if compiled:
+        network.compile(dynamic=False)
+    said = f"fast path: kernels and CUDA graphs; {'compiled' if compiled else 'not compiled'} ({why})"
+    return ForwardGraph(fabric.setup_module(network.eval())), said

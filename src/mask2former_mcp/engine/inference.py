@@ -11,7 +11,9 @@ Panoptic mode writes all of it, instance mode pictures and instances, semantic m
 """
 
 import json
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former_mcp.engine import artifacts, augment, device, fast, forward_graph, loader, scoring, trained
+from mask2former_mcp.engine import artifacts, augment, device, forward_graph, loader, scoring, trained
 from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Normalize
@@ -38,6 +40,7 @@ from mask2former_mcp.spec.dataset import Augmentation
 from mask2former_mcp.spec.experiment import Experiment
 
 LEAST_SCORE = 0.05  # instances below are not written: most of the hundred candidates an image has are noise
+PENDING = 2  # images a core that wait to be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,10 @@ def run(spec: Experiment, results_dir: Path) -> None:
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
     model = known.model
     if not known.size:
-        fast.accelerate(model, fabric.device)
-        model = forward_graph.over(fabric.setup_module(model), fabric.device)
+        size = loader.pair(spec.dataset.test.target_size)
+        model, said = forward_graph.over(model, fabric, images=len(paths), batch=batch_size(spec), size=size)
+        if said:
+            print(said, flush=True)
     interpret = known.interpreter(spec, classes)
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
     writer = Writer(results_dir, paths, classes, spec)
@@ -116,7 +121,9 @@ def run(spec: Experiment, results_dir: Path) -> None:
     _write_json(results_dir / "unreadable.json", unreadable)
     told = f", {len(unreadable)} could not be read and were passed over" if unreadable else ""
     status.running(f"Segmented {len(paths) - len(unreadable)} images{told}.", unreadable=len(unreadable))
-    print(f"segmented {len(paths) - len(unreadable)} images{told}", flush=True)
+    each = progress.recent_seconds_per_step()
+    pace = f", {1 / each:.1f} images/s" if each else ""
+    print(f"segmented {len(paths) - len(unreadable)} images{told}{pace}", flush=True)
 
 
 @torch.inference_mode()
@@ -139,6 +146,15 @@ def predict(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the JSON files say of one image: panoptic, the entry of COCO panoptic; instances, COCO results."""
+
+    image: ImageEntry
+    panoptic: dict[str, Any] | None
+    instances: list[dict[str, Any]]
+
+
 class Writer:
     """Files of one image as it comes; the JSON files, which list all images, at the end."""
 
@@ -146,42 +162,52 @@ class Writer:
         self._folder, self._classes, self._model = folder, classes, spec.model
         self._names = [path.relative_to(spec.dataset.test.img_dir).as_posix() for path in paths]
         self._stems = unique_stems(paths)
-        self._images: list[ImageEntry] = []
-        self._panoptic: list[dict[str, Any]] = []
-        self._instances: list[dict[str, Any]] = []
+        self._pool = ThreadPoolExecutor(loader.cores())  # drawing and compressing leave Python's lock alone
+        self._pending: deque[Future[Described]] = deque()
+        self._described: list[Described] = []
         self._ids = np.array([0, *(classes[c].category_id for c in range(1, len(classes) + 1))], dtype=np.int64)
 
     def add(self, photo: Photo, outcome: scoring.Outcome) -> None:
+        """Writes in the background; waits when too many images would be held in memory."""
+        if len(self._pending) >= PENDING * loader.cores():
+            self._described.append(self._pending.popleft().result())
+        self._pending.append(self._pool.submit(self._write, photo, outcome))
+
+    def _write(self, photo: Photo, outcome: scoring.Outcome) -> "Described":
         stem, image_id = self._stems[photo.index], photo.index + 1
         height, width = photo.original.shape[:2]
-        self._images.append(ImageEntry(image_id, self._names[photo.index], width, height))
         mode, threshold = self._model.mode, self._model.object_mask_threshold
         regions = artifacts.outcome_regions(outcome, self._classes, mode=mode, threshold=threshold)
         artifacts.save(self._folder / f"{stem}.jpg", artifacts.overlay(photo.original, regions, self._classes))
+        described = None
         if outcome.panoptic is not None:
             segments = [Segment(s.id, int(self._ids[s.class_])) for s in outcome.panoptic.segments]
             panoptic.write_ids(self._file("panoptic", stem), outcome.panoptic.ids)
             info = panoptic.segments_info(outcome.panoptic.ids, segments)
-            self._panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info})
-        if outcome.instances is not None:
-            self._instances.extend(self._results(image_id, outcome))
+            described = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info}
         if mode != "instance":
             values = self._ids[outcome.semantic]
             kind = np.uint8 if self._ids.max() < 256 else np.uint16
             Image.fromarray(values.astype(kind)).save(self._file("semantic", stem))
+        entry = ImageEntry(image_id, self._names[photo.index], width, height)
+        return Described(entry, described, [] if outcome.instances is None else self._results(image_id, outcome))
 
     def close(self) -> None:
+        with self._pool:
+            self._described.extend(pending.result() for pending in self._pending)
+        images = [described.image for described in self._described]
         listing = [
             {"id": i.id, "file_name": i.file_name, "stem": self._stems[i.id - 1], "width": i.width, "height": i.height}
-            for i in self._images
+            for i in images
         ]
         _write_json(self._folder / "images.json", listing)
         if self._model.mode in ("panoptic", "instance"):
-            _write_json(self._folder / "instances.json", self._instances)
+            _write_json(self._folder / "instances.json", [found for one in self._described for found in one.instances])
         if self._model.mode == "panoptic":
             entries = [self._classes[c] for c in self._classes.known]
             categories = [Category(e.category_id, e.name, e.isthing) for e in entries]
-            panoptic.write(self._folder / "panoptic.json", categories, self._images, self._panoptic)
+            segments = [one.panoptic for one in self._described if one.panoptic is not None]
+            panoptic.write(self._folder / "panoptic.json", categories, images, segments)
 
     def _results(self, image_id: int, outcome: scoring.Outcome) -> list[dict[str, Any]]:
         found = outcome.instances
@@ -240,10 +266,15 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
+def batch_size(spec: Experiment) -> int:
+    """Images that are segmented together."""
+    return spec.inference.batch_size if spec.inference.batch_size > 0 else spec.dataset.test.batch_size
+
+
 def _batches(spec: Experiment, paths: Sequence[Path], size: tuple[int, int] | None) -> "DataLoader[Photo | Unreadable]":
     split = spec.dataset.test
     photos = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), size)
-    batch = spec.inference.batch_size if spec.inference.batch_size > 0 else split.batch_size
+    batch = batch_size(spec)
     keys = [list(range(at, min(at + batch, len(paths)))) for at in range(0, len(paths), batch)]
     return loader.batches(photos, keys, list, split.num_workers, pin=False)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from mask2former_mcp.engine import run_lengths
 from mask2former_mcp.engine.resample import Resampler
 
 STRIPE_ELEMENTS = 1 << 24  # mask values held at once: 64 MB in float32
@@ -123,7 +123,7 @@ def instances(
         logits = resample.transposed(mask_logits[part].float())  # [K, W, H]
         inside = logits > 0
         quality.append((logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6))
-        masks.extend(coco_mask.encode(inside.cpu().numpy().view(np.uint8).transpose(2, 1, 0)))
+        masks.extend(run_lengths.encode(inside))
     if not masks:
         return Instances(np.zeros(0, dtype=np.int64), np.zeros(0), ())
     scores = scores * torch.cat(quality)[mask_of]

@@ -168,14 +168,12 @@ def make(work: Run) -> tuple[StepGraph | None, str]:
     """The graph for a run, or None where the plain loop is needed; and what to say of it in the log."""
     if not fast.available(work.fabric.device):
         return None, ""
-    if not fast.graphs_wanted():
-        return None, f"kernels, but no CUDA graph ({fast.GRAPH}=1 asks for one)"
     if work.fabric.world_size > 1:
         return None, "kernels, but no CUDA graph: several processes reduce their gradients outside of one"
     if work.spec.train.precision == "fp16":
         return None, "kernels, but no CUDA graph: fp16 scales its loss on the host (train.precision=bf16 is faster)"
     crop = work.spec.dataset.augmentation.train_crop_size
     pixels = work.spec.dataset.train.batch_size * crop[0] * crop[1]
-    compiled, why = fast.repays_compiling(work.total - work.state.step, pixels)
+    compiled, why = fast.repays_compiling(fast.STEP, work.total - work.state.step, pixels)
     said = f"kernels and one CUDA graph a step; {'compiled' if compiled else 'not compiled'} ({why})"
     return StepGraph(work, compiled=compiled), said

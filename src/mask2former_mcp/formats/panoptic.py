@@ -152,25 +152,18 @@ def write_ids(path: Path, ids: NDArray[Any]) -> None:
 
 def segments_info(ids: NDArray[Any], segments: Iterable[Segment]) -> list[dict[str, Any]]:
     """The JSON form of segments, `area` and `bbox` (x, y, w, h) measured in [H, W] `ids`; empty ones drop out."""
-    values, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
-    place = {int(v): i for i, v in enumerate(values)}
-    rows, columns = np.indices(ids.shape)
-    order = inverse.reshape(-1)
-    low = np.full((values.size, 2), max(ids.shape), dtype=np.int64)
-    high = np.full((values.size, 2), -1, dtype=np.int64)
-    for axis, coordinate in enumerate((columns.reshape(-1), rows.reshape(-1))):
-        np.minimum.at(low[:, axis], order, coordinate)
-        np.maximum.at(high[:, axis], order, coordinate)
     found = []
     for segment in segments:
-        if (i := place.get(segment.id)) is not None:
-            (x, y), (x1, y1) = low[i].tolist(), high[i].tolist()
+        mask = ids == segment.id
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if rows.size:
+            (y, y1), (x, x1) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
             found.append(
                 {
                     "id": segment.id,
                     "category_id": segment.category_id,
                     "iscrowd": int(segment.iscrowd),
-                    "area": int(counts[i]),
+                    "area": int(np.count_nonzero(mask)),
                     "bbox": [x, y, x1 - x + 1, y1 - y + 1],
                 }
             )
