@@ -3,8 +3,10 @@
     AWS_ENDPOINT_URL=http://... AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... \\
         python benchmarks/staging/fetch.py [--rounds 3] [--gigabytes 1] [--objects 10000] [--kilobytes 20]
 
-Both run as processes of their own, in turns, into empty folders of one disk; times include their start. `aws` is the
-AWS CLI v1, installed into a virtual environment of its own unless --aws names one. Ours also verifies every byte.
+Both run as processes of their own, in turns, into empty folders of one disk. Times include their start, and end when
+the files can be read. Ours also verifies every byte, and then brings the files to the disk, which the end of its
+process waits for; the CLI leaves that to the kernel. It is the AWS CLI v1, installed into a virtual environment of its
+own unless --aws names one.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from pathlib import Path
 from mask2former_mcp.staging import mirror
 from mask2former_mcp.staging.uri import Uri
 mirror.fill(Uri.parse(sys.argv[1]), Path(sys.argv[2]), [""], only=tuple(sys.argv[3:]))
+print("every file is there", flush=True)
 """
 
 
@@ -47,12 +50,15 @@ def prepare(bucket: str, scratch: Path, gigabytes: float, objects: int, kilobyte
 
 
 def timed(command: list[str], target: Path, expected: tuple[int, int]) -> float:
-    """Seconds until the command has ended and every file is there: (files, bytes) below the target."""
+    """Seconds until the command says that it is done, or ends; `expected`: (files, bytes) below the target."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - began
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds = time.perf_counter() - began
+    assert process.returncode == 0, command
     found = [path.stat().st_size for path in target.rglob("*") if path.suffix in (".bin", ".png")]
     assert (len(found), sum(found)) == expected, (len(found), sum(found), expected)
     shutil.rmtree(target)

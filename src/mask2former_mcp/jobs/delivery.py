@@ -32,7 +32,7 @@ _GROWING = frozenset({".json", ".jsonl", ".txt", ".log", ".csv"})  # worth seein
 _GROWING_LIMIT = 8 << 20  # bytes; a larger file is sent when it rests
 _PATIENCE_S = 120.0  # at the end: without anything that arrives
 _PAUSE_S = 5.0
-_THREADS = 4
+_THREADS = 8
 
 _log = logging.getLogger("mask2former_mcp.delivery")
 

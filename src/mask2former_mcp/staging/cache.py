@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,41 +39,53 @@ class Cache:
         return source.size <= transfer.RANGE or durable.holds(_mark(place))
 
     def fetch(self, source: Object, progress: Progress | None = None) -> Path:
-        """The object's file in the cache; fetched when it is not there, by one process however many ask."""
+        """The object's file in the cache; fetched when it is not there, a large one by one process however many ask."""
         place = self._place(source)
-        if not self.has(source):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with locked(place.with_name(f".{place.name}.lock")) as lock:
-                if not self.has(source):
-                    transfer.download(source, place, progress=progress)
-                    if source.size > transfer.RANGE:
-                        durable.mark(_mark(place), place)
-                lock.unlink(missing_ok=True)
+        if self.has(source):
+            return place
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.size <= transfer.RANGE:
+            transfer.download(source, place, progress=progress)
+            return place
+        with locked(place.with_name(f".{place.name}.lock")) as lock:
+            if not self.has(source):
+                transfer.download(source, place, progress=progress)
+                durable.mark(_mark(place), place)
+            lock.unlink(missing_ok=True)
         return place
 
     def link(self, source: Object, target: Path, progress: Progress | None = None) -> None:
-        """Puts the object at `target`."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}")
+        """Puts the object at `target`, whose folder is there."""
         while True:
             place = self.fetch(source, progress)
             try:
-                os.link(place, temporary)
-                break
+                os.link(place, target)
+                return
             except FileNotFoundError:
                 continue  # evicted between the two lines
             except FileExistsError:
-                temporary.unlink(missing_ok=True)  # of a killed process with this process's id
+                _replace(place, target)
+                return
             except OSError:
-                shutil.copyfile(place, temporary)  # a file system without hard links
-                break
-        temporary.replace(target)
-        temporary.unlink(missing_ok=True)  # renaming a file to another name of itself does nothing
+                shutil.copyfile(place, target)  # a file system without hard links
+                return
 
     def _place(self, source: Object) -> Path:
         state = source.version or source.etag
         key = hashlib.sha256(f"{source.uri}\0{state}\0{source.size}".encode()).hexdigest()
         return self.root / "objects" / key[:2] / key
+
+
+def _replace(place: Path, target: Path) -> None:
+    """An outline's empty file, or one that a power cut damaged, gives way at once."""
+    temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}.{threading.get_ident()}")
+    temporary.unlink(missing_ok=True)  # of a killed process with this process's id
+    try:
+        os.link(place, temporary)
+    except OSError:
+        shutil.copyfile(place, temporary)
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # renaming a file to another name of itself does nothing
 
 
 def _mark(place: Path) -> Path:

@@ -21,7 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from mask2former_mcp.errors import DatasetError, NotReady
-from mask2former_mcp.staging import archives, durable, eviction, s3, state
+from mask2former_mcp.staging import archives, durable, eviction, s3, state, transfer
 from mask2former_mcp.staging.cache import Cache, locked
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.s3 import Object
@@ -30,7 +30,7 @@ from mask2former_mcp.staging.uri import Uri
 
 DEADLINE_S = 40.0
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_WINDOW = 4 * s3.THREADS  # transfers handed out at once: bounds memory for 100k objects
+_WINDOW = 4 * s3.OBJECTS  # transfers handed out at once: bounds memory for 100k objects
 _FULL = ".filled"  # beside a folder whose every object is there
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop
 
@@ -169,22 +169,23 @@ def _fetch(
             future.result()
         return rest
 
-    pool = ThreadPoolExecutor(s3.THREADS)
+    for folder in {(place / name).parent for name in wanted}:
+        folder.mkdir(parents=True, exist_ok=True)
+    small, large = pools = (ThreadPoolExecutor(s3.OBJECTS), ThreadPoolExecutor(2))  # a large one has threads of its own
     under_way: set[Future[None]] = set()
     try:
         for name, source in wanted.items():
-            under_way.add(pool.submit(one, name, source))
+            under_way.add((large if source.size > transfer.RANGE else small).submit(one, name, source))
             if len(under_way) >= _WINDOW:
                 under_way = settle(under_way)
         while under_way:
             under_way = settle(under_way)
-    except _OutOfTime:
-        pool.shutdown(wait=False, cancel_futures=True)
+    except BaseException as cause:
+        for pool in pools:
+            pool.shutdown(wait=not isinstance(cause, _OutOfTime), cancel_futures=True)
         raise
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-    pool.shutdown()
+    for pool in pools:
+        pool.shutdown()
 
 
 def _belongs(name: str, part: str) -> bool:

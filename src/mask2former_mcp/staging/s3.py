@@ -24,7 +24,8 @@ from botocore.exceptions import (
 from mask2former_mcp.errors import DatasetError, Mask2FormerError, NotAvailable, NotFound, NotReady
 from mask2former_mcp.staging.uri import Uri
 
-THREADS = 10  # transfers at once: more saturate a core with request signing before they saturate a link
+THREADS = 10  # ranges of one large object at once
+OBJECTS = 24  # small objects at once: each mostly waits for an answer, also on a fast network
 _ATTEMPTS = 5  # of one request, with backoff, on throttling and 5xx: a dead store is told within a tool call's time
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _DENIED = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem"}
@@ -50,7 +51,7 @@ def client() -> Any:
     """One client for the process; boto3's clients may be used by several threads."""
     config = Config(
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-        max_pool_connections=2 * THREADS,
+        max_pool_connections=2 * THREADS + OBJECTS,
         connect_timeout=5,
         read_timeout=30,
         # Stores other than AWS do not know the newer checksum trailers; transfers are verified here, by ETag.

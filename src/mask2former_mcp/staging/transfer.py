@@ -34,12 +34,17 @@ Progress = Callable[[int], None]  # more bytes arrived; may raise to stop (what 
 
 
 def download(source: Object, target: Path, *, progress: Progress | None = None) -> None:
-    """Fetches the object into `target`, which appears by one rename. DatasetError, NotAvailable, OSError."""
-    part = target.with_name(f"{target.name}.part")
+    """Fetches the object into `target`, which appears by one rename. DatasetError, NotAvailable, OSError.
+
+    Of a large object (over RANGE) one process at a time: what an earlier one left is gone on with.
+    """
     if source.size <= RANGE:
+        part = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.part")
         _small(source, part, progress)
-    else:
-        _Ranges(source, part, progress).run()
+        part.replace(target)
+        return
+    part = target.with_name(f"{target.name}.part")
+    _Ranges(source, part, progress).run()
     part.replace(target)
     with suppress(FileNotFoundError):
         _journal(part).unlink()
