@@ -123,12 +123,13 @@ class Proxy:
         passed = 0
         with suppress(OSError):
             while piece := source.recv(1 << 16):
+                with self.lock:
+                    cut = passed + len(piece) > self.after and self.cuts > 0
+                    self.cuts -= cut
+                    piece = piece[: max(0, self.after - passed)] if cut else piece
+                    self.sent += len(piece)
                 sink.sendall(piece)
                 passed += len(piece)
-                with self.lock:
-                    self.sent += len(piece)
-                    cut = passed > self.after and self.cuts > 0
-                    self.cuts -= cut
                 if cut:
                     break
         for end in (sink, source):

@@ -4,17 +4,15 @@ The key is a digest of (URI, version or ETag, size), so a changed object is anot
 links. What leaves the cache, and when, is decided in eviction.py.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former_mcp.staging import durable, transfer
+from mask2former_mcp.staging.locks import locked
 from mask2former_mcp.staging.s3 import Object
 from mask2former_mcp.staging.transfer import Progress
 
@@ -90,33 +88,3 @@ def _replace(place: Path, target: Path) -> None:
 
 def _mark(place: Path) -> Path:
     return place.with_name(f"{place.name}.whole")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[Path]:
-    """Holds a lock file, alone. The holder may unlink it: a waiter then takes the new one."""
-    while True:
-        with path.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if _is_still(lock.fileno(), path):
-                yield path
-                return
-
-
-@contextmanager
-def locked_if_free(path: Path) -> Iterator[bool]:
-    """The same without waiting: whether the lock is held."""
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield _is_still(lock.fileno(), path)
-
-
-def _is_still(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

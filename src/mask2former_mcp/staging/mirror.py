@@ -22,8 +22,9 @@ from pathlib import Path
 
 from mask2former_mcp.errors import DatasetError, NotReady
 from mask2former_mcp.staging import archives, durable, eviction, s3, state, transfer
-from mask2former_mcp.staging.cache import Cache, locked
+from mask2former_mcp.staging.cache import Cache
 from mask2former_mcp.staging.eviction import Bound
+from mask2former_mcp.staging.locks import locked
 from mask2former_mcp.staging.s3 import Object
 from mask2former_mcp.staging.state import State
 from mask2former_mcp.staging.uri import Uri
