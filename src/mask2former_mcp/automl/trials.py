@@ -100,7 +100,7 @@ def start_weights(plan: Plan) -> tuple[str | None, str]:
     A pretrained backbone alone has none: its head is random, so the number would tell the seed, not the weights.
     """
     if plan.checkpoint is not None and dotted.flatten(plan.spec).get(START_KEY):
-        return plan.checkpoint.path, ""
+        return plan.checkpoint.uri or plan.checkpoint.path, ""
     if dotted.flatten(plan.spec).get(BACKBONE_KEY):
         return None, "only the backbone starts with weights: its head is untrained, and the score would be noise"
     return None, "from scratch: there is nothing to evaluate before training"

@@ -25,6 +25,7 @@ from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.platforms import engine
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
+from mask2former_mcp.staging.uri import SCHEME
 
 _POLL_S = 0.2
 _ORPHAN_CHECK = 4  # polls
@@ -259,7 +260,7 @@ class Jobs(JobViews):
 
 
 def _refuse_used_folder(chosen: str | None) -> None:
-    if chosen is None:
+    if chosen is None or chosen.startswith(SCHEME):  # of S3, the job's preparing asks
         return
     path = Path(chosen).expanduser()
     try:

@@ -30,6 +30,7 @@ from mask2former_mcp.server.schema import Schema
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, in_thread, request_tool
 from mask2former_mcp.server.untrusted import clean_line, fenced
+from mask2former_mcp.staging.uri import SCHEME
 
 _POLL_S = 0.5
 _HAIR = 1e-6
@@ -230,7 +231,8 @@ def _artifacts(services: Services, request: ListArtifactsRequest) -> CallToolRes
     ]
     cursor = str(start + request.limit) if start + request.limit < len(found) else None
     facts = {"job_id": request.job_id, "folder": folder, "artifacts": page, "next_cursor": cursor}
-    return answer(facts)
+    chosen = services.jobs.store.get(request.job_id).plan.results_dir or ""
+    return answer({**facts, "uploaded_to": chosen} if chosen.startswith(SCHEME) else facts)
 
 
 async def _cancel(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
