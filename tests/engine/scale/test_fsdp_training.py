@@ -11,8 +11,9 @@ import torch
 from mask2former_mcp.engine import checkpoint
 
 Make, Run = Callable[..., dict[str, Any]], Callable[..., Any]
-SHARDED = {"train.distributed_strategy": "fsdp", "train.activation_checkpoint": True, "train.validation_interval": 2}
-FIRST = "model_epoch_000_step_00002.pth"
+SHORT = {"train.iters_per_epoch": 1, "train.validation_interval": 2}
+SHARDED = {"train.distributed_strategy": "fsdp", "train.activation_checkpoint": True, **SHORT}
+FIRST = "model_epoch_000_step_00001.pth"
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def test_sharded_training_is_that_of_one_process_and_resumes_exactly(
     small: Make, alone: Run, together: Run, same_training: Run, tmp_path: Path
 ) -> None:
     one, four = tmp_path / "one", tmp_path / "four"
-    assert alone("train", one, small(dataset__train__batch_size=4, train__validation_interval=2)) == 0
+    assert alone("train", one, small(dataset__train__batch_size=4, **SHORT)) == 0
     assert together("train", four, small(**SHARDED)) == [0, 0], (four / "node0.log").read_text()
     assert "4 CPU processes on 2 nodes, fsdp over gloo, fp32" in (four / "node0.log").read_text()
     assert losses(four) == pytest.approx(losses(one), rel=1e-5)
