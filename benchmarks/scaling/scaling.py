@@ -6,7 +6,7 @@
 Each line is one `mask2former train` on image files (benchmarks/engine/gpu.py writes them), with the same batch a GPU,
 for DDP and FSDP. Efficiency is images/s over that of one GPU times their number. One GPU is measured twice: as one GPU
 trains by itself, with the whole step as a CUDA graph, and without the graph (M2F_STEP_GRAPH=0), which is what several
-processes have. Then `mask2former evaluate` with 1 and with all GPUs must give equal metrics. NVLink multicast stays off.
+processes have. Then `mask2former evaluate` with 1 and with all GPUs must give equal metrics. NVLink multicast is off.
 """
 
 from __future__ import annotations
