@@ -94,6 +94,8 @@ def estimate(situation: Situation, earlier: Sequence[Earlier]) -> Estimate:
     memory = _memory(size, pixels, 1, training=False, gpu=gpus > 0)
     if images is None:
         return Estimate(gpus=gpus, memory_gb=memory, steps=None, seconds=None, disk_gb=None, basis="model")
+    if situation.action == "quantize":
+        images *= 2  # measured before and after
     seconds = _measured_or(
         situation, earlier, images, _START_S + images * _seconds(size, pixels, 1, situation, gpus, _FORWARD_SHARE)
     )

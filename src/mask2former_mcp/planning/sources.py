@@ -33,7 +33,7 @@ _OPENED = {
     "train": ("train_datasets", "eval_dataset"),
     "evaluate": ("eval_dataset",),
     "inference": ("inference_dataset",),
-    "quantize": (),
+    "quantize": ("eval_dataset",),  # where there is one: the drop of the metric is measured on it
 }
 # Whose annotation file says which format it is.
 _DECISIVE = {
@@ -55,7 +55,7 @@ class Data:
     datasets: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, DatasetFacts] = field(default_factory=dict)
     images: Mapping[str, int] = field(default_factory=dict)
-    labels: tuple[int, ...] = ()  # the ids of the label map that the action reads, in its order
+    labels: tuple[tuple[int, str], ...] = ()  # (id, name) in the label map that the action reads, in its order
     warnings: tuple[str, ...] = ()
     read: frozenset[str] = frozenset()  # override keys that were understood as dataset folders
 
@@ -200,12 +200,12 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     return value if isinstance(value, str) and value and Path(value).is_file() else None
 
 
-def _labels(path: Any) -> tuple[int, ...]:
-    """The class ids of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
+def _labels(path: Any) -> tuple[tuple[int, str], ...]:
+    """The classes of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
     if not isinstance(path, str) or not Path(path).is_file():
         return ()
     try:
-        return tuple(label.id for label in label_map.read(Path(path)))
+        return tuple((label.id, label.name) for label in label_map.read(Path(path)))
     except FormatError:
         return ()
 

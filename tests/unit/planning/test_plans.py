@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,22 @@ def test_evaluate_on_other_data_must_have_the_same_classes(plan: Any, trained: A
         plan("evaluate", parent_job_id=trained.job_id, eval_dataset=str(data / "other"))
 
 
+def test_other_names_at_the_same_ids_are_other_classes(plan: Any, trained: Any, data: Path) -> None:
+    with pytest.raises(DatasetError, match=r"differ .* at position 1: .*box.* against .*bottle"):
+        plan("evaluate", parent_job_id=trained.job_id, eval_dataset=str(data / "renamed"))
+
+
+def test_raw_ids_may_stand_in_any_order_but_mean_the_same(plan: Any, data: Path, shelf: Any, home: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"), preset="mini", contiguous_id=False)
+    results = home / "jobs" / "train-rrrr0000" / "results"
+    (results / "train").mkdir(parents=True)
+    (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
+    shelf.jobs["train-rrrr0000"] = Parent("train-rrrr0000", "train", made.spec, results, {}, "failed", made.datasets)
+    plan("evaluate", parent_job_id="train-rrrr0000", eval_dataset=str(data / "swapped"))
+    with pytest.raises(DatasetError, match="a class is its id"):
+        plan("evaluate", parent_job_id="train-rrrr0000", eval_dataset=str(data / "renamed"))
+
+
 def test_a_parents_hold_out_is_made_again(plan: Any, shelf: Any, home: Path, data: Path) -> None:
     first = plan("train", train_dataset=str(data / "alone"), preset="mini")
     results = home / "jobs" / "train-hhhh0000" / "results"
@@ -479,8 +496,6 @@ def test_an_architecture_override_that_does_not_fit_is_refused(plan: Any, traine
 
 
 def test_a_running_parent_is_not_ready_to_be_used(plan: Any, trained: Any, shelf: Any) -> None:
-    from dataclasses import replace
-
     shelf.jobs["train-bbbb0000"] = replace(trained, job_id="train-bbbb0000", state="running")
     with pytest.raises(WrongState, match="still running"):
         plan("evaluate", parent_job_id="train-bbbb0000")
@@ -498,3 +513,35 @@ def test_a_results_folder_must_be_new_or_empty(plan: Any, data: Path, tmp_path: 
         plan("train", train_dataset=str(data / "shop"), results_dir=str(folder))
     again = plan("train", train_dataset=str(data / "shop"), results_dir=str(folder), run_name="same-job")
     assert again.digest == made.digest
+
+
+def test_quantize_measures_on_the_parents_validation_data(
+    plan: Any, trained: Any, shelf: Any, home: Path, data: Path
+) -> None:
+    made = plan("quantize", parent_job_id=trained.job_id)
+    assert made.spec["dataset"]["val"]["panoptic_json"] == str(data / "shop" / "val" / "annotations_panoptic.json")
+    assert made.spec["dataset"]["quant_calibration_dataset"]["images_dir"] == str(data / "shop" / "train" / "images")
+    assert not said(made, "no drop of the metric")
+    for folder, job_id in (("alone", "train-hhhh0000"), ("ade", "train-hhhh1111")):
+        first = plan("train", train_dataset=str(data / folder), preset="mini")
+        results = home / "jobs" / job_id / "results"
+        (results / "train").mkdir(parents=True)
+        (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
+        shelf.jobs[job_id] = Parent(job_id, "train", first.spec, results, {}, "succeeded", first.datasets)
+        made = plan("quantize", parent_job_id=job_id)
+        measured = plan("evaluate", parent_job_id=job_id)
+        assert made.staging[0].options == measured.staging[0].options
+        assert made.spec["dataset"]["val"] == measured.spec["dataset"]["val"]
+        assert made.spec["dataset"]["quant_calibration_dataset"]["images_dir"] == str(data / folder / "images")
+
+
+def test_quantize_without_validation_data_says_that_nothing_is_measured(
+    plan: Any, trained: Any, shelf: Any, data: Path
+) -> None:
+    gone = {**trained.datasets, "eval": {"uri": str(data / "gone"), "format": "coco_panoptic"}}
+    shelf.jobs[trained.job_id] = replace(trained, datasets=gone)
+    made = plan("quantize", parent_job_id=trained.job_id)
+    assert said(made, f"no drop of the metric will be measured: {data / 'gone'} is gone")
+    assert not made.spec["dataset"]["val"]["panoptic_json"]
+    with pytest.raises(DatasetError, match="does not exist"):
+        plan("quantize", parent_job_id=trained.job_id, eval_dataset=str(data / "gone"))
