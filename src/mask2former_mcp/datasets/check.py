@@ -8,7 +8,7 @@ from typing import Any
 from mask2former_mcp.datasets import background, detect
 from mask2former_mcp.datasets.compare import compare
 from mask2former_mcp.datasets.files import Roots, Watch, open_all, open_folder
-from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS, Layout, inside_part
+from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS, Layout, inside_part, no_images
 from mask2former_mcp.datasets.problems import Problems
 from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
 from mask2former_mcp.datasets.report import Report, of_survey, told
@@ -138,8 +138,7 @@ def _examined(
     found = survey(layout, progress=lambda done: watch("annotations", min(done, size), size))
     problems = found.problems
     if layout.label_map is None:
-        rule = f"{LABEL_MAPS[format_]} is missing; every action but export reads it (derived.label_map_content fits)"
-        problems.error("missing_file", rule, ref.uri)
+        _without_label_map(problems, LABEL_MAPS[format_], ref, format_)
     if format_ == "ade":
         root = _ade_root(layout, ref, home, watch, big_archives, problems)
         return found, Roots(root, root) if root else None
@@ -156,6 +155,15 @@ def _examined(
     if "images" not in folders:
         return found, None
     return found, Roots(folders["images"], folders.get("masks"))
+
+
+def _without_label_map(problems: Problems, name: str, ref: DatasetRef, format_: str) -> None:
+    """A job writes its own from the categories; ADE's annotations hold none."""
+    if format_ == "ade":
+        problems.error("missing_file", f"{name} is missing: only it names the classes of the masks", ref.uri)
+    else:
+        rule = f"{name} is missing: each job writes its own from the categories (derived.label_map_content)"
+        problems.warning("missing_file", rule, ref.uri)
 
 
 def _unpacked(
@@ -201,9 +209,7 @@ def _inference(ref: DatasetRef, sample: int | None, home: Path, watch: Watch, bi
     if place is None and holds_images(ref.folder()):
         place = Place(ref.folder(), "folder")
     if place is None:
-        raise DatasetError(
-            f"{ref.uri} holds no images", fix="Name a folder of image files, or one with images/ or images.tar.gz."
-        )
+        raise no_images(ref)
     folder = _unpacked(place, None, home, watch, big, problems)
     paths = images.listing(folder) if folder else []
     if folder and not paths:

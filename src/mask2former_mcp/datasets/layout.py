@@ -96,6 +96,15 @@ def inside_part(name: str | None, stem: str) -> str | None:
     return name.removeprefix(f"{stem}/") if name and name.startswith(f"{stem}/") else None
 
 
+def no_images(ref: DatasetRef) -> DatasetError:
+    """The error for a folder to look at that holds nothing to see."""
+    return DatasetError(
+        f"{ref.uri} holds no images; it holds: {contents(ref.folder()) or 'nothing'}",
+        fix="Name an image file, a folder of image files, or one with images/ or images.tar.gz; no annotations are "
+        "needed to look at images.",
+    )
+
+
 def missing(name: str, ref: DatasetRef, format: str) -> DatasetError:
     """The error for a file that the format reads and the folder does not have."""
     wanted = [ANNOTATIONS[format], LABEL_MAPS[format], "images/ or images.tar.gz"]

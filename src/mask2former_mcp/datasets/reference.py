@@ -46,6 +46,12 @@ class DatasetRef:
             )
         return Path(self.uri)
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a file that looks like an image."""
+        path = Path(self.uri)
+        return self.kind == "local" and path.suffix.lower() in images.SUFFIXES and os.path.isfile(path)
+
     def folder(self) -> Path:
         """The local folder, which exists. Raises DatasetError naming what is there instead."""
         path = self.path
@@ -53,7 +59,7 @@ class DatasetRef:
             if path.is_dir():
                 return path
             if path.exists():
-                raise DatasetError(f"dataset {path} is a file", fix=_RULE)
+                raise _a_file(path)
             parent = next((p for p in path.parents if p.is_dir()), Path("/"))
         except OSError as cause:
             raise DatasetError(f"dataset {str(path)[:200]} cannot be read: {cause.strerror}", fix=_RULE) from cause
@@ -63,6 +69,21 @@ class DatasetRef:
 
     def child(self, name: str) -> "DatasetRef":
         return DatasetRef(f"{self.uri}/{name}", self.kind)
+
+
+def _a_file(path: Path) -> DatasetError:
+    if archives.is_archive(path.name):
+        how = "unzip" if path.suffix.lower() == ".zip" else "tar -xf"
+        return DatasetError(
+            f"dataset {path} is an archive of a whole dataset",
+            fix=f"Unpack it first ({how} {path.name}) and name the folder. Inside a dataset folder, images.tar.gz may "
+            "stay packed.",
+        )
+    if path.suffix.lower() in images.SUFFIXES:
+        return DatasetError(
+            f"dataset {path} is one image", fix=f"{_RULE} Only inference takes a single image, as inference_dataset."
+        )
+    return DatasetError(f"dataset {path} is a file", fix=_RULE)
 
 
 @dataclass(frozen=True, slots=True)

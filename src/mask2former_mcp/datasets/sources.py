@@ -6,19 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.bundle import DataSource
-from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, MASKS, first_names, inside_part, missing
+from mask2former_mcp.datasets.layout import (
+    ANNOTATIONS,
+    IMAGES,
+    LABEL_MAPS,
+    MASKS,
+    first_names,
+    inside_part,
+    missing,
+    no_images,
+)
 from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.staging import archives
 
 _HERE = "."  # the row's path: the dataset folder itself
+_PICTURES = "{job_dir}/derived/pictures"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """`values`: spec key -> absolute path, s3 URI, or a `{home}` placeholder.
 
-    `staging`: {kind, source, target, keys, options} for each archive.
+    `staging`: {kind, source, target, keys, options} for each archive, label map to write, and image to copy.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
@@ -30,7 +40,8 @@ def resolve(rows: Sequence[DataSource], folders: Mapping[str, DatasetRef], forma
     """One value for each row.
 
     A row that the format reads must find its file: DatasetError names the file, the folder and what is there. Other
-    rows are built when the file exists and left out with a note when not. An archive becomes a folder in the cache:
+    rows are built when the file exists and left out when not. A label map that is missing is written by the job, where
+    the annotations hold the classes. An archive becomes a folder in the cache:
     its value is a placeholder and `staging` says what to extract. What lies in S3 is named, not looked at.
     """
     work = _Resolution(folders, format)
@@ -45,6 +56,7 @@ class _Resolution:
         self.values: dict[str, str] = {}
         self.staging: dict[str, dict[str, Any]] = {}  # target -> item
         self.left_out: dict[str, list[str]] = {}  # reason -> keys
+        self.written: list[str] = []  # notes on files that the job makes
         self.names: dict[str, tuple[str | None, str | None]] = {}  # folder -> first image and mask
 
     def row(self, row: DataSource) -> None:
@@ -63,9 +75,13 @@ class _Resolution:
             self._local(row, ref, name, read)
 
     def notes(self) -> list[str]:
-        return [f"left out, {reason}: {', '.join(keys)}" for reason, keys in self.left_out.items()]
+        return [*self.written, *(f"left out, {reason}: {', '.join(keys)}" for reason, keys in self.left_out.items())]
 
     def _local(self, row: DataSource, ref: DatasetRef, name: str, read: bool) -> None:
+        if row.source == "inference_dataset" and name == IMAGES and ref.is_image:
+            self.values[row.key] = _PICTURES
+            self._stage("copy", ref.path, _PICTURES, row.key)
+            return
         expects = self._expected(ref, name)
         place = find(ref, name, expects=expects)
         if place is None and name == IMAGES and holds_images(ref.folder()):
@@ -74,10 +90,32 @@ class _Resolution:
             self._leave_out(f"ADE reads {place.path.name} of {ref.uri} through its root folder", row.key)
         elif place is not None:
             self.values[row.key] = self._value(row.key, place, expects)
+        elif read and row.source == "inference_dataset" and name == IMAGES:
+            raise no_images(ref)
+        elif read and name == LABEL_MAPS[self.format] and (annotations := self._categories_of(ref)) is not None:
+            target = f"{{job_dir}}/derived/{name}"
+            self.values[row.key] = target
+            self._stage("label_map", annotations, target, row.key, {"format": self.format, "dataset": ref.uri})
+            self.written.append(
+                f"{ref.uri} has no {name}: it is written in the job's folder from the categories of {annotations.name}"
+            )
         elif read:
             raise missing(name, ref, self.format)
-        else:
-            self._leave_out(f"format {self.format} does not read it here and {ref.uri} has no {name}", row.key)
+
+    def _categories_of(self, ref: DatasetRef) -> Path | None:
+        """The annotation file, where it holds the classes' names (ADE's does not)."""
+        found = None if self.format == "ade" else find(ref, ANNOTATIONS[self.format])
+        return found.path if found is not None else None
+
+    def _stage(
+        self, kind: str, source: Path, target: str, key: str, options: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        item = self.staging.setdefault(
+            target,
+            {"kind": kind, "source": str(source), "target": target, "keys": (), "options": dict(options or {})},
+        )
+        item["keys"] = (*item["keys"], key)
+        return item
 
     def _value(self, key: str, place: Place, expects: str | None) -> str:
         if place.kind != "archive":
@@ -85,11 +123,7 @@ class _Resolution:
         return self._extract(key, place.path, "{home}/" + archives.cache_place(place.path), expects)
 
     def _extract(self, key: str, archive: Path, target: str, expects: str | None) -> str:
-        item = self.staging.setdefault(
-            target,
-            {"kind": "extract", "source": str(archive), "target": target, "keys": (), "options": {}},
-        )
-        item["keys"] = (*item["keys"], key)
+        item = self._stage("extract", archive, target, key)
         if expects is not None:
             item["options"] = {"expects": expects}
         return target

@@ -33,12 +33,13 @@ class Staging(Frozen):
     """One thing to do in the `preparing` phase so that a spec key points at something readable.
 
     kind: `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file),
-    `download` (published weights to a file in the cache). `source` is an absolute path, or the link of a download;
+    `download` (published weights to a file in the cache), `label_map` (written from an annotation file's categories),
+    `copy` (one image into a folder of its own). `source` is an absolute path, or the link of a download;
     `keys` are the dotted spec keys that receive the result; `target` is the placeholder path those keys hold in the
     Plan's spec.
     """
 
-    kind: Literal["extract", "split", "download"]
+    kind: Literal["extract", "split", "download", "label_map", "copy"]
     source: str
     target: str
     keys: tuple[str, ...] = ()

@@ -182,11 +182,13 @@ def _same_classes_as_parent(
 def _same_labels(situation: Situation, origin: str, contiguous: bool) -> None:
     """The eval dataset's classes against the label map of the weights: ids in their order, and what they are called."""
     facts, known = situation.facts["eval"], dict(situation.labels)
-    own = {id_: name for id_, name, _ in facts.label_map}
     names = {id_: name for id_, name, _ in facts.categories}
+    of_parent = situation.parent.datasets.values() if situation.parent else ()
+    is_own = any(
+        one.get("hashes") == facts.hashes for one in of_parent
+    )  # its two names for a class were warned of then
     for id_, name in known.items():
-        # A class without a name may be any; where a dataset's label map and annotations differ, either name will do.
-        if id_ in names and (names[id_] == f"class_{id_}" or own.get(id_) == name):
+        if id_ in names and (is_own or names[id_] == f"class_{id_}"):  # or the annotations leave it without a name
             names[id_] = name
     labels, found = list(situation.labels), list(names.items())
     if situation.format == "ade":  # its masks hold ids, and the label map that is read gives them their order

@@ -76,7 +76,9 @@ def gather(asked: Asked, settings: Settings) -> Data:
         if source in places and (source in _OPENED[asked.action] or asked.known_spec is None)
     }
     images = {role: known.images for role, known in found.items()}
-    if asked.action == "inference" and Path(pictures := str(values.get("dataset.test.img_dir", ""))).is_dir():
+    if asked.action == "inference" and places["inference_dataset"].is_image:
+        images["inference"] = 1
+    elif asked.action == "inference" and Path(pictures := str(values.get("dataset.test.img_dir", ""))).is_dir():
         images["inference"] = len(listing(Path(pictures)))
     datasets = {
         role: _described(places[source], dataset_format, found.get(role))
@@ -100,7 +102,7 @@ def gather(asked: Asked, settings: Settings) -> Data:
         warnings.append(
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
-    labels = _labels(values.get("dataset.label_map"))
+    labels = _labels(values.get("dataset.label_map"), staging, settings.home)
     return Data(dataset_format, values, tuple(staging), datasets, found, images, labels, tuple(warnings), read)
 
 
@@ -200,8 +202,12 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     return value if isinstance(value, str) and value and Path(value).is_file() else None
 
 
-def _labels(path: Any) -> tuple[tuple[int, str], ...]:
+def _labels(path: Any, staging: Sequence[Staging], home: Path) -> tuple[tuple[int, str], ...]:
     """The classes of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
+    for item in staging:
+        if item.kind == "label_map":  # it will hold the categories of this dataset
+            known = facts(DatasetRef.parse(item.options["dataset"]), item.options["format"], home=home)
+            return tuple((id_, name) for id_, name, _ in known.categories)
     if not isinstance(path, str) or not Path(path).is_file():
         return ()
     try:

@@ -1,6 +1,7 @@
 """Whole plans: what each action's Plan says, on real folders."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_a_train_plan_builds_the_whole_data_source_table(plan: Any, data: Path) 
     }
     assert expected.items() <= made.spec_overrides.items()
     assert all(dotted.get(made.spec, key) == value for key, value in expected.items())
-    assert said(made, "dataset.train.instance_json")  # left out with a note: no file, and this format does not read it
+    assert not said(made, "instance_json")  # no file, and this format does not read it: nothing to say
     assert made.command == ("mask2former", "train", "-e", "{job_dir}/spec.yaml")
     assert made.artifacts == ("train/model_epoch_*.pth",)
     assert made.automl.route == "automl"
@@ -545,3 +546,31 @@ def test_quantize_without_validation_data_says_that_nothing_is_measured(
     assert not made.spec["dataset"]["val"]["panoptic_json"]
     with pytest.raises(DatasetError, match="does not exist"):
         plan("quantize", parent_job_id=trained.job_id, eval_dataset=str(data / "gone"))
+
+
+def test_a_plain_coco_export_needs_no_label_map(plan: Any, shelf: Any, home: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(data / "coco", folder, ignore=shutil.ignore_patterns("label_map.json"))
+    made = plan("train", train_dataset=str(folder), preset="mini", pretrained_weights="")
+    assert made.spec["dataset"]["label_map"] == "{job_dir}/derived/label_map.json"
+    assert said(made, "has no label_map.json: it is written in the job's folder")
+    assert [item.kind for item in made.staging] == ["label_map", "split"]
+    results = home / "jobs" / "train-llll0000" / "results"
+    (results / "train").mkdir(parents=True)
+    (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
+    shelf.jobs["train-llll0000"] = Parent("train-llll0000", "train", made.spec, results, {}, "failed", made.datasets)
+    again = plan("evaluate", parent_job_id="train-llll0000", eval_dataset=str(data / "coco_val"))
+    assert again.spec["dataset"]["label_map"] == "{job_dir}/derived/label_map.json"
+    renamed = json.loads((data / "coco_val" / "annotations.json").read_text())
+    renamed["categories"][0]["name"] = "conveyor"
+    shutil.copytree(data / "coco_val", tmp_path / "renamed")
+    (tmp_path / "renamed" / "annotations.json").write_text(json.dumps(renamed))
+    with pytest.raises(DatasetError, match="conveyor"):
+        plan("evaluate", parent_job_id="train-llll0000", eval_dataset=str(tmp_path / "renamed"))
+
+
+def test_inference_takes_one_image(plan: Any, trained: Any, data: Path) -> None:
+    made = plan("inference", parent_job_id=trained.job_id, inference_dataset=str(data / "pictures" / "one.png"))
+    assert made.spec["dataset"]["test"]["img_dir"] == "{job_dir}/derived/pictures"
+    assert [item.kind for item in made.staging] == ["copy"]
+    assert made.estimate.steps == 1
