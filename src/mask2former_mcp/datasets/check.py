@@ -10,7 +10,7 @@ from mask2former_mcp.datasets.compare import compare
 from mask2former_mcp.datasets.files import Roots, Watch, open_all, open_folder
 from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS, Layout, inside_part, no_images
 from mask2former_mcp.datasets.problems import Problems
-from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
+from mask2former_mcp.datasets.reference import ALSO_CALLED, DatasetRef, Place, find_images
 from mask2former_mcp.datasets.report import Report, of_survey, told
 from mask2former_mcp.datasets.survey import Survey, survey
 from mask2former_mcp.errors import DatasetError
@@ -82,8 +82,10 @@ def _state(folder: Path) -> list[list[Any]]:
     """Changes with the annotation files and with what the file folders hold: repaired data is another request."""
     names = {*ANNOTATIONS.values(), *LABEL_MAPS.values(), IMAGES, *MASKS.values()}
     names |= {archives.stem(name) for name in names}
+    names |= {other for name in names for other in ALSO_CALLED.get(name, ())}
     found = []
-    for path in (part / name for part in (folder, folder / "train", folder / "val") for name in sorted(names)):
+    parts = [folder, *(folder / part for part in ("train", "val", *ALSO_CALLED["val"]))]
+    for path in (part / name for part in parts for name in sorted(names)):
         if path.exists():
             status = path.stat()
             found.append([str(path), status.st_size, status.st_mtime_ns])
@@ -118,14 +120,14 @@ def _sides(
         beside = _parts(other, role)[1] or other
     if mine != ref:
         also = f" and compared with {beside.uri}" if beside else ""
-        notes.append(f"{ref.uri} holds train/ and val/: {mine.uri} was checked{also}")
+        notes.append(f"{ref.uri} is divided: {mine.uri} was checked{also}")
     return mine, beside
 
 
 def _parts(ref: DatasetRef, role: str) -> tuple[DatasetRef, DatasetRef | None]:
     pair = None if detect.annotated(ref) else detect.split(ref)
     if pair is None:
-        return ref, None
+        return (detect.train_alone(ref) if role == "train" else None) or ref, None
     return pair if role == "train" else (pair[1], pair[0])
 
 
@@ -205,9 +207,7 @@ def _ade_root(layout: Layout, ref: DatasetRef, home: Path, watch: Watch, big: bo
 
 def _inference(ref: DatasetRef, sample: int | None, home: Path, watch: Watch, big: bool) -> Report:
     problems = Problems()
-    place = find(ref, IMAGES)
-    if place is None and holds_images(ref.folder()):
-        place = Place(ref.folder(), "folder")
+    place = find_images(ref)
     if place is None:
         raise no_images(ref)
     folder = _unpacked(place, None, home, watch, big, problems)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.datasets.reference import DatasetRef, Place, contents, find
+from mask2former_mcp.datasets.reference import DatasetRef, Place, contents, find, find_images
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import ade, json_stream
 from mask2former_mcp.formats.fault import FormatError
@@ -48,7 +48,7 @@ class Layout:
             root = Place(folder, "folder")
             packed = tuple(p for p in parts if p.kind == "archive")
             return cls(format, annotations.path, root, root, named, packed, (image, mask))
-        images = find(ref, IMAGES, expects=image)
+        images = find_images(ref, expects=image)
         masks = find(ref, MASKS[format], expects=mask) if format in MASKS else None
         return cls(format, annotations.path, images, masks, named, (), (image, mask))
 

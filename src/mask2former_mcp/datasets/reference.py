@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,11 @@ from mask2former_mcp.staging import archives
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _S3 = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")
+# What exporters call the conventional files and folders, in the order in which they are looked for.
+ALSO_CALLED: Mapping[str, tuple[str, ...]] = {
+    "annotations.json": ("_annotations.coco.json", "annotations/instances_default.json"),  # Roboflow, CVAT
+    "val": ("valid", "validation"),
+}
 _RULE = "A dataset is a folder: a local path such as /data/shop, or s3://bucket/prefix."
 
 
@@ -99,12 +105,13 @@ def find(ref: DatasetRef, name: str, *, expects: str | None = None) -> Place | N
 
     An archive name (`images.tar.gz`) is answered by the extracted folder (`images/`) first, then by an archive of any
     supported kind with that stem. `expects` names a file that belongs directly into the folder: a folder whose only
-    content is another folder is entered until the file is there. Any other name is answered by the file.
+    content is another folder is entered until the file is there. Any other name is answered by the file, or by what
+    exporters call it.
     """
     folder = ref.folder()
     if not archives.is_archive(name):
-        file = folder / name
-        return Place(file, "file") if file.is_file() else None
+        named = (folder / candidate for candidate in (name, *ALSO_CALLED.get(name, ())))
+        return next((Place(file, "file") for file in named if file.is_file()), None)
     stem = archives.stem(name)
     extracted = folder / stem
     candidates = (folder / candidate for candidate in (name, *(stem + suffix for suffix in archives.SUFFIXES)))
@@ -112,6 +119,12 @@ def find(ref: DatasetRef, name: str, *, expects: str | None = None) -> Place | N
     if extracted.is_dir() and (archive is None or any(extracted.iterdir())):
         return Place(_entered(extracted, expects), "folder")
     return None if archive is None else Place(archive, "archive")
+
+
+def find_images(ref: DatasetRef, *, expects: str | None = None) -> Place | None:
+    """`images/` or its archive; else the folder itself, where image files lie directly in it."""
+    place = find(ref, "images.tar.gz", expects=expects)
+    return Place(ref.folder(), "folder") if place is None and holds_images(ref.folder()) else place
 
 
 def holds_images(folder: Path) -> bool:

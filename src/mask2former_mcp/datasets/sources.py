@@ -16,7 +16,7 @@ from mask2former_mcp.datasets.layout import (
     missing,
     no_images,
 )
-from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
+from mask2former_mcp.datasets.reference import DatasetRef, Place, find, find_images
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.staging import archives
 
@@ -83,9 +83,7 @@ class _Resolution:
             self._stage("copy", ref.path, _PICTURES, row.key)
             return
         expects = self._expected(ref, name)
-        place = find(ref, name, expects=expects)
-        if place is None and name == IMAGES and holds_images(ref.folder()):
-            place = Place(ref.folder(), "folder")  # a plain folder of images
+        place = find_images(ref, expects=expects) if name == IMAGES else find(ref, name, expects=expects)
         if place is not None and place.kind == "archive" and not read and self.format == "ade":
             self._leave_out(f"ADE reads {place.path.name} of {ref.uri} through its root folder", row.key)
         elif place is not None:

@@ -129,12 +129,14 @@ def _descend(folders: dict[str, DatasetRef], warnings: list[str]) -> None:
             continue
         if source == "train_datasets" and "eval_dataset" not in folders:
             continue  # both halves are used: said when the other one is filled in
-        warnings.append(f"{ref.uri} holds train/ and val/: {folders[source].uri} is used")
+        warnings.append(f"{ref.uri} is divided: {folders[source].uri} is used")
 
 
 def _meant(source: str, ref: DatasetRef) -> DatasetRef:
     """The part of a folder of train/ and val/ that a source means; any other folder means itself."""
     pair = detect.split(ref)
+    if pair is None and source == "train_datasets":
+        return detect.train_alone(ref) or ref
     if pair is None or pair[0] == ref:
         return ref
     return pair[0] if source == "train_datasets" else pair[1]

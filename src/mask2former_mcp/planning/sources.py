@@ -11,7 +11,7 @@ from typing import Any
 
 from mask2former_mcp.bundle import DataSource
 from mask2former_mcp.datasets import detect, sources
-from mask2former_mcp.datasets.facts import DatasetFacts, facts
+from mask2former_mcp.datasets.facts import DatasetFacts, absent, facts
 from mask2former_mcp.datasets.layout import ANNOTATIONS
 from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
@@ -102,6 +102,7 @@ def gather(asked: Asked, settings: Settings) -> Data:
         warnings.append(
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
+    _must_exist(found, values, dataset_format)
     labels = _labels(values.get("dataset.label_map"), staging, settings.home)
     return Data(dataset_format, values, tuple(staging), datasets, found, images, labels, tuple(warnings), read)
 
@@ -200,6 +201,22 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     except KeyError:
         return None
     return value if isinstance(value, str) and value and Path(value).is_file() else None
+
+
+def _must_exist(found: Mapping[str, DatasetFacts], values: Mapping[str, Any], dataset_format: str) -> None:
+    """The images that the annotations name, where their folder is on this disk: what is still packed is looked at when
+    the job is prepared."""
+    for role, known in found.items():
+        split, leaf = ("train" if role == "train" else "val"), ("root_dir" if dataset_format == "ade" else "img_dir")
+        folder = values.get(f"dataset.{split}.{leaf}")
+        lost = absent(known, Path(folder)) if isinstance(folder, str) and Path(folder).is_dir() else []
+        if lost:
+            shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+            raise DatasetError(
+                f"{len(lost)} image(s) that the {role} annotations name do not exist in {folder}: {shown}",
+                fix="Put them there, or take them out of the annotation file; check_dataset lists them.",
+                details={"missing": lost[:20], "folder": folder},
+            )
 
 
 def _labels(path: Any, staging: Sequence[Staging], home: Path) -> tuple[tuple[int, str], ...]:

@@ -574,3 +574,21 @@ def test_inference_takes_one_image(plan: Any, trained: Any, data: Path) -> None:
     assert made.spec["dataset"]["test"]["img_dir"] == "{job_dir}/derived/pictures"
     assert [item.kind for item in made.staging] == ["copy"]
     assert made.estimate.steps == 1
+
+
+def test_a_folder_that_only_holds_train_gets_a_hold_out(plan: Any, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "alone", tmp_path / "only" / "train")
+    made = plan("train", train_dataset=str(tmp_path / "only"))
+    assert made.datasets["train"]["uri"] == str(tmp_path / "only" / "train")
+    assert said(made, "2 of 20 training images are held out")
+
+
+@pytest.mark.parametrize("dataset_format", ["alone", "coco", "ade"])
+def test_a_missing_image_is_named_before_anything_starts(
+    plan: Any, data: Path, tmp_path: Path, dataset_format: str
+) -> None:
+    folder = Path(shutil.copytree(data / dataset_format, tmp_path / "shop"))
+    plan("train", train_dataset=str(folder))
+    (folder / "images" / "0003.png").unlink()  # the annotations, and their cached facts, stay as they are
+    with pytest.raises(DatasetError, match=r"1 image\(s\) that the train annotations name .*0003\.png"):
+        plan("train", train_dataset=str(folder))
