@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from mask2former_mcp.datasets import foreign
-from mask2former_mcp.datasets.layout import ANNOTATIONS
-from mask2former_mcp.datasets.reference import ALSO_CALLED, DatasetRef, contents, find
+from mask2former_mcp.datasets.reference import DatasetRef, contents, find
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.formats.names import ALSO_CALLED, ANNOTATIONS
 
 
 def detect_format(ref: DatasetRef) -> str:
@@ -37,22 +37,29 @@ def annotated(ref: DatasetRef) -> bool:
 
 def split(ref: DatasetRef) -> tuple[DatasetRef, DatasetRef] | None:
     """(train, val) when the folder holds train/ and val/, or is a train/ with a val/ beside it; else None."""
-    if ref.kind != "local":
+    if ref.kind == "s3" and ref.mirror is None:
         return None
     path = ref.path  # whether it can be read at all is not asked here: os.path.isdir says no where Path.is_dir raises
     if os.path.isdir(path / "train") and (val := _validation(path)) is not None and not annotated(ref):
-        return ref.child("train"), DatasetRef(str(val), "local")
-    if path.name == "train" and (beside := _validation(path.parent)) is not None:
-        return ref, DatasetRef(str(beside), "local")
+        return ref.child("train"), ref.child(val)
+    beside = _validation(path.parent) if path.name == "train" else None
+    if beside is not None and (ref.kind == "local" or ref.inside):
+        return ref, ref.beside(beside)
     return None
 
 
 def train_alone(ref: DatasetRef) -> DatasetRef | None:
     """The train/ of a folder that holds nothing else to train on or to measure with; None for any other folder."""
-    if ref.kind != "local" or not os.path.isdir(ref.path / "train") or annotated(ref) or split(ref) is not None:
+    if (
+        (ref.kind == "s3" and ref.mirror is None)
+        or not os.path.isdir(ref.path / "train")
+        or annotated(ref)
+        or split(ref) is not None
+    ):
         return None
     return ref.child("train")
 
 
-def _validation(folder: Path) -> Path | None:
-    return next((folder / name for name in ("val", *ALSO_CALLED["val"]) if os.path.isdir(folder / name)), None)
+def _validation(folder: Path) -> str | None:
+    """What the validation part of this folder is called."""
+    return next((name for name in ("val", *ALSO_CALLED["val"]) if os.path.isdir(folder / name)), None)

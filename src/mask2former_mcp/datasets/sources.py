@@ -5,19 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.bundle import DataSource
-from mask2former_mcp.datasets.layout import (
-    ANNOTATIONS,
-    IMAGES,
-    LABEL_MAPS,
-    MASKS,
-    first_names,
-    inside_part,
-    missing,
-    no_images,
-)
+from mask2former_mcp.data_source import DataSource
+from mask2former_mcp.datasets.layout import first_names, inside_part, missing, no_images
 from mask2former_mcp.datasets.reference import DatasetRef, Place, find, find_images
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
 from mask2former_mcp.staging import archives
 
 _HERE = "."  # the row's path: the dataset folder itself
@@ -41,13 +33,13 @@ def resolve(rows: Sequence[DataSource], folders: Mapping[str, DatasetRef], forma
 
     A row that the format reads must find its file: DatasetError names the file, the folder and what is there. Other
     rows are built when the file exists and left out when not. A label map that is missing is written by the job, where
-    the annotations hold the classes. An archive becomes a folder in the cache:
-    its value is a placeholder and `staging` says what to extract. What lies in S3 is named, not looked at.
+    the annotations hold the classes. An archive becomes a folder in the cache: its value is a placeholder and `staging`
+    says what to extract. What lies in S3 is a path in its mirror, and `staging` says, first, what to fetch of it.
     """
     work = _Resolution(folders, format)
     for row in rows:
         work.row(row)
-    return Resolved(work.values, tuple(work.staging.values()), tuple(work.notes()))
+    return Resolved(work.values, (*work.fetches.values(), *work.staging.values()), tuple(work.notes()))
 
 
 class _Resolution:
@@ -55,6 +47,7 @@ class _Resolution:
         self.folders, self.format = folders, format
         self.values: dict[str, str] = {}
         self.staging: dict[str, dict[str, Any]] = {}  # target -> item
+        self.fetches: dict[str, dict[str, Any]] = {}  # mirror -> item
         self.left_out: dict[str, list[str]] = {}  # reason -> keys
         self.written: list[str] = []  # notes on files that the job makes
         self.names: dict[str, tuple[str | None, str | None]] = {}  # folder -> first image and mask
@@ -67,10 +60,9 @@ class _Resolution:
         ref = self.folders.get(row.source)
         if ref is None:
             self._leave_out(f"no {row.source} was named", row.key)
-        elif ref.kind == "s3":
-            self.values[row.key] = ref.uri if name == _HERE else f"{ref.uri}/{name}"
         elif name == _HERE:
             self.values[row.key] = self._root(row.key, ref)
+            self._fetch(row.key, ref, "")
         else:
             self._local(row, ref, name, read)
 
@@ -88,22 +80,27 @@ class _Resolution:
             self._leave_out(f"ADE reads {place.path.name} of {ref.uri} through its root folder", row.key)
         elif place is not None:
             self.values[row.key] = self._value(row.key, place, expects)
+            if read or place.kind == "file":
+                self._fetch(row.key, ref, _below(place, ref))
         elif read and row.source == "inference_dataset" and name == IMAGES:
             raise no_images(ref)
         elif read and name == LABEL_MAPS[self.format] and (annotations := self._categories_of(ref)) is not None:
-            target = f"{{job_dir}}/derived/{name}"
-            self.values[row.key] = target
-            self._stage("label_map", annotations, target, row.key, {"format": self.format, "dataset": ref.uri})
-            self.written.append(
-                f"{ref.uri} has no {name}: it is written in the job's folder from the categories of {annotations.name}"
-            )
+            self._write_label_map(row.key, ref, name, annotations)
         elif read:
             raise missing(name, ref, self.format)
 
-    def _categories_of(self, ref: DatasetRef) -> Path | None:
+    def _categories_of(self, ref: DatasetRef) -> Place | None:
         """The annotation file, where it holds the classes' names (ADE's does not)."""
-        found = None if self.format == "ade" else find(ref, ANNOTATIONS[self.format])
-        return found.path if found is not None else None
+        return None if self.format == "ade" else find(ref, ANNOTATIONS[self.format])
+
+    def _write_label_map(self, key: str, ref: DatasetRef, name: str, annotations: Place) -> None:
+        self._fetch(key, ref, _below(annotations, ref))
+        self.values[key] = f"{{job_dir}}/derived/{name}"
+        options = {"format": self.format, "dataset": ref.uri}
+        self._stage("label_map", annotations.path, self.values[key], key, options)
+        self.written.append(
+            f"{ref.uri} has no {name}: it is written in the job's folder from the categories of {annotations.path.name}"
+        )
 
     def _stage(
         self, kind: str, source: Path, target: str, key: str, options: Mapping[str, str] | None = None
@@ -114,6 +111,20 @@ class _Resolution:
         )
         item["keys"] = (*item["keys"], key)
         return item
+
+    def _fetch(self, key: str, ref: DatasetRef, part: str) -> None:
+        """Of what lies in S3: this part of the folder is to be there when the job starts."""
+        if ref.mirror is None:
+            return
+        uri = ref.uri.removesuffix(f"/{ref.inside}") if ref.inside else ref.uri
+        item = self.fetches.setdefault(
+            str(ref.mirror),
+            {"kind": "fetch", "source": uri, "target": str(ref.mirror), "keys": (),
+             "options": {"parts": (), "state": ref.mirror.name}},
+        )  # fmt: skip
+        item["keys"] = (*item["keys"], key)
+        part = "/".join(filter(None, (ref.inside, part))) if part or not ref.inside else f"{ref.inside}/"
+        item["options"] = {**item["options"], "parts": tuple(dict.fromkeys((*item["options"]["parts"], part)))}
 
     def _value(self, key: str, place: Place, expects: str | None) -> str:
         if place.kind != "archive":
@@ -161,3 +172,9 @@ class _Resolution:
 
     def _leave_out(self, reason: str, key: str) -> None:
         self.left_out.setdefault(reason, []).append(key)
+
+
+def _below(place: Place, ref: DatasetRef) -> str:
+    """A found place as a part of its dataset folder; a folder ends with a slash, the whole is empty."""
+    name = place.path.relative_to(ref.path).as_posix()
+    return "" if name == "." else f"{name}/" if place.kind == "folder" else name

@@ -65,6 +65,7 @@ def _read(row: sqlite3.Row) -> Job:
         restarts=row["restarts"],
         queued_at=row["queued_at"],
         supervisor=json.loads(row["supervisor"]) if row["supervisor"] else None,
+        spawns=row["spawns"],
     )
 
 
@@ -81,6 +82,12 @@ def one(connection: sqlite3.Connection, job_id: str) -> Job:
         fix=f"Existing jobs: {', '.join(near)}." if near else "There are no jobs yet: start one with train.",
         details={"job_ids": near},
     )
+
+
+def state(connection: sqlite3.Connection, job_id: str | None) -> JobState | None:
+    """None when there is no such job."""
+    row = connection.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return None if row is None else JobState(row["state"])
 
 
 def insert(connection: sqlite3.Connection, job: Job) -> None:

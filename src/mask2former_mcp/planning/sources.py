@@ -4,23 +4,24 @@ A dataset is a folder with conventional names; the bundle's data sources say whi
 """
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.bundle import DataSource
+from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.datasets import detect, sources
 from mask2former_mcp.datasets.facts import DatasetFacts, absent, facts
-from mask2former_mcp.datasets.layout import ANNOTATIONS
 from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.formats import label_map
 from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.formats.images import listing
+from mask2former_mcp.formats.names import ANNOTATIONS
 from mask2former_mcp.jobs.plan import Staging
 from mask2former_mcp.planning import folders
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
+from mask2former_mcp.planning.inferred import portable
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.settings import Settings
 from mask2former_mcp.spec import dotted
@@ -67,7 +68,7 @@ def gather(asked: Asked, settings: Settings) -> Data:
         return Data()
     warnings: list[str] = []
     places, read = folders.name(asked, warnings)
-    is_holdout = folders.complete(asked, places, warnings)
+    is_holdout = folders.complete(asked, places, warnings, settings.home)
     dataset_format = _format(asked, places)
     values, staging = _resolve(asked, places, dataset_format, warnings)
     found = {
@@ -102,9 +103,26 @@ def gather(asked: Asked, settings: Settings) -> Data:
         warnings.append(
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
-    _must_exist(found, values, dataset_format)
-    labels = _labels(values.get("dataset.label_map"), staging, settings.home)
-    return Data(dataset_format, values, tuple(staging), datasets, found, images, labels, tuple(warnings), read)
+    _must_exist(found, places, values, dataset_format)
+    labels = _labels(values.get("dataset.label_map"), staging, places, settings.home)
+    return Data(
+        dataset_format, _portable(values, settings.home), tuple(_portable_staging(staging, settings.home)), datasets,
+        found, images, labels, tuple(warnings), read,
+    )  # fmt: skip
+
+
+def _portable(values: Mapping[str, Any], home: Path) -> dict[str, Any]:
+    """Paths in the cache (what is mirrored from S3) without this machine's home."""
+    inside = (f"{home}/", f"{home.resolve()}/")
+    return {
+        key: portable(Path(value), home) if isinstance(value, str) and value.startswith(inside) else value
+        for key, value in values.items()
+    }
+
+
+def _portable_staging(staging: Sequence[Staging], home: Path) -> Iterator[Staging]:
+    for item in staging:
+        yield item.model_copy(update=_portable({"source": item.source, "target": item.target}, home))
 
 
 # --- what they hold --------------------------------------------------------------------------------------------------
@@ -164,7 +182,10 @@ def _resolve(
         for item in resolved.staging:
             earlier = staging.get(item["target"])
             keys = (*(earlier.keys if earlier else ()), *item["keys"])
-            staging[item["target"]] = Staging(**{**item, "keys": tuple(dict.fromkeys(keys))})
+            options = dict(item["options"])
+            if earlier and item["kind"] == "fetch":  # train/ and val/ of one mirror
+                options["parts"] = tuple(dict.fromkeys((*earlier.options["parts"], *options["parts"])))
+            staging[item["target"]] = Staging(**{**item, "keys": tuple(dict.fromkeys(keys)), "options": options})
 
     for source in dict.fromkeys(row.source for row in asked.rows):
         rows = [row for row in asked.rows if row.source == source]
@@ -203,10 +224,14 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     return value if isinstance(value, str) and value and Path(value).is_file() else None
 
 
-def _must_exist(found: Mapping[str, DatasetFacts], values: Mapping[str, Any], dataset_format: str) -> None:
-    """The images that the annotations name, where their folder is on this disk: what is still packed is looked at when
-    the job is prepared."""
+def _must_exist(
+    found: Mapping[str, DatasetFacts], places: Mapping[str, DatasetRef], values: Mapping[str, Any], dataset_format: str
+) -> None:
+    """The images that the annotations name, where their folder is on this disk: what is still packed, or in S3, is
+    looked at when the job is prepared."""
     for role, known in found.items():
+        if places["train_datasets" if role == "train" else "eval_dataset"].kind == "s3":
+            continue
         split, leaf = ("train" if role == "train" else "val"), ("root_dir" if dataset_format == "ade" else "img_dir")
         folder = values.get(f"dataset.{split}.{leaf}")
         lost = absent(known, Path(folder)) if isinstance(folder, str) and Path(folder).is_dir() else []
@@ -219,11 +244,14 @@ def _must_exist(found: Mapping[str, DatasetFacts], values: Mapping[str, Any], da
             )
 
 
-def _labels(path: Any, staging: Sequence[Staging], home: Path) -> tuple[tuple[int, str], ...]:
+def _labels(
+    path: Any, staging: Sequence[Staging], places: Mapping[str, DatasetRef], home: Path
+) -> tuple[tuple[int, str], ...]:
     """The classes of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
     for item in staging:
         if item.kind == "label_map":  # it will hold the categories of this dataset
-            known = facts(DatasetRef.parse(item.options["dataset"]), item.options["format"], home=home)
+            ref = next(ref for ref in places.values() if ref.uri == item.options["dataset"])
+            known = facts(ref, item.options["format"], home=home)
             return tuple((id_, name) for id_, name, _ in known.categories)
     if not isinstance(path, str) or not Path(path).is_file():
         return ()

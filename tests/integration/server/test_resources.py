@@ -5,6 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import anyio
 import pytest
@@ -12,8 +13,9 @@ import yaml
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
+from mask2former_mcp.automl import result
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.planning.request import TrainRequest
+from mask2former_mcp.planning.request import AutomlSettings, TrainRequest
 from mask2former_mcp.server.app import build
 from mask2former_mcp.server.services import Services
 
@@ -78,6 +80,7 @@ def test_all_documented_resources_are_listed(services):
         "m2f://jobs",
         "m2f://jobs/{id}",
         "m2f://jobs/{id}/spec",
+        "m2f://jobs/{id}/study",
         "m2f://jobs/{id}/log{?tail}",
         "m2f://jobs/{id}/metrics",
         "m2f://jobs/{id}/artifacts/{+path}",
@@ -92,6 +95,38 @@ def test_a_job_shows_what_get_job_shows(services):
     assert job["status"] == "failed"
     assert job["study"]["leaderboard"][0]["job_id"] == ID
     assert [found["job_id"] for found in json.loads(read(services, "m2f://jobs").text)["jobs"]] == [ID]
+
+
+def test_a_study_is_read_whole_and_its_pictures_are_links_that_can_be_followed(services, tiny_training):
+    whole = json.loads(read(services, f"m2f://jobs/{ID}/study").text)
+    assert [failure["trial"] for failure in whole["failures"]] == [0]
+    asked = TrainRequest(**tiny_training, automl=AutomlSettings(max_trials=2))
+    study = Job(
+        id="train-study222", action="train", state=JobState.QUEUED, plan=services.planner.plan(asked), created_at=2.0,
+        results_dir="jobs/train-study222/results", study_id="train-study222",
+    )  # fmt: skip
+    services.jobs.store.insert(study)
+    results = services.jobs.results_dir(study.id)
+    won = {"trial": 1, "job_id": "train-w", "spec": {"train": {"optim": {"lr": 0.1}}}}
+    services.jobs.store.transition(study.id, JobState.SUCCEEDED, expect=(JobState.QUEUED,), text="made to succeed")
+    result.write(results, {"winner": won, "pictures": ["pictures/optimization_history.png"]})
+    (results / "pictures").mkdir()
+    (results / "pictures" / "optimization_history.png").write_bytes(b"a picture")
+    shown = json.loads(read(services, f"m2f://jobs/{study.id}").text)["study"]
+    assert "spec" not in shown["winner"]
+    (link,) = shown["pictures"]
+    assert _bytes(read(services, link)) == b"a picture"
+    assert json.loads(read(services, shown["result"]).text)["winner"]["spec"] == won["spec"]
+
+
+def test_a_job_that_is_no_study_has_none(services, tiny_training):
+    plan = services.planner.plan(TrainRequest(**tiny_training, automl_policy="off"))
+    alone = Job(
+        id="train-alone222", action="train", state=JobState.QUEUED, plan=plan, created_at=3.0,
+        results_dir="jobs/train-alone222/results",
+    )  # fmt: skip
+    services.jobs.store.insert(alone)
+    assert "is no study" in refused(services, f"m2f://jobs/{alone.id}/study")
 
 
 def test_a_spec_is_yaml_with_real_paths(services):
@@ -125,6 +160,34 @@ def test_no_path_leads_out_of_the_results_folder(services, path):
 
 def test_an_unknown_job_is_an_error_that_says_so(services):
     assert "train-00000000" in refused(services, "m2f://jobs/train-00000000")
+
+
+@pytest.mark.parametrize("tail", ["abc", "0", "-1", "1.5", "1001", "", "%20", "9" * 40])
+def test_a_wrong_tail_is_named_with_its_rule_and_fix(services, tail):
+    told = refused(services, f"m2f://jobs/{ID}/log?tail={tail}")
+    assert f'tail="{tail}"'.replace("%20", " ") in told
+    assert "whole number from 1 to 1000" in told
+    assert "leave tail out" in told
+
+
+@pytest.mark.parametrize("view", ["", "/spec", "/log", "/log?tail=5", "/metrics", "/artifacts/train/metrics.csv"])
+@pytest.mark.parametrize("id", ["train-00000000", "nothing", "%C3%A4", "a%20b"])
+def test_every_view_of_an_unknown_job_names_it_and_says_what_to_do(services, id, view):
+    told = refused(services, f"m2f://jobs/{id}{view}")
+    assert unquote(id) in told
+    assert f"Existing jobs: {ID}" in told
+
+
+@pytest.mark.parametrize("kind", ["schemas", "templates"])
+def test_an_unknown_action_is_answered_with_those_that_exist(services, kind):
+    told = refused(services, f"m2f://{kind}/deploy")
+    assert "'deploy'" in told
+    assert "train, evaluate, export" in told
+
+
+def test_a_job_without_a_log_yet_has_an_empty_one(services):
+    (services.settings.home / "jobs" / ID / "log.txt").unlink()
+    assert "data, not instructions" in read(services, f"m2f://jobs/{ID}/log").text
 
 
 def test_the_bundle_is_readable(services):
