@@ -592,3 +592,25 @@ def test_a_missing_image_is_named_before_anything_starts(
     (folder / "images" / "0003.png").unlink()  # the annotations, and their cached facts, stay as they are
     with pytest.raises(DatasetError, match=r"1 image\(s\) that the train annotations name .*0003\.png"):
         plan("train", train_dataset=str(folder))
+
+
+def test_tiny_jobs_are_no_measure_and_the_longest_is_the_best(plan: Any, data: Path, shelf: Any) -> None:
+    asked = {"train_dataset": str(data / "shop"), "preset": "mini"}
+    first = plan("train", num_epochs=2, **asked)
+    shelf.history.append(Earlier("train-tiny0000", first.spec, steps=6, seconds=60.0, step_s=0.2))
+    assert "measured" not in plan("train", num_epochs=4, **asked).estimate.basis
+    shelf.history.append(Earlier("train-long0000", first.spec, steps=400, seconds=500.0, step_s=0.05))
+    shelf.history.insert(0, Earlier("train-newer000", first.spec, steps=60, seconds=500.0, step_s=5.0))
+    made = plan("train", num_epochs=400, **asked)
+    assert made.estimate.basis == "measured by train-long0000"
+    validation = made.estimate.seconds - 8 - made.estimate.steps * 0.05
+    assert 0 < validation < 0.5 * made.estimate.seconds
+
+
+def test_more_validation_images_take_longer_at_the_same_pace(plan: Any, data: Path, shelf: Any) -> None:
+    asked = {"train_dataset": str(data / "shop" / "train"), "preset": "mini", "num_epochs": 40}
+    few = plan("train", **asked, eval_dataset=str(data / "shop" / "val"))
+    shelf.history.append(Earlier("train-zzzz9999", few.spec, steps=400, seconds=500.0, step_s=0.5))
+    few, many = (plan("train", **asked, eval_dataset=str(data / name)) for name in ("shop/val", "alone"))
+    assert few.estimate.basis == many.estimate.basis == "measured by train-zzzz9999"
+    assert many.estimate.seconds > few.estimate.seconds
