@@ -54,13 +54,17 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What an earlier, finished job of one action really took; the estimate of a similar job is made from it."""
+    """What an earlier, finished job of one action really took; the estimate of a similar job is made from it.
+
+    `seconds` are all of it, `step_s` those of one step, without start and validation, where the job said so.
+    """
 
     job_id: str
     spec: Mapping[str, Any]
     steps: int
     seconds: float
     memory_gb: float | None = None
+    step_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

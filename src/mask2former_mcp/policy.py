@@ -62,6 +62,9 @@ def decide(action: str, explicit: str | None, request_text: str | None, bundle: 
             )
     elif wish is not None:
         policy, source, reason = wish.policy, "request", f"the request says {wish.words!r}"
+    elif (words := mentioned(request_text or "")) is not None:
+        policy, source, reason = "auto", "default", "the request mentions AutoML but was not understood: default auto"
+        warnings = (f"the request mentions AutoML ({words!r}) but was not understood: pass automl_policy (off or on)",)
     else:
         policy, source, reason = "auto", "default", "nothing was said about AutoML, and the default is auto"
     route, why = _route(policy, bundle)
@@ -122,14 +125,17 @@ _BETWEEN = (
 _NEGATED = rf"(?P<negation>\b{_NEGATION} {_BETWEEN})?"
 _LINK = (
     r"(?:is|are|be|being|to be|stays?|remains?|set|set to|should|must|can|may|shall|will|to|please|=|:|,|->|just"
-    r"|completely)"
+    r"|completely|bitte|ist|soll|sein)"
 )
 _PLAIN = (
     r"(?:plain|vanilla|direct)(?: (?:old|single|simple|direct|model|mask2former|supervised|normal))*"
     r" (?:training(?: runs?)?|fine-?tuning|fine-?tune|train run|run"
     r"|train(?= ?(?:$|[,)]|job|please|only|for|with|on my|on this)))"
 )
-_STATE_OFF = r"(?:off|disabled|deactivated|turned off|switched off|skipped|out|unnecessary|false|none|0)\b"
+_STATE_OFF = (
+    r"(?:off|disabled|deactivated|turned off|switched off|skipped|out|unnecessary|false|none|0"
+    r"|aus|ausgeschaltet|abgeschaltet|deaktiviert)\b"
+)
 
 _STATE_ON = r"(?:on|enabled|activated|auto|true|yes)\b"
 # "don't train without AutoML"
@@ -180,7 +186,8 @@ _PATTERNS: tuple[tuple[str, bool], ...] = (
     (rf"{_NEGATED}(?:\b(?:do|run|use|start|a) ){{0,2}}\b{_PLAIN}", True),
     (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:on|enabled)\b", False),
     (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:off|disabled)\b", True),
-    (rf"\b(?:{_USE}|with|keep|via|through) {_TOPIC}", False),
+    (rf"(?P<negation>\bnicht )?\b(?:ohne|keine?[nmrs]?|nicht mit) (?:jede[ns]? )?{_TOPIC}", True),  # German
+    (rf"\b(?:{_USE}|with|mit|keep|via|through) {_TOPIC}", False),
     (rf"\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_ON}(?! (?:my|the|this|our|a|s3|data))", False),
 )
 _HYPOTHETICAL = (
@@ -216,6 +223,12 @@ def read(text: str) -> Wish | None:
         found += [(offset + start, wish) for start, wish in wishes]
         offset, before = offset + len(clause) + len(end), clause
     return max(found, key=lambda item: item[0])[1] if found else None
+
+
+def mentioned(text: str) -> str | None:
+    """The name under which the words speak of a search at all, in whatever language; None when they do not."""
+    found = re.search(r"\b(?:automl|hpo|hyperparameter (?:search|optimi[sz]ation|tuning|sweep))\b", _normalised(text))
+    return found.group() if found else None
 
 
 def _refused(wish: Wish, answer: str) -> Wish:
@@ -257,6 +270,7 @@ def _normalised(text: str) -> str:
     text = re.sub(r"-{1,2}(?=no[- ]|automl|hpo)", " ", text)
     text = re.sub(r"\bauto[ -]?ml\b", "automl", text)
     text = re.sub(r"\bhyper[ -]?param(?:eter)?(s?)\b", r"hyperparameter\1", text)
+    text = re.sub(r"\bhyperparameter-?(?:suche|optimierung)\b", "hyperparameter search", text)
     text = re.sub(r"(?<=[a-z])-(?=search|tuning|optimi|sweep)", " ", text)
     text = re.sub(r" *(?:[=-]>|\u2192) *", " : ", text)
     text = re.sub(r" *(=|:) *", r" \1 ", text)

@@ -8,14 +8,14 @@ from typing import Any
 from mask2former_mcp.datasets import background, detect
 from mask2former_mcp.datasets.compare import compare
 from mask2former_mcp.datasets.files import Roots, Watch, open_all, open_folder
-from mask2former_mcp.datasets.layout import Layout, inside_part
+from mask2former_mcp.datasets.layout import Layout, inside_part, no_images
 from mask2former_mcp.datasets.problems import Problems
-from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
+from mask2former_mcp.datasets.reference import DatasetRef, Place, find_images
 from mask2former_mcp.datasets.report import Report, of_survey, told
 from mask2former_mcp.datasets.survey import Survey, survey
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import images
-from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
+from mask2former_mcp.formats.names import ALSO_CALLED, ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
 from mask2former_mcp.staging import archives
 from mask2former_mcp.staging.uri import Uri
 
@@ -84,8 +84,10 @@ def _state(folder: Path) -> list[list[Any]]:
     """Changes with the annotation files and with what the file folders hold: repaired data is another request."""
     names = {*ANNOTATIONS.values(), *LABEL_MAPS.values(), IMAGES, *MASKS.values()}
     names |= {archives.stem(name) for name in names}
+    names |= {other for name in names for other in ALSO_CALLED.get(name, ())}
     found = []
-    for path in (part / name for part in (folder, folder / "train", folder / "val") for name in sorted(names)):
+    parts = [folder, *(folder / part for part in ("train", "val", *ALSO_CALLED["val"]))]
+    for path in (part / name for part in parts for name in sorted(names)):
         if path.exists():
             status = path.stat()
             found.append([str(path), status.st_size, status.st_mtime_ns])
@@ -134,14 +136,14 @@ def _sides(
         beside = _parts(other, role)[1] or other
     if mine != ref:
         also = f" and compared with {beside.uri}" if beside else ""
-        notes.append(f"{ref.uri} holds train/ and val/: {mine.uri} was checked{also}")
+        notes.append(f"{ref.uri} is divided: {mine.uri} was checked{also}")
     return mine, beside
 
 
 def _parts(ref: DatasetRef, role: str) -> tuple[DatasetRef, DatasetRef | None]:
     pair = None if detect.annotated(ref) else detect.split(ref)
     if pair is None:
-        return ref, None
+        return (detect.train_alone(ref) if role == "train" else None) or ref, None
     return pair if role == "train" else (pair[1], pair[0])
 
 
@@ -154,8 +156,7 @@ def _examined(
     found = survey(layout, progress=lambda done: watch("annotations", min(done, size), size))
     problems = found.problems
     if layout.label_map is None:
-        rule = f"{LABEL_MAPS[format_]} is missing; every action but export reads it (derived.label_map_content fits)"
-        problems.error("missing_file", rule, ref.uri)
+        _without_label_map(problems, LABEL_MAPS[format_], ref, format_)
     if format_ == "ade":
         root = _ade_root(layout, ref, home, watch, big_archives, problems)
         return found, Roots(root, root) if root else None
@@ -172,6 +173,15 @@ def _examined(
     if "images" not in folders:
         return found, None
     return found, Roots(folders["images"], folders.get("masks"))
+
+
+def _without_label_map(problems: Problems, name: str, ref: DatasetRef, format_: str) -> None:
+    """A job writes its own from the categories; ADE's annotations hold none."""
+    if format_ == "ade":
+        problems.error("missing_file", f"{name} is missing: only it names the classes of the masks", ref.uri)
+    else:
+        rule = f"{name} is missing: each job writes its own from the categories (derived.label_map_content)"
+        problems.warning("missing_file", rule, ref.uri)
 
 
 def _unpacked(
@@ -213,13 +223,9 @@ def _ade_root(layout: Layout, ref: DatasetRef, home: Path, watch: Watch, big: bo
 
 def _inference(ref: DatasetRef, sample: int | None, home: Path, watch: Watch, big: bool) -> Report:
     problems = Problems()
-    place = find(ref, IMAGES)
-    if place is None and holds_images(ref.folder()):
-        place = Place(ref.folder(), "folder")
+    place = find_images(ref)
     if place is None:
-        raise DatasetError(
-            f"{ref.uri} holds no images", fix="Name a folder of image files, or one with images/ or images.tar.gz."
-        )
+        raise no_images(ref)
     folder = _unpacked(place, None, home, watch, big, problems)
     paths = images.listing(folder) if folder else []
     if folder and not paths:

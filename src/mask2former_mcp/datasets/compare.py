@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mask2former_mcp.datasets.files import Roots, Watch
 from mask2former_mcp.datasets.survey import Survey
+from mask2former_mcp.formats.records import ImageEntry
 
 
 def compare(one: Survey, roots: Roots | None, other: Survey, other_roots: Roots | None, watch: Watch) -> None:
@@ -38,10 +39,10 @@ def same_categories(one: Survey, other: Survey) -> None:
 
 def _names_only(one: Survey, other: Survey) -> None:
     names = {entry.file_name for entry in other.images.values()}
-    for entry in one.images.values():
-        if entry.file_name in names:
-            rule = f"{entry.file_name} is named in both splits"
-            one.problems.warning("same_name", rule, one.layout.annotations, entry.id)
+    shared = [entry for entry in one.images.values() if entry.file_name in names]
+    if shared:
+        rule = f"{len(shared)} file name(s) are in both splits, {shared[0].file_name} first"
+        one.problems.warning("same_name", rule, one.layout.annotations, shared[0].id)
 
 
 def _leakage(one: Survey, images: Path, other: Survey, other_images: Path, watch: Watch) -> None:
@@ -51,6 +52,7 @@ def _leakage(one: Survey, images: Path, other: Survey, other_images: Path, watch
         if size is not None:
             by_size.setdefault(size, []).append(name)
     digests: dict[str, bytes] = {}
+    namesakes: list[ImageEntry] = []  # the same name, another image
     for done, entry in enumerate(one.images.values(), 1):
         watch("comparing", done, len(one.images))
         path = images / entry.file_name
@@ -65,8 +67,11 @@ def _leakage(one: Survey, images: Path, other: Survey, other_images: Path, watch
         if twin is not None:
             one.problems.error("leakage", f"the same image is in the other split as {twin}", path, entry.id)
         elif entry.file_name in there:
-            rule = f"the other split has another image of the same name ({other_images / entry.file_name})"
-            one.problems.warning("same_name", rule, path, entry.id)
+            namesakes.append(entry)
+    if namesakes:
+        first = namesakes[0]
+        rule = f"{len(namesakes)} file name(s) stand for another image in the other split, {first.file_name} first"
+        one.problems.warning("same_name", rule, images / first.file_name, first.id)
 
 
 def _size(path: Path) -> int | None:

@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from mask2former_mcp.datasets.survey import survey
 from mask2former_mcp.errors import DatasetError, NotReady
 from mask2former_mcp.formats.names import LABEL_MAPS
 
-_VERSION = 1  # of the cached form
+_VERSION = 2  # of the cached form
+NAMED = 10_000  # file names that are kept: enough to see that a folder is the wrong one
 DEADLINE_S = 40.0
 
 
@@ -26,7 +29,7 @@ class DatasetFacts:
     """`images` is what an epoch counts (annotated images for panoptic); `categories` are (id, name, isthing) in order.
 
     `hashes` maps the annotation file's and label map's names to their sha256. `errors` and `warnings` count all
-    problems; `problems` shows at most 20.
+    problems; `problems` shows at most 20. `files` are the first image files that are named, relative to their folder.
     """
 
     format: str
@@ -40,6 +43,7 @@ class DatasetFacts:
     problems: tuple[Problem, ...] = ()
     errors: int = 0
     warnings: int = 0
+    files: tuple[str, ...] = ()
 
 
 def num_classes(facts: DatasetFacts, contiguous_id: bool) -> int:
@@ -106,7 +110,24 @@ def read(layout: Layout, *, progress: Callable[[int], None] | None = None) -> Da
         problems=shown,
         errors=found.problems.errors,
         warnings=found.problems.warnings,
+        files=tuple(entry.file_name for entry in islice(found.images.values(), NAMED)),
     )
+
+
+def absent(known: DatasetFacts, folder: Path) -> list[str]:
+    """Those of `known.files` that do not lie below the folder: one listing for each folder that they name."""
+    listed: dict[str, frozenset[str]] = {}
+    lost = []
+    for name in known.files:
+        below, _, leaf = name.rpartition("/")
+        if below not in listed:
+            try:
+                listed[below] = frozenset(os.listdir(folder / below))
+            except OSError:
+                listed[below] = frozenset()
+        if leaf not in listed[below]:
+            lost.append(name)
+    return lost
 
 
 def remember(ref: DatasetRef, format: str, home: Path, progress: Callable[[int], None]) -> dict[str, Any]:
@@ -146,6 +167,7 @@ def _load(path: Path) -> DatasetFacts | None:
         return None
     for key in ("categories", "label_map"):
         raw[key] = tuple((id_, name, isthing) for id_, name, isthing in raw[key])
+    raw["files"] = tuple(raw["files"])
     raw["problems"] = tuple(Problem(**p) for p in raw["problems"])
     return DatasetFacts(**raw)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.datasets.reference import DatasetRef, Place, contents, find
+from mask2former_mcp.datasets.reference import DatasetRef, Place, contents, find, find_images
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import ade, json_stream
 from mask2former_mcp.formats.fault import FormatError
@@ -43,7 +43,7 @@ class Layout:
             root = Place(folder, "folder")
             packed = tuple(p for p in parts if p.kind == "archive")
             return cls(format, annotations.path, root, root, named, packed, (image, mask))
-        images = find(ref, IMAGES, expects=image)
+        images = find_images(ref, expects=image)
         masks = find(ref, MASKS[format], expects=mask) if format in MASKS else None
         return cls(format, annotations.path, images, masks, named, (), (image, mask))
 
@@ -89,6 +89,15 @@ def first_names(annotations: Path, format: str) -> tuple[str | None, str | None]
 def inside_part(name: str | None, stem: str) -> str | None:
     """An ADE path (`images/a/b.jpg`) as it lies in the archive of that part (`a/b.jpg`)."""
     return name.removeprefix(f"{stem}/") if name and name.startswith(f"{stem}/") else None
+
+
+def no_images(ref: DatasetRef) -> DatasetError:
+    """The error for a folder to look at that holds nothing to see."""
+    return DatasetError(
+        f"{ref.uri} holds no images; it holds: {contents(ref.folder()) or 'nothing'}",
+        fix="Name an image file, a folder of image files, or one with images/ or images.tar.gz; no annotations are "
+        "needed to look at images.",
+    )
 
 
 def missing(name: str, ref: DatasetRef, format: str) -> DatasetError:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
 from mask2former_mcp.formats import images
+from mask2former_mcp.formats.names import ALSO_CALLED, IMAGES
 from mask2former_mcp.staging import archives
 from mask2former_mcp.staging.uri import Uri
 
@@ -61,6 +62,12 @@ class DatasetRef:
             raise NotAvailable(f"{self.uri} is not on this disk", fix="Copy it to a local folder and name that.")
         return self.mirror / self.inside
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a file that looks like an image."""
+        path = Path(self.uri)
+        return self.kind == "local" and path.suffix.lower() in images.SUFFIXES and os.path.isfile(path)
+
     def folder(self) -> Path:
         """The local folder, which exists. Raises DatasetError naming what is there instead."""
         path = self.path
@@ -68,7 +75,7 @@ class DatasetRef:
             if path.is_dir():
                 return path
             if path.exists():
-                raise DatasetError(f"dataset {path} is a file", fix=_RULE)
+                raise _a_file(path)
             parent = next((p for p in path.parents if p.is_dir()), Path("/"))
         except OSError as cause:
             raise DatasetError(f"dataset {str(path)[:200]} cannot be read: {cause.strerror}", fix=_RULE) from cause
@@ -86,6 +93,21 @@ class DatasetRef:
         return DatasetRef(f"{self.uri.rpartition('/')[0]}/{name}", self.kind, self.mirror, inside)
 
 
+def _a_file(path: Path) -> DatasetError:
+    if archives.is_archive(path.name):
+        how = "unzip" if path.suffix.lower() == ".zip" else "tar -xf"
+        return DatasetError(
+            f"dataset {path} is an archive of a whole dataset",
+            fix=f"Unpack it first ({how} {path.name}) and name the folder. Inside a dataset folder, images.tar.gz may "
+            "stay packed.",
+        )
+    if path.suffix.lower() in images.SUFFIXES:
+        return DatasetError(
+            f"dataset {path} is one image", fix=f"{_RULE} Only inference takes a single image, as inference_dataset."
+        )
+    return DatasetError(f"dataset {path} is a file", fix=_RULE)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Something found: a file, a folder, or an archive that stands for a folder."""
@@ -99,12 +121,13 @@ def find(ref: DatasetRef, name: str, *, expects: str | None = None) -> Place | N
 
     An archive name (`images.tar.gz`) is answered by the extracted folder (`images/`) first, then by an archive of any
     supported kind with that stem. `expects` names a file that belongs directly into the folder: a folder whose only
-    content is another folder is entered until the file is there. Any other name is answered by the file.
+    content is another folder is entered until the file is there. Any other name is answered by the file, or by what
+    exporters call it.
     """
     folder = ref.folder()
     if not archives.is_archive(name):
-        file = folder / name
-        return Place(file, "file") if file.is_file() else None
+        named = (folder / candidate for candidate in (name, *ALSO_CALLED.get(name, ())))
+        return next((Place(file, "file") for file in named if file.is_file()), None)
     stem = archives.stem(name)
     extracted = folder / stem
     candidates = (folder / candidate for candidate in (name, *(stem + suffix for suffix in archives.SUFFIXES)))
@@ -112,6 +135,12 @@ def find(ref: DatasetRef, name: str, *, expects: str | None = None) -> Place | N
     if extracted.is_dir() and (archive is None or ref.kind == "s3" or any(extracted.iterdir())):
         return Place(_entered(extracted, expects), "folder")
     return None if archive is None else Place(archive, "archive")
+
+
+def find_images(ref: DatasetRef, *, expects: str | None = None) -> Place | None:
+    """`images/` or its archive; else the folder itself, where image files lie directly in it."""
+    place = find(ref, IMAGES, expects=expects)
+    return Place(ref.folder(), "folder") if place is None and holds_images(ref.folder()) else place
 
 
 def holds_images(folder: Path) -> bool:

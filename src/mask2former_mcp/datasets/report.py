@@ -43,10 +43,7 @@ def of_survey(found: Survey, ref: DatasetRef, role: str, checked: int, notes: li
         "label_map": str(layout.label_map) if layout.label_map else None,
     }
     if layout.label_map is None:
-        derived["label_map_content"] = [
-            {"id": c.id, "name": c.name, "color": list(label_map.palette(i)), "isthing": int(c.isthing)}
-            for i, c in enumerate(categories)
-        ]
+        derived["label_map_content"] = [label_map.row(label) for label in label_map.of_categories(categories)]
     return Report(
         finished=True,
         ready=found.problems.errors == 0,

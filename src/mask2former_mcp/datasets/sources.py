@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.data_source import DataSource
-from mask2former_mcp.datasets.layout import first_names, inside_part, missing
-from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
+from mask2former_mcp.datasets.layout import first_names, inside_part, missing, no_images
+from mask2former_mcp.datasets.reference import DatasetRef, Place, find, find_images
 from mask2former_mcp.errors import DatasetError
-from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, MASKS
+from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
 from mask2former_mcp.staging import archives
 
 _HERE = "."  # the row's path: the dataset folder itself
+_PICTURES = "{job_dir}/derived/pictures"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """`values`: spec key -> absolute path, s3 URI, or a `{home}` placeholder.
 
-    `staging`: {kind, source, target, keys, options} for each archive.
+    `staging`: {kind, source, target, keys, options} for each archive, label map to write, and image to copy.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
@@ -31,9 +32,9 @@ def resolve(rows: Sequence[DataSource], folders: Mapping[str, DatasetRef], forma
     """One value for each row.
 
     A row that the format reads must find its file: DatasetError names the file, the folder and what is there. Other
-    rows are built when the file exists and left out with a note when not. An archive becomes a folder in the cache:
-    its value is a placeholder and `staging` says what to extract. What lies in S3 is a path in its mirror, and
-    `staging` says, first, what to fetch of it.
+    rows are built when the file exists and left out when not. A label map that is missing is written by the job, where
+    the annotations hold the classes. An archive becomes a folder in the cache: its value is a placeholder and `staging`
+    says what to extract. What lies in S3 is a path in its mirror, and `staging` says, first, what to fetch of it.
     """
     work = _Resolution(folders, format)
     for row in rows:
@@ -48,6 +49,7 @@ class _Resolution:
         self.staging: dict[str, dict[str, Any]] = {}  # target -> item
         self.fetches: dict[str, dict[str, Any]] = {}  # mirror -> item
         self.left_out: dict[str, list[str]] = {}  # reason -> keys
+        self.written: list[str] = []  # notes on files that the job makes
         self.names: dict[str, tuple[str | None, str | None]] = {}  # folder -> first image and mask
 
     def row(self, row: DataSource) -> None:
@@ -65,23 +67,50 @@ class _Resolution:
             self._local(row, ref, name, read)
 
     def notes(self) -> list[str]:
-        return [f"left out, {reason}: {', '.join(keys)}" for reason, keys in self.left_out.items()]
+        return [*self.written, *(f"left out, {reason}: {', '.join(keys)}" for reason, keys in self.left_out.items())]
 
     def _local(self, row: DataSource, ref: DatasetRef, name: str, read: bool) -> None:
+        if row.source == "inference_dataset" and name == IMAGES and ref.is_image:
+            self.values[row.key] = _PICTURES
+            self._stage("copy", ref.path, _PICTURES, row.key)
+            return
         expects = self._expected(ref, name)
-        place = find(ref, name, expects=expects)
-        if place is None and name == IMAGES and holds_images(ref.folder()):
-            place = Place(ref.folder(), "folder")  # a plain folder of images
+        place = find_images(ref, expects=expects) if name == IMAGES else find(ref, name, expects=expects)
         if place is not None and place.kind == "archive" and not read and self.format == "ade":
             self._leave_out(f"ADE reads {place.path.name} of {ref.uri} through its root folder", row.key)
         elif place is not None:
             self.values[row.key] = self._value(row.key, place, expects)
             if read or place.kind == "file":
                 self._fetch(row.key, ref, _below(place, ref))
+        elif read and row.source == "inference_dataset" and name == IMAGES:
+            raise no_images(ref)
+        elif read and name == LABEL_MAPS[self.format] and (annotations := self._categories_of(ref)) is not None:
+            self._write_label_map(row.key, ref, name, annotations)
         elif read:
             raise missing(name, ref, self.format)
-        else:
-            self._leave_out(f"format {self.format} does not read it here and {ref.uri} has no {name}", row.key)
+
+    def _categories_of(self, ref: DatasetRef) -> Place | None:
+        """The annotation file, where it holds the classes' names (ADE's does not)."""
+        return None if self.format == "ade" else find(ref, ANNOTATIONS[self.format])
+
+    def _write_label_map(self, key: str, ref: DatasetRef, name: str, annotations: Place) -> None:
+        self._fetch(key, ref, _below(annotations, ref))
+        self.values[key] = f"{{job_dir}}/derived/{name}"
+        options = {"format": self.format, "dataset": ref.uri}
+        self._stage("label_map", annotations.path, self.values[key], key, options)
+        self.written.append(
+            f"{ref.uri} has no {name}: it is written in the job's folder from the categories of {annotations.path.name}"
+        )
+
+    def _stage(
+        self, kind: str, source: Path, target: str, key: str, options: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        item = self.staging.setdefault(
+            target,
+            {"kind": kind, "source": str(source), "target": target, "keys": (), "options": dict(options or {})},
+        )
+        item["keys"] = (*item["keys"], key)
+        return item
 
     def _fetch(self, key: str, ref: DatasetRef, part: str) -> None:
         """Of what lies in S3: this part of the folder is to be there when the job starts."""
@@ -103,11 +132,7 @@ class _Resolution:
         return self._extract(key, place.path, "{home}/" + archives.cache_place(place.path), expects)
 
     def _extract(self, key: str, archive: Path, target: str, expects: str | None) -> str:
-        item = self.staging.setdefault(
-            target,
-            {"kind": "extract", "source": str(archive), "target": target, "keys": (), "options": {}},
-        )
-        item["keys"] = (*item["keys"], key)
+        item = self._stage("extract", archive, target, key)
         if expects is not None:
             item["options"] = {"expects": expects}
         return target

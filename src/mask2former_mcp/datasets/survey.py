@@ -167,9 +167,14 @@ class _Coco(_Reader):
         self.ids: set[int] = set()
         self.pairs: set[tuple[int, int]] = set()
         self.early: list[tuple[int, int, list[int]]] = []  # run lengths that came before their image
+        self.boxes: list[int | str | None] = []  # annotations without a mask
 
     def _annotation(self, entry: Any) -> None:
-        one = coco.instance(entry, self.file)
+        try:
+            one = coco.instance(entry, self.file)
+        except coco.BoxOnly as fault:
+            self.boxes.append(fault.id)
+            return
         if one.id in self.ids:
             self.problems.error("duplicate_id", "two annotations have this id", self.file, one.id)
             return
@@ -212,6 +217,9 @@ class _Coco(_Reader):
         for id_, image_id, size in early:
             if image_id in self.found.images:
                 self._run_lengths(id_, image_id, size)
+        if self.boxes:
+            rule = f"{len(self.boxes)} annotation(s) have only a box; segmentation needs masks"
+            self.problems.error("missing_key", rule, self.file, self.boxes[0])
         super().finish()
         self.found.images_per_class.update(category for _, category in self.pairs)
 

@@ -16,6 +16,18 @@ from mask2former_mcp.formats.records import Category, ImageEntry
 Polygons = tuple[NDArray[np.float32], ...]
 
 
+class BoxOnly(FormatError):
+    """An annotation without a mask: no segmentation, or an empty one."""
+
+    def __init__(self, file: Path, id: int) -> None:
+        super().__init__(
+            "missing_key",
+            'the annotation has only a box: its "segmentation" is missing or empty, and segmentation needs masks',
+            file=file,
+            id=id,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One object. `segmentation` is a tuple of flat x, y polygons (float32, compact in memory) or run lengths."""
@@ -101,15 +113,10 @@ def read(json_path: Path, img_dir: Path) -> InstanceSet:
 
 
 def instance(entry: Any, file: Path) -> Instance:
-    """One element of `annotations`. Raises FormatError: missing key, bad value."""
+    """One element of `annotations`. Raises FormatError: missing key, bad value; BoxOnly without a mask."""
     id_ = integer(entry, "id", file)
-    if "segmentation" not in entry:
-        raise FormatError(
-            "missing_key",
-            'the required key "segmentation" is missing (boxes alone do not train masks)',
-            file=file,
-            id=id_,
-        )
+    if entry.get("segmentation") in (None, []):
+        raise BoxOnly(file, id_)
     return Instance(
         id_,
         integer(entry, "image_id", file, id_),

@@ -87,7 +87,7 @@ def entries(path: Path, *, progress: Callable[[int], None] | None = None) -> Ite
     """(key, element) for each element of each top-level array, (key, value) for every other top-level value.
 
     An empty array yields nothing. `progress` receives the characters read so far, about once a megabyte.
-    Raises FormatError: `missing_file`, `unreadable`, `not_json`.
+    Raises FormatError: `missing_file`, `unreadable`, `not_json`, `bad_value` (a list).
     """
     try:
         file = path.open(encoding="utf-8-sig")
@@ -97,6 +97,13 @@ def entries(path: Path, *, progress: Callable[[int], None] | None = None) -> Ite
         raise FormatError("unreadable", f"cannot be opened: {cause.strerror}", file=path) from cause
     with file:
         window = _Window(file, path, progress)
+        if window.peek() == "[":
+            raise FormatError(
+                "bad_value",
+                "this is not a COCO file: it holds a list, and an object with images, annotations and categories was "
+                "expected",
+                file=path,
+            )
         window.take("{")
         if window.peek() == "}":
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mask2former_mcp.formats import json_stream
 from mask2former_mcp.formats.fault import FormatError, boolean, integer, text
+from mask2former_mcp.formats.records import Category
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,21 @@ def read(path: Path) -> tuple[Label, ...]:
 
 
 def write(path: Path, labels: Iterable[Label]) -> None:
-    rows = [{"id": x.id, "name": x.name, "color": list(x.color), "isthing": int(x.isthing)} for x in labels]
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps([row(label) for label in labels], indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def row(label: Label) -> dict[str, object]:
+    """The label as it stands in the file."""
+    return {"id": label.id, "name": label.name, "color": list(label.color), "isthing": int(label.isthing)}
+
+
+def of_categories(categories: Iterable[Category]) -> tuple[Label, ...]:
+    """The label map that fits an annotation file: its categories in their order, with made-up colours."""
+    return tuple(Label(c.id, c.name, c.isthing, palette(position)) for position, c in enumerate(categories))
 
 
 def palette(position: int) -> tuple[int, int, int]:

@@ -13,6 +13,11 @@ LABEL_MAPS: Mapping[str, str] = {
     "coco": "label_map.json",
     "ade": "label_map.json",
 }
+# What exporters call the same file or folder, in the order in which they are looked for.
+ALSO_CALLED: Mapping[str, tuple[str, ...]] = {
+    "annotations.json": ("_annotations.coco.json", "annotations/instances_default.json"),  # Roboflow, CVAT
+    "val": ("valid", "validation"),
+}
 # An archive's name stands for the extracted folder too: images/, images_panoptic/, masks/.
 IMAGES = "images.tar.gz"
 MASKS: Mapping[str, str] = {"coco_panoptic": "images_panoptic.tar.gz", "ade": "masks.tar.gz"}

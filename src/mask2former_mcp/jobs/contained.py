@@ -125,7 +125,7 @@ class _Mounts:
         elif source.is_relative_to(home):
             below = source.relative_to(home).parts
             shared = below[0] == "cache" or (below[0] == "jobs" and len(below) > 3 and below[2] == "results")
-            ours = source.is_relative_to(self.folders.job.resolve() / "holdout")
+            ours = any(source.is_relative_to(self.folders.job.resolve() / name) for name in ("holdout", "derived"))
             why = "" if shared or ours else "it is the server's own file"
         if why:
             raise InvalidRequest(

@@ -34,12 +34,13 @@ class Staging(Frozen):
 
     kind: `fetch` (parts of an s3:// prefix, or named objects of it, to a mirror in the cache),
     `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file),
-    `download` (published weights to a file in the cache). `source` is an absolute or placeholder path, a URI, or the
+    `download` (published weights to a file in the cache), `label_map` (written from an annotation file's categories),
+    `copy` (one image into a folder of its own). `source` is an absolute or placeholder path, a URI, or the
     link of a download; `keys` are the dotted spec keys that receive the result; `target` is the placeholder path those
     keys hold in the Plan's spec.
     """
 
-    kind: Literal["fetch", "extract", "split", "download"]
+    kind: Literal["fetch", "extract", "split", "download", "label_map", "copy"]
     source: str
     target: str
     keys: tuple[str, ...] = ()

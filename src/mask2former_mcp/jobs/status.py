@@ -16,6 +16,8 @@ _MEASURED = re.compile(r"(train|eval|val|validation|test) metrics generated", re
 _DONE = re.compile(r"finished successfully", re.IGNORECASE)
 _LOOP = re.compile(r"training loop in progress", re.IGNORECASE)
 _ETA = re.compile(r"(?:(\d+) days?, )?(\d+):(\d{1,2}):(\d{1,2})(?:\.\d+)?")
+_CLOCK = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_TAIL = 1 << 16  # bytes at a file's end that its last words are looked for in
 _LINE_START = '{"date"'
 _MAX_TEXT = 500
 
@@ -171,6 +173,21 @@ def read_eta(value: object) -> float | None:
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
     number = _number(value) if not isinstance(value, str) else None
     return number if number is not None and math.isfinite(number) and number >= 0 else None
+
+
+def step_seconds(path: Path) -> float | None:
+    """The mean seconds of a step that a run told last (`time_per_step`, H:MM:SS.mmm); None where it told none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - _TAIL))
+            lines = stream.read().splitlines()
+    except OSError:
+        return None
+    for raw in reversed(lines):
+        text = (parse_line(raw) or {}).get("time_per_step")
+        if isinstance(text, str) and (match := _CLOCK.fullmatch(text.strip())):
+            return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) or None
+    return None
 
 
 def _number(value: object) -> float | None:

@@ -14,6 +14,7 @@ from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
 from mask2former_mcp.jobs.members import find_leading, winner_id
 from mask2former_mcp.jobs.prepare import MASK, masked, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
+from mask2former_mcp.jobs.status import step_seconds
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.lineage import Earlier, Parent
 
@@ -108,7 +109,8 @@ class JobViews:
             steps = _last_step(self._folders(job), job)
             if len(attempts) == 1 and attempts[0].finished_at is not None and steps:
                 seconds = attempts[0].finished_at - attempts[0].started_at
-                found.append(Earlier(job_id=job.id, spec=job.plan.spec, steps=steps, seconds=seconds))
+                step_s = step_seconds(self._folders(job).results / job.action / "status.json")
+                found.append(Earlier(job_id=job.id, spec=job.plan.spec, steps=steps, seconds=seconds, step_s=step_s))
         return found
 
     def _folders(self, job: Job) -> Folders:

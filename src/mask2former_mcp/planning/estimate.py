@@ -29,6 +29,7 @@ _ACTIVATION_POWER = 0.65
 _EFFICIENTVIT_SHARE = 0.6  # of Swin-T's multiply-adds, roughly, for its middle sizes
 _START_S = 8.0
 _EXPORT_S = 45.0
+_ENOUGH_STEPS = 50  # fewer say little about the next ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +95,12 @@ def estimate(situation: Situation, earlier: Sequence[Earlier]) -> Estimate:
     memory = _memory(size, pixels, 1, training=False, gpu=gpus > 0)
     if images is None:
         return Estimate(gpus=gpus, memory_gb=memory, steps=None, seconds=None, disk_gb=None, basis="model")
-    seconds = _measured_or(
-        situation, earlier, images, _START_S + images * _seconds(size, pixels, 1, situation, gpus, _FORWARD_SHARE)
-    )
+    if situation.action == "quantize":
+        images *= 2  # measured before and after
+    seconds = _START_S + images * _seconds(size, pixels, 1, situation, gpus, _FORWARD_SHARE)
     return Estimate(
-        gpus=gpus, memory_gb=memory, steps=images, seconds=round(seconds[0], 1),
-        disk_gb=_round(images * 3e-4 + 0.01), basis=seconds[1],
+        gpus=gpus, memory_gb=memory, steps=images, seconds=round(seconds, 1),
+        disk_gb=_round(images * 3e-4 + 0.01), basis=_basis(situation),
     )  # fmt: skip
 
 
@@ -120,13 +121,16 @@ def _train(situation: Situation, size: Network, gpus: int, earlier: Sequence[Ear
     kept = max(1, span // int(train["checkpoint_interval"]))
     disk = _round(kept * size.weights * 12 / 1e9 + 0.02)
     validations = epochs // int(train["validation_interval"])
-    seconds = _START_S + steps * _seconds(size, height * width, batch, situation, gpus, 1.0)
-    seconds += (
-        validations
-        * situation.images.get("eval", 0)
-        * _seconds(size, _test_pixels(spec), 1, situation, gpus, _FORWARD_SHARE)
-    )
-    total, basis = _measured_or(situation, earlier, steps, seconds)
+    step_s = _seconds(size, height * width, batch, situation, gpus, 1.0)
+    image_s = _seconds(size, _test_pixels(spec), 1, situation, gpus, _FORWARD_SHARE)
+    validation_s = validations * situation.images.get("eval", 0) * image_s
+    total, basis = _START_S + steps * step_s + validation_s, _basis(situation)
+    measured = _measured(situation, earlier)
+    if measured is not None and measured.step_s:
+        total = _START_S + steps * measured.step_s + validation_s * measured.step_s / step_s
+        basis = f"measured by {measured.job_id}"
+    elif measured is not None:
+        total, basis = measured.seconds / measured.steps * steps, f"measured by {measured.job_id}"
     return Estimate(gpus=gpus, memory_gb=memory, steps=steps, seconds=round(total, 1), disk_gb=disk, basis=basis)
 
 
@@ -141,13 +145,20 @@ def _seconds(size: Network, pixels: float, batch: int, situation: Situation, gpu
     return float(_CPU_OVERHEAD_S * share + work / _CPU_RATE / faster)
 
 
-def _measured_or(situation: Situation, earlier: Sequence[Earlier], steps: int, seconds: float) -> tuple[float, str]:
+def _measured(situation: Situation, earlier: Sequence[Earlier]) -> Earlier | None:
+    """The longest earlier job with the same network; of a tiny one, most of the time is its start and validation."""
     here = fingerprint(situation.spec, situation.action)
-    for job in earlier:
-        if job.steps > 0 and job.seconds > 0 and fingerprint(job.spec, situation.action) == here:
-            return job.seconds / job.steps * steps, f"measured by {job.job_id}"
+    alike = (
+        job
+        for job in earlier
+        if job.steps >= _ENOUGH_STEPS and job.seconds > 0 and fingerprint(job.spec, situation.action) == here
+    )
+    return max(alike, key=lambda job: job.steps, default=None)
+
+
+def _basis(situation: Situation) -> str:
     kind = "GPU" if situation.machine.gpus else f"{situation.machine.cpus} CPU core(s)"
-    return seconds, f"model of our engine for {kind}; rough, within a factor of two or three"
+    return f"model of our engine for {kind}; rough, within a factor of two or three"
 
 
 def fingerprint(spec: Mapping[str, Any], action: str) -> tuple[str, ...]:

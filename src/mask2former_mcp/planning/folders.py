@@ -1,5 +1,6 @@
 """Which folders a request's data lies in: named as arguments, implied by overrides, or taken over from the parent."""
 
+import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,10 +108,22 @@ def complete(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str], 
         case "evaluate":
             _required(asked, folders, "eval_dataset")
             return was_holdout
+        case "quantize":
+            return _measured(asked, folders, warnings) and was_holdout
         case "inference" if "inference_dataset" not in folders:
             folders["inference_dataset"] = _required(asked, folders, "eval_dataset", "inference_dataset")
     if was_holdout:
         del folders["eval_dataset"]  # its annotation files were the parent's own; this action reads none
+    return False
+
+
+def _measured(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) -> bool:
+    """Whether there is validation data to measure with; a folder that was only taken over may be gone."""
+    known = folders.get("eval_dataset")
+    if known is not None and ("eval_dataset" in asked.arguments or known.kind == "s3" or os.path.isdir(known.uri)):
+        return True
+    reason = f"{folders.pop('eval_dataset').uri} is gone" if known is not None else "there is no validation data"
+    warnings.append(f"no drop of the metric will be measured: {reason}. Pass eval_dataset to have it in the report")
     return False
 
 
@@ -127,12 +140,14 @@ def _descend(folders: dict[str, DatasetRef], warnings: list[str]) -> None:
             continue
         if source == "train_datasets" and "eval_dataset" not in folders:
             continue  # both halves are used: said when the other one is filled in
-        warnings.append(f"{ref.uri} holds train/ and val/: {folders[source].uri} is used")
+        warnings.append(f"{ref.uri} is divided: {folders[source].uri} is used")
 
 
 def _meant(source: str, ref: DatasetRef) -> DatasetRef:
     """The part of a folder of train/ and val/ that a source means; any other folder means itself."""
     pair = detect.split(ref)
+    if pair is None and source == "train_datasets":
+        return detect.train_alone(ref) or ref
     if pair is None or pair[0] == ref:
         return ref
     return pair[0] if source == "train_datasets" else pair[1]

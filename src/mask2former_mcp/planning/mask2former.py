@@ -177,17 +177,35 @@ def _same_classes_as_parent(
             raise DatasetError(
                 f"the {role} dataset has {count} classes, but the weights of {origin} have {known}", fix=_SAME_CLASSES
             )
-    if contiguous and situation.labels and "eval" in situation.facts:
-        ids, labels = [id_ for id_, _, _ in situation.facts["eval"].categories], list(situation.labels)
-        if situation.format == "ade":  # its masks hold ids, and the label map that is read gives them their order
-            ids, labels = sorted(ids), sorted(labels)
-        at = _differ_at(labels, ids)
-        if at is not None:
-            raise DatasetError(
-                f"the categories of the eval dataset differ from the label map of the weights of {origin} at {at}; a "
-                "class is its position in this list, so the metric would be wrong",
-                fix=_SAME_CLASSES,
-            )
+    if situation.labels and "eval" in situation.facts:
+        _same_labels(situation, origin, contiguous)
+
+
+def _same_labels(situation: Situation, origin: str, contiguous: bool) -> None:
+    """The eval dataset's classes against the label map of the weights: ids in their order, and what they are called."""
+    facts, known = situation.facts["eval"], dict(situation.labels)
+    names = {id_: name for id_, name, _ in facts.categories}
+    of_parent = situation.parent.datasets.values() if situation.parent else ()
+    is_own = any(
+        one.get("hashes") == facts.hashes for one in of_parent
+    )  # its two names for a class were warned of then
+    for id_, name in known.items():
+        if id_ in names and (is_own or names[id_] == f"class_{id_}"):  # or the annotations leave it without a name
+            names[id_] = name
+    labels, found = list(situation.labels), list(names.items())
+    if situation.format == "ade":  # its masks hold ids, and the label map that is read gives them their order
+        labels, found = sorted(labels), sorted(found)
+    if not contiguous:  # an id is its class, wherever it stands; one that only one side has is nobody's mistake yet
+        labels, found = ([(id_, side[id_]) for id_ in sorted(known.keys() & names.keys())] for side in (known, names))
+    at = _differ_at(labels, found)
+    if at is None:
+        return
+    rule = "a class is its position in this list" if contiguous else "a class is its id"
+    raise DatasetError(
+        f"the categories of the eval dataset differ from the label map of the weights of {origin} at {at}; {rule}, so "
+        "the metric would be wrong",
+        fix=_SAME_CLASSES,
+    )
 
 
 def _same_categories(facts: Mapping[str, DatasetFacts], contiguous: bool) -> None:

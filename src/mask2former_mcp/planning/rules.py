@@ -30,7 +30,7 @@ class Situation:
     format: str | None = None
     facts: Mapping[str, DatasetFacts] = field(default_factory=dict)  # train, eval
     images: Mapping[str, int] = field(default_factory=dict)  # train, eval (after a hold-out), inference: how many
-    labels: Sequence[int] = ()  # the ids of the label map that the action reads, in its order
+    labels: Sequence[tuple[int, str]] = ()  # (id, name) in the label map that the action reads, in its order
     parent: Parent | None = None
     known_spec: Mapping[str, Any] | None = None
     metric: str | None = None  # what a search was asked to maximise

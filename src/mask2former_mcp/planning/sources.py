@@ -11,7 +11,7 @@ from typing import Any
 
 from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.datasets import detect, sources
-from mask2former_mcp.datasets.facts import DatasetFacts, facts
+from mask2former_mcp.datasets.facts import DatasetFacts, absent, facts
 from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.formats import label_map
@@ -34,7 +34,7 @@ _OPENED = {
     "train": ("train_datasets", "eval_dataset"),
     "evaluate": ("eval_dataset",),
     "inference": ("inference_dataset",),
-    "quantize": (),
+    "quantize": ("eval_dataset",),  # where there is one: the drop of the metric is measured on it
 }
 # Whose annotation file says which format it is.
 _DECISIVE = {
@@ -56,7 +56,7 @@ class Data:
     datasets: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, DatasetFacts] = field(default_factory=dict)
     images: Mapping[str, int] = field(default_factory=dict)
-    labels: tuple[int, ...] = ()  # the ids of the label map that the action reads, in its order
+    labels: tuple[tuple[int, str], ...] = ()  # (id, name) in the label map that the action reads, in its order
     warnings: tuple[str, ...] = ()
     read: frozenset[str] = frozenset()  # override keys that were understood as dataset folders
 
@@ -77,7 +77,9 @@ def gather(asked: Asked, settings: Settings) -> Data:
         if source in places and (source in _OPENED[asked.action] or asked.known_spec is None)
     }
     images = {role: known.images for role, known in found.items()}
-    if asked.action == "inference" and Path(pictures := str(values.get("dataset.test.img_dir", ""))).is_dir():
+    if asked.action == "inference" and places["inference_dataset"].is_image:
+        images["inference"] = 1
+    elif asked.action == "inference" and Path(pictures := str(values.get("dataset.test.img_dir", ""))).is_dir():
         images["inference"] = len(listing(Path(pictures)))
     datasets = {
         role: _described(places[source], dataset_format, found.get(role))
@@ -101,7 +103,8 @@ def gather(asked: Asked, settings: Settings) -> Data:
         warnings.append(
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
-    labels = _labels(values.get("dataset.label_map"))
+    _must_exist(found, places, values, dataset_format)
+    labels = _labels(values.get("dataset.label_map"), staging, places, settings.home)
     return Data(
         dataset_format, _portable(values, settings.home), tuple(_portable_staging(staging, settings.home)), datasets,
         found, images, labels, tuple(warnings), read,
@@ -221,12 +224,39 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     return value if isinstance(value, str) and value and Path(value).is_file() else None
 
 
-def _labels(path: Any) -> tuple[int, ...]:
-    """The class ids of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
+def _must_exist(
+    found: Mapping[str, DatasetFacts], places: Mapping[str, DatasetRef], values: Mapping[str, Any], dataset_format: str
+) -> None:
+    """The images that the annotations name, where their folder is on this disk: what is still packed, or in S3, is
+    looked at when the job is prepared."""
+    for role, known in found.items():
+        if places["train_datasets" if role == "train" else "eval_dataset"].kind == "s3":
+            continue
+        split, leaf = ("train" if role == "train" else "val"), ("root_dir" if dataset_format == "ade" else "img_dir")
+        folder = values.get(f"dataset.{split}.{leaf}")
+        lost = absent(known, Path(folder)) if isinstance(folder, str) and Path(folder).is_dir() else []
+        if lost:
+            shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
+            raise DatasetError(
+                f"{len(lost)} image(s) that the {role} annotations name do not exist in {folder}: {shown}",
+                fix="Put them there, or take them out of the annotation file; check_dataset lists them.",
+                details={"missing": lost[:20], "folder": folder},
+            )
+
+
+def _labels(
+    path: Any, staging: Sequence[Staging], places: Mapping[str, DatasetRef], home: Path
+) -> tuple[tuple[int, str], ...]:
+    """The classes of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
+    for item in staging:
+        if item.kind == "label_map":  # it will hold the categories of this dataset
+            ref = next(ref for ref in places.values() if ref.uri == item.options["dataset"])
+            known = facts(ref, item.options["format"], home=home)
+            return tuple((id_, name) for id_, name, _ in known.categories)
     if not isinstance(path, str) or not Path(path).is_file():
         return ()
     try:
-        return tuple(label.id for label in label_map.read(Path(path)))
+        return tuple((label.id, label.name) for label in label_map.read(Path(path)))
     except FormatError:
         return ()
 

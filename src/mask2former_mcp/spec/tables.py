@@ -65,7 +65,7 @@ _LABEL_MAP_ROW = Row(
 _SHARED_ROWS = (
     *_split_rows("train", "train_datasets", ("train",)),
     _LABEL_MAP_ROW,
-    *_split_rows("val", "eval_dataset", ("train", "evaluate")),
+    *_split_rows("val", "eval_dataset", ("train", "evaluate", "quantize")),
 )
 _TEST_ROW = Row("dataset.test.img_dir", "eval_dataset", IMAGES, FORMATS, ())
 _INFERENCE_ROW = Row("dataset.test.img_dir", "inference_dataset", IMAGES, FORMATS, ("inference",))

@@ -1,10 +1,14 @@
 """The data part of a job's `preparing` phase: archives are extracted, hold-outs written, placeholders become paths."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
+from mask2former_mcp.formats import json_stream, label_map, records
+from mask2former_mcp.formats.fault import FormatError
+from mask2former_mcp.formats.records import Category
 from mask2former_mcp.staging import archives, download, holdout
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.uri import Uri
@@ -28,6 +32,8 @@ def stage(
     extract: `target` receives the archive's content; options `expects` names a file that must lie directly in it.
     split: options `train` and `val` are the targets of the two annotation files, with `format`, `seed`, `fraction`.
     download: an https link to `target` in the cache; options `sha256` where it is known.
+    label_map: `target` receives the label map that fits the annotation file; options `format`.
+    copy: `target`, a folder, receives the file.
     Done work is not done again. Raises DatasetError, naming the archive and member or the annotation file and record;
     NotAvailable for a file that cannot be downloaded.
     """
@@ -45,18 +51,21 @@ def stage(
             places[item["target"]] = str(target)
         elif item["kind"] == "split":
             train, val = (real(options[name], home, job_dir) for name in ("train", "val"))
-            if not (train.exists() and val.exists()):
-                if progress:
-                    progress(f"holding out part of {source.name} for validation", 0.0)
-                fraction = float(options.get("fraction", holdout.FRACTION))
-                holdout.split(
-                    source, options["format"], train, val, seed=int(options.get("seed", 0)), fraction=fraction
-                )
+            _hold_out(source, options, train, val, progress)
             places |= {options["train"]: str(train), options["val"]: str(val)}
         elif item["kind"] == "download":
             target = real(item["target"], home, job_dir)
             report = _reporter(f"downloading {target.name}", progress)
             download.fetch(item["source"], target, sha256=options.get("sha256"), progress=report, network=network)
+            places[item["target"]] = str(target)
+        elif item["kind"] == "label_map":
+            target = real(item["target"], home, job_dir)
+            if not target.exists():
+                label_map.write(target, label_map.of_categories(_categories(source, options["format"])))
+            places[item["target"]] = str(target)
+        elif item["kind"] == "copy":
+            target = real(item["target"], home, job_dir)
+            _copy(source, target)
             places[item["target"]] = str(target)
         else:
             raise InvalidRequest(f"staging of kind {item['kind']!r} is not known", fix="Plan the job again.")
@@ -83,6 +92,37 @@ def _fetched(
 def real(placeholder: str, home: Path, job_dir: Path) -> Path:
     """A placeholder path as it is on this machine."""
     return Path(placeholder.replace("{home}", str(home)).replace("{job_dir}", str(job_dir)))
+
+
+def _hold_out(source: Path, options: Mapping[str, Any], train: Path, val: Path, progress: Progress | None) -> None:
+    if train.exists() and val.exists():
+        return
+    if progress:
+        progress(f"holding out part of {source.name} for validation", 0.0)
+    fraction = float(options.get("fraction", holdout.FRACTION))
+    holdout.split(source, options["format"], train, val, seed=int(options.get("seed", 0)), fraction=fraction)
+
+
+def _categories(annotations: Path, format: str) -> list[Category]:
+    is_panoptic = format == "coco_panoptic"
+    try:
+        return [
+            records.category(entry, annotations, isthing_required=is_panoptic)
+            for key, entry in json_stream.entries(annotations)
+            if key == "categories"
+        ]
+    except FormatError as cause:
+        raise DatasetError(str(cause), fix="Repair the annotation file; check_dataset lists its problems.") from cause
+
+
+def _copy(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, folder / source.name)
+    except OSError as cause:
+        raise DatasetError(
+            f"{source} cannot be copied: {cause.strerror}", fix="Check the file, then resume."
+        ) from cause
 
 
 def _same_archive(source: Path, target: Path) -> None:

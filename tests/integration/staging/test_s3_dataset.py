@@ -123,10 +123,20 @@ def test_data_that_changed_after_the_plan_is_refused(data: str, store: Any, tmp_
 
 def test_a_missing_file_is_named_by_its_uri(store: Any, tmp_path: Path) -> None:
     make(tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare" / "images")
+    upload(store, tmp_path / "bare", "bare")
+    with pytest.raises(DatasetError, match=r"s3://shop/bare has no images\.tar\.gz"):
+        plan(tmp_path / "home", train_dataset="s3://shop/bare")
+
+
+def test_a_missing_label_map_is_written_from_the_annotations_in_s3(store: Any, tmp_path: Path) -> None:
+    make(tmp_path / "bare")
     (tmp_path / "bare" / "label_map.json").unlink()
     upload(store, tmp_path / "bare", "bare")
-    with pytest.raises(DatasetError, match=r"s3://shop/bare has no label_map\.json"):
-        plan(tmp_path / "home", train_dataset="s3://shop/bare")
+    made = plan(tmp_path / "home", train_dataset="s3://shop/bare")
+    staged(made, tmp_path / "home", tmp_path / "job")
+    written = json.loads((tmp_path / "job" / "derived" / "label_map.json").read_text())
+    assert [row["name"] for row in written] == ["bolt", "nut"]
 
 
 def test_check_dataset_reads_s3(data: str, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def _erase_segment(folder: Path, _: Change) -> None:
         ("coco_panoptic", _truncate("images_panoptic/train_00002.png"), "unreadable", "error", "train_00002.png", 3),
         ("coco_panoptic", _remove("images/train_00001.jpg"), "missing_file", "error", "train_00001.jpg", 2),
         ("coco_panoptic", _remove("images_panoptic/train_00001.png"), "missing_file", "error", "train_00001.png", 2),
-        ("coco_panoptic", _remove("label_map_panoptic.json"), "missing_file", "error", "train", None),
+        ("coco_panoptic", _remove("label_map_panoptic.json"), "missing_file", "warning", "train", None),
         ("coco_panoptic", lambda f, e: shutil.rmtree(f / "images"), "missing_file", "error", "train", None),
         ("coco_panoptic", lambda f, e: shutil.rmtree(f / "images_panoptic"), "missing_file", "error", "train", None),
         ("coco", edited(COCO, lambda c: c["annotations"][1].update(id=1)), "duplicate_id", "error", COCO, 1),
@@ -201,8 +201,19 @@ def test_a_missing_label_map_is_offered_ready_made(shop: Path, look: Callable[..
     path = shop / "train" / "label_map_panoptic.json"
     path.unlink()
     report = look(shop / "train")
+    assert report.ready
+    assert found(report, "missing_file", "warning")["message"].startswith(
+        "label_map_panoptic.json is missing: each job"
+    )
     path.write_text(json.dumps(report.derived["label_map_content"]))
-    assert look(shop / "train").ready
+    assert look(shop / "train").by_code.get("missing_file") is None
+
+
+def test_ade_without_a_label_map_is_not_ready(ade_shop: Path, look: Callable[..., Report]) -> None:
+    (ade_shop / "train" / "label_map.json").unlink()
+    report = look(ade_shop / "train")
+    assert not report.ready
+    assert "only it names the classes" in found(report, "missing_file")["message"]
 
 
 def test_another_class_order_in_the_other_split_is_an_error(

@@ -1,3 +1,4 @@
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.datasets import sources
 from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.formats import label_map
 from mask2former_mcp.staging import archives, prepare
 
 
@@ -49,12 +51,45 @@ def test_a_file_that_the_format_reads_must_be_there(shop: Path) -> None:
         sources.resolve(rows("train"), folders(shop), "coco_panoptic")
 
 
-def test_a_file_that_the_format_does_not_read_is_left_out_with_a_note(shop: Path) -> None:
+def test_a_file_that_the_format_does_not_read_is_left_out_without_a_word(shop: Path) -> None:
     (shop / "train" / "annotations.json").unlink()
     found = sources.resolve(rows("train"), folders(shop), "coco_panoptic")
     assert "dataset.train.instance_json" not in found.values
     assert "dataset.val.instance_json" in found.values
-    assert any("dataset.train.instance_json" in note for note in found.notes)
+    assert found.notes == ()
+
+
+def test_a_label_map_that_is_missing_is_written_by_the_job(shop: Path, tmp_path: Path) -> None:
+    given = json.loads((shop / "train" / "label_map.json").read_text())
+    (shop / "train" / "label_map.json").unlink()
+    found = sources.resolve(rows("train"), folders(shop), "coco")
+    assert found.values["dataset.label_map"] == "{job_dir}/derived/label_map.json"
+    assert "written in the job's folder from the categories of annotations.json" in found.notes[0]
+    places = prepare.stage(found.staging, home=tmp_path, job_dir=tmp_path / "job")
+    made = label_map.read(Path(places["{job_dir}/derived/label_map.json"]))
+    assert [(label.id, label.name) for label in made] == [(row["id"], row["name"]) for row in given]
+
+
+def test_ade_needs_its_label_map(ade_shop: Path) -> None:
+    (ade_shop / "train" / "label_map.json").unlink()
+    with pytest.raises(DatasetError, match=r"no label_map\.json"):
+        sources.resolve(rows("train"), folders(ade_shop), "ade")
+
+
+def test_one_image_becomes_a_folder_of_the_job(shop: Path, tmp_path: Path) -> None:
+    picture = shop / "test" / "images" / "test_00000.jpg"
+    given = {**folders(shop), "inference_dataset": DatasetRef.parse(str(picture))}
+    found = sources.resolve(rows("inference"), given, "coco_panoptic")
+    places = prepare.stage(found.staging, home=tmp_path, job_dir=tmp_path / "job")
+    folder = Path(places[found.values["dataset.test.img_dir"]])
+    assert [path.read_bytes() for path in folder.iterdir()] == [picture.read_bytes()]
+
+
+def test_a_folder_without_images_to_look_at_is_not_asked_for_annotations(shop: Path) -> None:
+    given = {**folders(shop), "inference_dataset": DatasetRef.parse(str(shop))}
+    with pytest.raises(DatasetError, match=r"holds no images; it holds: .*train/, val/") as caught:
+        sources.resolve(rows("inference"), given, "coco_panoptic")
+    assert "annotations.json" not in caught.value.fix
 
 
 def test_a_source_that_nobody_named_is_left_out_with_a_note(shop: Path) -> None:

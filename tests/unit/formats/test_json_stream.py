@@ -34,8 +34,16 @@ def test_any_object_streams_to_its_elements_whatever_the_window(
         assert list(json_stream.entries(path)) == expected(content)
 
 
+def test_a_list_is_valid_json_but_not_what_these_files_hold(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text("[1, 2, 3]", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"list\.json: this is not a COCO file: it holds a list") as caught:
+        list(json_stream.entries(path))
+    assert caught.value.code == "bad_value"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[1]", "{", '{"a"}', '{"a": [1, }', '{"a": 1} x', '{"a": [1 2]}', '{"a": tru}', "{1: 2}", '{"a": "b']
+    "text", ["", "{", '{"a"}', '{"a": [1, }', '{"a": 1} x', '{"a": [1 2]}', '{"a": tru}', "{1: 2}", '{"a": "b']
 )
 def test_broken_json_names_the_file_and_the_place(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mask2former_mcp.jobs.status import StatusReader, parse_line, read_eta
+from mask2former_mcp.jobs.status import StatusReader, parse_line, read_eta, step_seconds
 
 
 def line(status: str, message: str, **fields: Any) -> str:
@@ -179,3 +179,13 @@ def test_however_the_file_grows_the_same_is_read(tmp_path_factory: pytest.TempPa
     path.write_text(text)
     reader.advance(final=True)
     assert reader.run == whole
+
+
+def test_the_pace_is_what_the_run_told_last(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    assert step_seconds(path) is None
+    lines = [{"time_per_step": "0:01:30"}, {"time_per_step": "0:00:01.250"}, {"message": "Test metrics generated."}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"date": "torn')
+    assert step_seconds(path) == 1.25
+    path.write_text(json.dumps({"time_per_step": "0:00:00.000"}) + "\n")
+    assert step_seconds(path) is None

@@ -100,6 +100,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(root / "ade", "ade", images=12)
     write_dataset(root / "other", images=5, categories=[(1, "cat", 1), (2, "dog", 1)])
     write_dataset(root / "swapped", images=5, categories=[CATEGORIES[1], CATEGORIES[0], CATEGORIES[2]])
+    write_dataset(root / "renamed", images=5, categories=[CATEGORIES[0], (3, "bottle", 1), CATEGORIES[2]])
     write_dataset(root / "numbered", images=5, categories=[(1, "belt", 0), (2, "box", 1), (3, "can", 1)])
     (root / "pictures").mkdir()
     Image.new("RGB", (8, 8)).save(root / "pictures" / "one.png")

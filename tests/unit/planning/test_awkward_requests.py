@@ -165,7 +165,9 @@ def test_the_images_of_an_inference_are_counted(plan: Any, trained: Any, data: P
 
 
 def test_evaluation_data_in_another_class_order_is_refused(plan: Any, trained: Any, data: Path) -> None:
-    with pytest.raises(DatasetError, match=r"differ from the label map .*position 0: 7 against 3"):
+    with pytest.raises(
+        DatasetError, match=r'differ from the label map .*position 0: \[7, "belt"\] against \[3, "box"\]'
+    ):
         plan("evaluate", parent_job_id=trained.job_id, eval_dataset=str(data / "swapped"))
 
 

@@ -1,7 +1,9 @@
 """Whole plans: what each action's Plan says, on real folders."""
 
 import json
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def test_a_train_plan_builds_the_whole_data_source_table(plan: Any, data: Path) 
     }
     assert expected.items() <= made.spec_overrides.items()
     assert all(dotted.get(made.spec, key) == value for key, value in expected.items())
-    assert said(made, "dataset.train.instance_json")  # left out with a note: no file, and this format does not read it
+    assert not said(made, "instance_json")  # no file, and this format does not read it: nothing to say
     assert made.command == ("mask2former", "train", "-e", "{job_dir}/spec.yaml")
     assert made.artifacts == ("train/model_epoch_*.pth",)
     assert made.automl.route == "automl"
@@ -318,6 +320,22 @@ def test_evaluate_on_other_data_must_have_the_same_classes(plan: Any, trained: A
         plan("evaluate", parent_job_id=trained.job_id, eval_dataset=str(data / "other"))
 
 
+def test_other_names_at_the_same_ids_are_other_classes(plan: Any, trained: Any, data: Path) -> None:
+    with pytest.raises(DatasetError, match=r"differ .* at position 1: .*box.* against .*bottle"):
+        plan("evaluate", parent_job_id=trained.job_id, eval_dataset=str(data / "renamed"))
+
+
+def test_raw_ids_may_stand_in_any_order_but_mean_the_same(plan: Any, data: Path, shelf: Any, home: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"), preset="mini", contiguous_id=False)
+    results = home / "jobs" / "train-rrrr0000" / "results"
+    (results / "train").mkdir(parents=True)
+    (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
+    shelf.jobs["train-rrrr0000"] = Parent("train-rrrr0000", "train", made.spec, results, {}, "failed", made.datasets)
+    plan("evaluate", parent_job_id="train-rrrr0000", eval_dataset=str(data / "swapped"))
+    with pytest.raises(DatasetError, match="a class is its id"):
+        plan("evaluate", parent_job_id="train-rrrr0000", eval_dataset=str(data / "renamed"))
+
+
 def test_a_parents_hold_out_is_made_again(plan: Any, shelf: Any, home: Path, data: Path) -> None:
     first = plan("train", train_dataset=str(data / "alone"), preset="mini")
     results = home / "jobs" / "train-hhhh0000" / "results"
@@ -479,8 +497,6 @@ def test_an_architecture_override_that_does_not_fit_is_refused(plan: Any, traine
 
 
 def test_a_running_parent_is_not_ready_to_be_used(plan: Any, trained: Any, shelf: Any) -> None:
-    from dataclasses import replace
-
     shelf.jobs["train-bbbb0000"] = replace(trained, job_id="train-bbbb0000", state="running")
     with pytest.raises(WrongState, match="still running"):
         plan("evaluate", parent_job_id="train-bbbb0000")
@@ -498,3 +514,103 @@ def test_a_results_folder_must_be_new_or_empty(plan: Any, data: Path, tmp_path: 
         plan("train", train_dataset=str(data / "shop"), results_dir=str(folder))
     again = plan("train", train_dataset=str(data / "shop"), results_dir=str(folder), run_name="same-job")
     assert again.digest == made.digest
+
+
+def test_quantize_measures_on_the_parents_validation_data(
+    plan: Any, trained: Any, shelf: Any, home: Path, data: Path
+) -> None:
+    made = plan("quantize", parent_job_id=trained.job_id)
+    assert made.spec["dataset"]["val"]["panoptic_json"] == str(data / "shop" / "val" / "annotations_panoptic.json")
+    assert made.spec["dataset"]["quant_calibration_dataset"]["images_dir"] == str(data / "shop" / "train" / "images")
+    assert not said(made, "no drop of the metric")
+    for folder, job_id in (("alone", "train-hhhh0000"), ("ade", "train-hhhh1111")):
+        first = plan("train", train_dataset=str(data / folder), preset="mini")
+        results = home / "jobs" / job_id / "results"
+        (results / "train").mkdir(parents=True)
+        (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
+        shelf.jobs[job_id] = Parent(job_id, "train", first.spec, results, {}, "succeeded", first.datasets)
+        made = plan("quantize", parent_job_id=job_id)
+        measured = plan("evaluate", parent_job_id=job_id)
+        assert made.staging[0].options == measured.staging[0].options
+        assert made.spec["dataset"]["val"] == measured.spec["dataset"]["val"]
+        assert made.spec["dataset"]["quant_calibration_dataset"]["images_dir"] == str(data / folder / "images")
+
+
+def test_quantize_without_validation_data_says_that_nothing_is_measured(
+    plan: Any, trained: Any, shelf: Any, data: Path
+) -> None:
+    gone = {**trained.datasets, "eval": {"uri": str(data / "gone"), "format": "coco_panoptic"}}
+    shelf.jobs[trained.job_id] = replace(trained, datasets=gone)
+    made = plan("quantize", parent_job_id=trained.job_id)
+    assert said(made, f"no drop of the metric will be measured: {data / 'gone'} is gone")
+    assert not made.spec["dataset"]["val"]["panoptic_json"]
+    with pytest.raises(DatasetError, match="does not exist"):
+        plan("quantize", parent_job_id=trained.job_id, eval_dataset=str(data / "gone"))
+
+
+def test_a_plain_coco_export_needs_no_label_map(plan: Any, shelf: Any, home: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(data / "coco", folder, ignore=shutil.ignore_patterns("label_map.json"))
+    made = plan("train", train_dataset=str(folder), preset="mini", pretrained_weights="")
+    assert made.spec["dataset"]["label_map"] == "{job_dir}/derived/label_map.json"
+    assert said(made, "has no label_map.json: it is written in the job's folder")
+    assert [item.kind for item in made.staging] == ["label_map", "split"]
+    results = home / "jobs" / "train-llll0000" / "results"
+    (results / "train").mkdir(parents=True)
+    (results / "train" / "model_epoch_000_step_00005.pth").write_bytes(b"w")
+    shelf.jobs["train-llll0000"] = Parent("train-llll0000", "train", made.spec, results, {}, "failed", made.datasets)
+    again = plan("evaluate", parent_job_id="train-llll0000", eval_dataset=str(data / "coco_val"))
+    assert again.spec["dataset"]["label_map"] == "{job_dir}/derived/label_map.json"
+    renamed = json.loads((data / "coco_val" / "annotations.json").read_text())
+    renamed["categories"][0]["name"] = "conveyor"
+    shutil.copytree(data / "coco_val", tmp_path / "renamed")
+    (tmp_path / "renamed" / "annotations.json").write_text(json.dumps(renamed))
+    with pytest.raises(DatasetError, match="conveyor"):
+        plan("evaluate", parent_job_id="train-llll0000", eval_dataset=str(tmp_path / "renamed"))
+
+
+def test_inference_takes_one_image(plan: Any, trained: Any, data: Path) -> None:
+    made = plan("inference", parent_job_id=trained.job_id, inference_dataset=str(data / "pictures" / "one.png"))
+    assert made.spec["dataset"]["test"]["img_dir"] == "{job_dir}/derived/pictures"
+    assert [item.kind for item in made.staging] == ["copy"]
+    assert made.estimate.steps == 1
+
+
+def test_a_folder_that_only_holds_train_gets_a_hold_out(plan: Any, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "alone", tmp_path / "only" / "train")
+    made = plan("train", train_dataset=str(tmp_path / "only"))
+    assert made.datasets["train"]["uri"] == str(tmp_path / "only" / "train")
+    assert said(made, "2 of 20 training images are held out")
+
+
+@pytest.mark.parametrize("dataset_format", ["alone", "coco", "ade"])
+def test_a_missing_image_is_named_before_anything_starts(
+    plan: Any, data: Path, tmp_path: Path, dataset_format: str
+) -> None:
+    folder = Path(shutil.copytree(data / dataset_format, tmp_path / "shop"))
+    plan("train", train_dataset=str(folder))
+    (folder / "images" / "0003.png").unlink()  # the annotations, and their cached facts, stay as they are
+    with pytest.raises(DatasetError, match=r"1 image\(s\) that the train annotations name .*0003\.png"):
+        plan("train", train_dataset=str(folder))
+
+
+def test_tiny_jobs_are_no_measure_and_the_longest_is_the_best(plan: Any, data: Path, shelf: Any) -> None:
+    asked = {"train_dataset": str(data / "shop"), "preset": "mini"}
+    first = plan("train", num_epochs=2, **asked)
+    shelf.history.append(Earlier("train-tiny0000", first.spec, steps=6, seconds=60.0, step_s=0.2))
+    assert "measured" not in plan("train", num_epochs=4, **asked).estimate.basis
+    shelf.history.append(Earlier("train-long0000", first.spec, steps=400, seconds=500.0, step_s=0.05))
+    shelf.history.insert(0, Earlier("train-newer000", first.spec, steps=60, seconds=500.0, step_s=5.0))
+    made = plan("train", num_epochs=400, **asked)
+    assert made.estimate.basis == "measured by train-long0000"
+    validation = made.estimate.seconds - 8 - made.estimate.steps * 0.05
+    assert 0 < validation < 0.5 * made.estimate.seconds
+
+
+def test_more_validation_images_take_longer_at_the_same_pace(plan: Any, data: Path, shelf: Any) -> None:
+    asked = {"train_dataset": str(data / "shop" / "train"), "preset": "mini", "num_epochs": 40}
+    few = plan("train", **asked, eval_dataset=str(data / "shop" / "val"))
+    shelf.history.append(Earlier("train-zzzz9999", few.spec, steps=400, seconds=500.0, step_s=0.5))
+    few, many = (plan("train", **asked, eval_dataset=str(data / name)) for name in ("shop/val", "alone"))
+    assert few.estimate.basis == many.estimate.basis == "measured by train-zzzz9999"
+    assert many.estimate.seconds > few.estimate.seconds

@@ -149,6 +149,14 @@ AutoML => off
 AutoML: never
 under no circumstances use AutoML
 it would be a mistake to use AutoML here
+Bitte kein AutoML
+kein Auto-ML bitte
+ohne AutoML
+Trainiere das Modell auf /data/belt ohne Hyperparametersuche.
+Keine Hyperparameter-Optimierung, einfach trainieren
+Training bitte nicht mit AutoML
+schalte AutoML aus
+AutoML bitte aus
 Train a panoptic model on /data/belt with 20 epochs and a swin_small backbone. Turn off AutoML, we have one GPU only.
 """.strip().splitlines()
 
@@ -230,6 +238,8 @@ I do not want HPO switched off
 don't forget AutoML
 AutoML off is not what I want
 don't even think of: well, use AutoML
+nicht ohne AutoML
+Trainiere mit AutoML auf /data/belt
 turn on AutoML
 turn AutoML on
 use AutoML
@@ -298,6 +308,22 @@ def test_words_that_do_not(words: str) -> None:
 def test_words_about_something_else_say_nothing(words: str) -> None:
     assert read(words) is None
     assert decide("train", None, words, READY).source == "default"
+
+
+@pytest.mark.parametrize(
+    "words", ["pas d'AutoML", "sin AutoML, por favor", "niente HPO", "AutoML nein", "what happens if I disable AutoML?"]
+)
+def test_words_about_automl_that_nobody_understands_are_said_to_be_so(words: str) -> None:
+    decision = decide("train", None, words, READY)
+    assert (decision.policy, decision.source) == ("auto", "default")
+    assert "not understood" in decision.reason
+    assert "pass automl_policy" in decision.warnings[0]
+    assert decide("train", "off", words, READY).warnings == ()
+
+
+@pytest.mark.parametrize("words", ["train on /data/no-hpo", "tune the hyperparameters of your prose", "go"])
+def test_words_that_name_no_search_need_no_warning(words: str) -> None:
+    assert decide("train", None, words, READY).warnings == ()
 
 
 @pytest.mark.parametrize("explicit", ["auto", "on"])
