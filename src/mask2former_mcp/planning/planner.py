@@ -29,6 +29,7 @@ from mask2former_mcp.spec import dotted
 RULES: Mapping[str, Rules] = {"mask2former": Mask2FormerRules()}
 _ACTIONS = {model: action for action, model in REQUESTS.items()}
 _HOUR_S = 3600
+_CANNOT = "cannot start yet: "
 DEFAULT_METRIC = "mIoU"
 
 
@@ -98,7 +99,7 @@ class Planner:
         staging = (*data.staging, *draft.staging, *inferred.staging(chosen, home))
         estimate, judged = self._judge(request, draft, schema, where, automl)
         has_key, key_notes = self._key(terms.source, action, where)
-        notes = (*automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *judged, *key_notes)
+        notes = (*automl.warnings, *data.warnings, *judged, *chosen.warnings, *contract_notes, *key_notes)
         return Plan(
             action=action,
             automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
@@ -109,7 +110,7 @@ class Planner:
             platform=where.platform,
             runtime=where.runtime,
             estimate=estimate,
-            warnings=tuple(dict.fromkeys(notes)),
+            warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
             digest=self._digest(action, spec, data.datasets, inferred.stand_ins(chosen, staging, home), where),
             run_name=request.run_name,
             parent_job_id=parent_id,
@@ -201,7 +202,7 @@ class Planner:
         notes = (
             *draft.notes, *gpu_notes, *found.warnings, *self._slow(request, estimate.seconds),
             *self._tight(estimate.memory_gb), *_study(automl, request), *store_notes,
-            *(f"cannot start yet: {reason}" for reason in missing),
+            *(f"{_CANNOT}{reason}" for reason in missing),
         )  # fmt: skip
         return estimate, notes
 
@@ -319,6 +320,11 @@ def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: 
         if key in flat and flat[key] == value and not (key.startswith(listed) and rules.is_architecture(key))
         and not key.endswith(".type")
     }  # fmt: skip
+
+
+def _urgency(note: str) -> int:
+    """What keeps the job from starting is read first, what was merely left out last."""
+    return 0 if note.startswith(_CANNOT) else 2 if note.startswith("left out") else 1
 
 
 def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:

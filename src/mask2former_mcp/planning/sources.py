@@ -11,7 +11,7 @@ from typing import Any
 
 from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.datasets import detect, sources
-from mask2former_mcp.datasets.facts import DatasetFacts, absent, facts
+from mask2former_mcp.datasets.facts import DatasetFacts, facts
 from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.formats import label_map
@@ -19,7 +19,7 @@ from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.formats.images import listing
 from mask2former_mcp.formats.names import ANNOTATIONS
 from mask2former_mcp.jobs.plan import Staging
-from mask2former_mcp.planning import folders
+from mask2former_mcp.planning import fitness, folders
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
 from mask2former_mcp.planning.inferred import portable
 from mask2former_mcp.planning.merge import show
@@ -103,7 +103,8 @@ def gather(asked: Asked, settings: Settings) -> Data:
         warnings.append(
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
-    _must_exist(found, places, values, dataset_format)
+    fitness.must_exist(found, places, values, dataset_format)
+    warnings = [*fitness.few_images(asked.action, images), *warnings]
     labels = _labels(values.get("dataset.label_map"), staging, places, settings.home)
     return Data(
         dataset_format, _portable(values, settings.home), tuple(_portable_staging(staging, settings.home)), datasets,
@@ -222,26 +223,6 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
     except KeyError:
         return None
     return value if isinstance(value, str) and value and Path(value).is_file() else None
-
-
-def _must_exist(
-    found: Mapping[str, DatasetFacts], places: Mapping[str, DatasetRef], values: Mapping[str, Any], dataset_format: str
-) -> None:
-    """The images that the annotations name, where their folder is on this disk: what is still packed, or in S3, is
-    looked at when the job is prepared."""
-    for role, known in found.items():
-        if places["train_datasets" if role == "train" else "eval_dataset"].kind == "s3":
-            continue
-        split, leaf = ("train" if role == "train" else "val"), ("root_dir" if dataset_format == "ade" else "img_dir")
-        folder = values.get(f"dataset.{split}.{leaf}")
-        lost = absent(known, Path(folder)) if isinstance(folder, str) and Path(folder).is_dir() else []
-        if lost:
-            shown = ", ".join(lost[:5]) + (", ..." if len(lost) > 5 else "")
-            raise DatasetError(
-                f"{len(lost)} image(s) that the {role} annotations name do not exist in {folder}: {shown}",
-                fix="Put them there, or take them out of the annotation file; check_dataset lists them.",
-                details={"missing": lost[:20], "folder": folder},
-            )
 
 
 def _labels(

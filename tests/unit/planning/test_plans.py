@@ -614,3 +614,18 @@ def test_more_validation_images_take_longer_at_the_same_pace(plan: Any, data: Pa
     few, many = (plan("train", **asked, eval_dataset=str(data / name)) for name in ("shop/val", "alone"))
     assert few.estimate.basis == many.estimate.basis == "measured by train-zzzz9999"
     assert many.estimate.seconds > few.estimate.seconds
+
+
+def test_what_keeps_a_job_from_starting_is_said_first(plan: Any, data: Path) -> None:
+    overrides = {"train.num_gpus": 2}
+    made = plan("train", train_dataset=str(data / "shop"), platform="docker", overrides=overrides)
+    first = [warning.startswith("cannot start yet") for warning in made.warnings]
+    assert first == sorted(first, reverse=True)
+    assert first[0]
+
+
+def test_a_handful_of_validation_images_is_said_to_be_noise(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"))
+    assert "only 5 validation image(s): the metric is mostly noise" in made.warnings[0]
+    many = plan("train", train_dataset=str(data / "shop" / "train"), eval_dataset=str(data / "alone"))
+    assert not said(many, "mostly noise")
