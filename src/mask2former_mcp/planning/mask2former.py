@@ -42,6 +42,7 @@ class Mask2FormerRules:
         "train.precision": "fp16, fp32, and bf16 on our engine",
         "model.mode": "one head, read out in three ways",
     }
+    metrics: Mapping[str, str] = {"instance": "AP"}
     tao_needs_key = False
 
     def arguments(self, request: ActionRequest) -> dict[str, dict[str, Any]]:

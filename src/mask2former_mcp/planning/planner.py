@@ -133,7 +133,7 @@ class Planner:
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
             artifacts=contract.artifacts(action, spec, terms.source, tensorrt and where.runtime == "tao"),
             key_from_environment=has_key,
-            metric=self.metric,
+            metric=self._metric(spec, where),
         )
 
     # --- steps -------------------------------------------------------------------------------------------------------
@@ -179,6 +179,12 @@ class Planner:
         notes = [f"left out, the image does not read it: {', '.join(unread)}"] if unread else []
         notes = [*preset_notes, *file_notes, *derived.warnings, *fetch_notes, *notes]
         return _Draft(overrides, replace(situation, spec=spec), tuple(notes), staging)
+
+    def _metric(self, spec: Mapping[str, Any], where: Place) -> str:
+        """What tells a good epoch: the bundle's metric, or that of the mode. TAO's images measure the bundle's only."""
+        if where.runtime == "tao":
+            return self.metric
+        return self.rules.metrics.get(spec.get("model", {}).get("mode"), self.metric)
 
     def _key(self, source: Bundle, action: str, where: Place) -> tuple[bool, list[str]]:
         """Whether the encryption key enters the spec; and a note where it is there and does not."""

@@ -498,3 +498,22 @@ def test_a_results_folder_must_be_new_or_empty(plan: Any, data: Path, tmp_path: 
         plan("train", train_dataset=str(data / "shop"), results_dir=str(folder))
     again = plan("train", train_dataset=str(data / "shop"), results_dir=str(folder), run_name="same-job")
     assert again.digest == made.digest
+
+
+def test_instances_are_judged_by_ap_and_everything_else_by_miou(plan: Any, data: Path) -> None:
+    """In instance mode most pixels are unannotated, and mIoU over the others can be 1 with no object found."""
+    assert plan("train", train_dataset=str(data / "coco")).metric == "AP"
+    assert plan("train", train_dataset=str(data / "shop"), mode="instance").metric == "AP"
+    assert plan("train", train_dataset=str(data / "shop")).metric == "mIoU"
+    assert plan("train", train_dataset=str(data / "ade")).metric == "mIoU"
+
+
+def test_a_search_over_instances_maximises_ap(plan: Any, data: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"automl.metric=mIoU is not measured with mode=instance"):
+        plan("train", train_dataset=str(data / "coco"), automl_policy="on", automl={"metric": "mIoU"})
+
+
+def test_classes_of_coco_annotations_are_measured_where_there_are_annotations(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "coco"), mode="semantic")
+    assert made.metric == "mIoU"
+    assert any("pixels outside all masks" in note for note in made.warnings)
