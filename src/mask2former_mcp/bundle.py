@@ -5,7 +5,6 @@ Read are this project's own files and folders of NVIDIA's skill bank, whose sche
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,41 +13,13 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, SchemaError
 
-from mask2former_mcp import dialect
+from mask2former_mcp import data_source, dialect
+from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.errors import BundleError, NotFound
 
 _PACKAGE = Path(__file__).resolve().parent
 _YAML: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_REGENERATE = (
-    "Run scripts/generate in a checkout, reinstall the package, or point skill_dir at a complete skill folder."
-)
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """One row of the per-action data-source table.
-
-    `path` is the conventional name in the dataset folder ("." is the folder itself), or one per format with "*" for
-    every other format. `runtime` "extracted_folder" means that an archive must be a folder when the action runs.
-    `formats` are those whose reader opens the key in this action; None: the bundle does not say, so all do.
-    An `exclusive` row concerns its formats alone: for any other it is passed over, even where its file exists.
-    """
-
-    key: str
-    source: str
-    path: str | Mapping[str, str]
-    runtime: str | None = None
-    formats: tuple[str, ...] | None = None
-    exclusive: bool = False
-
-    def file_name(self, dataset_format: str) -> str | None:
-        """The name to look for; None where the row has none for this format."""
-        if isinstance(self.path, str):
-            return self.path
-        return self.path.get(dataset_format, self.path.get("*"))
-
-    def is_read(self, dataset_format: str) -> bool:
-        return self.formats is None or dataset_format in self.formats
+REGENERATE = "Run scripts/generate in a checkout, reinstall the package, or point skill_dir at a complete skill folder."
 
 
 @dataclass(frozen=True)
@@ -160,7 +131,7 @@ def load(directory: Path | None = None) -> Bundle:
     root = (directory or packaged()).expanduser().resolve()
     found = [path for path in (root / "references" / "skill_info.yaml", root / "skill_info.yaml") if path.is_file()]
     if not found:
-        raise BundleError(f"{root} is not a skill bundle: it has no references/skill_info.yaml", fix=_REGENERATE)
+        raise BundleError(f"{root} is not a skill bundle: it has no references/skill_info.yaml", fix=REGENERATE)
     twins = sorted(path for path in found[0].parent.glob("*skill_info*.yaml") if "deploy" in path.name)
     digest = _digest(root)
     deploy = _bundle(root, twins[0], digest, deploy=None) if twins else None
@@ -188,44 +159,6 @@ def packaged() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent.parent
 
 
-def assemble(destination: Path, *, source: Path | None = None) -> Path:
-    """Write the installable skill folder <destination>/<name>/{SKILL.md,schemas/,references/}; return that folder.
-
-    An older assembly there is replaced. BundleError when something else is in the way, or the source is incomplete.
-    """
-    root = (source or packaged()).resolve()
-    skill = next((path for path in (root / "skill" / "SKILL.md", root / "SKILL.md") if path.is_file()), None)
-    if skill is None:
-        raise BundleError(f"{root} has no SKILL.md to assemble", fix=_REGENERATE)
-    folder = destination.expanduser().resolve() / load(root).name
-    if folder.exists() and not (folder / "SKILL.md").is_file():
-        raise BundleError(
-            f"{folder} exists and is not an assembled skill", fix="Name another folder, or move this one."
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    shutil.copyfile(skill, folder / "SKILL.md")
-    for part in ("schemas", "references"):
-        shutil.copytree(root / part, folder / part)
-    return folder
-
-
-def format_rule(value: object) -> dict[str, str] | None:
-    """A file rule by format as a mapping, {"coco_panoptic": A, "*": B}; None when the value is not such a rule.
-
-    Read are the table's text "coco_panoptic: A; *: B", a plain mapping, and the mapping whose one value still carries
-    the rest of the text ({"coco_panoptic": "A; *: B"}), as it stands in published skills.
-    """
-    if isinstance(value, Mapping):
-        value = "; ".join(f"{name}: {path}" for name, path in value.items())
-    if not isinstance(value, str) or ": " not in value:
-        return None
-    pairs = [part.split(": ", 1) for part in value.split(";") if part.strip()]
-    if any(len(pair) != 2 for pair in pairs):
-        return None
-    return {name.strip(): path.strip() for name, path in pairs}
-
-
 def _bundle(root: Path, info_path: Path, digest: str, *, deploy: Bundle | None) -> Bundle:
     info = _mapping(info_path, _read_yaml(info_path))
     for table in (
@@ -244,7 +177,7 @@ def _bundle(root: Path, info_path: Path, digest: str, *, deploy: Bundle | None) 
         raise _broken(info_path, "it names no `network_arch` or no `actions`")
     notes: list[str] = []
     sources = {
-        action: tuple(row for key, entry in rows.items() if (row := _source(action, key, entry, notes)))
+        action: tuple(row for key, entry in rows.items() if (row := data_source.read(action, key, entry, notes)))
         for action, rows in info["data_sources"].items()
     }
     actions = [*info["actions"], *(deploy.actions if deploy else ())]
@@ -265,32 +198,6 @@ def _bundle(root: Path, info_path: Path, digest: str, *, deploy: Bundle | None) 
         _sources=sources,
         _home=info_path.parent,
     )
-
-
-def _source(action: str, key: str, entry: object, notes: list[str]) -> DataSource | None:
-    """A row as data; None, with a note, for one of a form that this reader does not know."""
-    path = entry.get("path") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not entry.get("source"):
-        notes.append(f"data source '{key}' of '{action}' is left out: it names no source")
-        return None
-    rule = format_rule(path)
-    names = list(rule.values()) if rule else [path]
-    if not all(isinstance(name, str) and name and not _leads_out(name) for name in names):
-        notes.append(f"data source '{key}' of '{action}' is left out: '{path}' is not a name inside a dataset folder")
-        return None
-    formats = entry.get("formats")
-    return DataSource(
-        key=key,
-        source=str(entry["source"]),
-        path=rule or str(path),
-        runtime=entry.get("runtime"),
-        formats=None if formats is None else tuple(formats),
-        exclusive=entry.get("exclusive") is True,
-    )
-
-
-def _leads_out(name: str) -> bool:
-    return name.startswith(("/", "~")) or ".." in Path(name).parts
 
 
 def _digest(root: Path) -> str:
@@ -332,7 +239,7 @@ def _checked(path: Path, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _broken(path: Path, cause: str) -> BundleError:
-    return BundleError(f"{path}: {cause}", fix=_REGENERATE)
+    return BundleError(f"{path}: {cause}", fix=REGENERATE)
 
 
 def _one_line(cause: Exception) -> str:

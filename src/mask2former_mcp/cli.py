@@ -144,9 +144,9 @@ def _logs(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
 
 
 def _generate(arguments: argparse.Namespace, _: dict[str, str]) -> int:
-    from mask2former_mcp import bundle
+    from mask2former_mcp import skill_folder
 
-    print(bundle.assemble(arguments.bundle.resolve()))
+    print(skill_folder.assemble(arguments.bundle.resolve()))
     return 0
 
 

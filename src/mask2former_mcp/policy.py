@@ -102,7 +102,8 @@ _USE = (
 _OFF = (
     r"(?:turn(?:ing|ed)? off|switch(?:ing|ed)? off|shut(?:ting)? (?:off|down)|disabl(?:e|ing)"
     r"|deactivat(?:e|ing)|skip(?:ping)?|bypass(?:ing)?|omit(?:ting)?|avoid(?:ing)?|drop(?:ping)?"
-    r"|leav(?:e|ing) (?:out|off)|forgo(?:ing)?|opt(?:ing)? out of"
+    r"|leav(?:e|ing) (?:out|off)|forgo(?:ing)?|opt(?:ing)? out of|ditch(?:ing)?|scrap(?:ping)?|forget(?: about)?"
+    r"|hold(?:ing)? off on"
     r"|stop(?:ping)?|exclud(?:e|ing)|suppress(?:ing)?|get(?:ting)? rid of|remov(?:e|ing)|cut(?:ting)? out|refrain from)"
     rf"(?: {_USE})?"
 )
@@ -111,11 +112,12 @@ _NEGATION = (
     r"(?:do(?:es)?n['o]?t|do(?:es)? not|did ?n['o]?t|did not|never|not|without|nor"
     r"|no (?:need|reason|wish|point|intention)"
     r"|need ?n['o]?t|should ?n['o]?t|must ?n['o]?t|wo ?n['o]?t|ca ?n['o]?t|cannot|would ?n['o]?t|rather than|instead of"
-    r"|(?:isn't|is not|ain't) (?:necessary|needed)|against|more than)"
+    r"|(?:isn't|is not|ain't) (?:necessary|needed)|against|more than|under no circumstances|on no account|by no means"
+    r"|nobody (?:said|asked|told)|(?:mistake|wrong|unwise|bad idea) to)"
 )
 _BETWEEN = (
     r"(?:(?:to|for|in|of|you|please|want|wish|need|even|just|simply|ever|have|me|us|it|going|i|we|like|would|really|be|any|a|the"
-    r"|bother|try|and|yet|mean|intend|plan|go|think|should|that|only|actually) )*"
+    r"|bother|try|and|yet|mean|intend|plan|go|think|should|that|only|actually|dare|asking|saying|suggesting) )*"
 )
 _NEGATED = rf"(?P<negation>\b{_NEGATION} {_BETWEEN})?"
 _LINK = (
@@ -130,6 +132,10 @@ _PLAIN = (
 _STATE_OFF = r"(?:off|disabled|deactivated|turned off|switched off|skipped|out|unnecessary|false|none|0)\b"
 
 _STATE_ON = r"(?:on|enabled|activated|auto|true|yes)\b"
+# "don't train without AutoML"
+_WORK = r"(?:run|train|go|do|start|proceed|continue|work)(?: (?:it|this|anything|mask2former|the model))?"
+# "..., no wait, keep it on": takes back what was said just before, so `it` is AutoML if that was
+_BACK = r"(?P<back>(?:no|nope|nah|wait|actually|sorry)(?:,? (?:no|wait|actually|sorry))*,? (?:please |just |let's )?)"
 # "wandb and AutoML", "wandb, HPO": other things that one verb switches off as well
 _OTHERS = r"(?:(?:the )?[\w-]+(?:, (?:and |or )?| and | or )){1,3}"
 
@@ -139,7 +145,8 @@ _PATTERNS: tuple[tuple[str, bool], ...] = (
     (rf"{_NEGATED}\b{_OFF} {_OTHERS}{_TOPIC}(?! ?(?:{_LINK} ?)*{_STATE_ON})(?! with\b)", True),
     (rf"\b(?:{_NEGATION} {_BETWEEN}|without )(?:tun|search|optimi[sz]|sweep)(?:e|ing)? (?:over )?{_TOPIC}", True),
     (r"\b(?:no|without|without any) (?:sweeps?|tuning)\b", True),
-    (rf"\b{_TOPIC} ?[:=] ?no(?= ?(?:$|,))", True),
+    (rf"\b{_TOPIC} ?[:=] ?(?:no|never)(?= ?(?:$|,))", True),
+    (rf"\b{_TOPIC},? no,? thank(?:s| you)\b", True),
     (
         rf"{_NEGATED}\b(?:turn|switch|shut|leave|keep|set|put|take|make|with|have|want)(?:ing|ed|s)? {_TOPIC}"
         rf" (?:{_LINK} ?)*{_STATE_OFF}",
@@ -150,23 +157,29 @@ _PATTERNS: tuple[tuple[str, bool], ...] = (
         rf"{_STATE_ON}",
         False,
     ),
-    (rf"\b{_NEGATION} {_BETWEEN}{_USE} {_TOPIC}", True),
+    (
+        rf"\b{_NEGATION} {_BETWEEN}(?:{_USE}|have|having|wish|require) {_TOPIC}"
+        r"(?! (?:(?:turned |switched )?off|disabled))",
+        True,
+    ),
     (
         rf"\b{_TOPIC} ?(?:{_LINK} ?)*(?P<negation>(?:should|must|may|can)(?:n't| not) (?:be )?|cannot be "
         rf"|never (?:be )?)(?:{_LINK} ?)*{_STATE_OFF}",
         True,
     ),
-    (rf"{_NEGATED}\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_OFF}", True),
-    (rf"\b{_TOPIC} (?:is|are)(?:n't| not) (?:needed|wanted|required|necessary|desired)", True),
+    (rf"{_NEGATED}\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_OFF}(?! (?:is|was|would be)(?:n't| not| wrong))", True),
+    (rf"\b{_TOPIC} (?:(?:is|are)(?:n't| not)|not) (?:needed|wanted|required|necessary|desired)", True),
     (rf"\b{_TOPIC} ?(?:should|must)(?:n't| not) (?:be )?(?:used|run|started|enabled|on)\b", True),
-    (rf"\b(?P<negation>(?:not|never) )without {_TOPIC}", True),
+    (rf"\b(?P<negation>(?:not|never) |{_NEGATION} {_BETWEEN}{_WORK} )without {_TOPIC}", True),
     (
-        r"(?:\bno|\bwithout|\bw/o|\bminus|\bsans|\bzero|\bnot|\bno need (?:for|of)|\bexcept|\binstead of"
+        r"(?:\bno|\bwithout|\bw/o|\bminus|\bsans|\bzero|\bnot(?: with)?|\bno need (?:for|of)|\bexcept|\binstead of"
         rf"|\brather than) {_TOPIC}(?! (?:budget|limits?|results?|problems?|issues?|errors?|yet|restrictions?))",
         True,
     ),
     (rf"\b{_NAME}[ -]free\b", True),
-    (rf"{_NEGATED}\b{_PLAIN}", True),
+    (rf"{_NEGATED}(?:\b(?:do|run|use|start|a) ){{0,2}}\b{_PLAIN}", True),
+    (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:on|enabled)\b", False),
+    (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:off|disabled)\b", True),
     (rf"\b(?:{_USE}|with|keep|via|through) {_TOPIC}", False),
     (rf"\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_ON}(?! (?:my|the|this|our|a|s3|data))", False),
 )
@@ -174,7 +187,12 @@ _HYPOTHETICAL = (
     r"\b(?:should (?:i|we)|what (?:if|happens|does|is)|whether|why|would it help|does it help"
     r"|how (?:do|can|would)(?: i| we)?)\b[^,:]*$"
 )
-_CLAUSE_ENDS = r"[.;!?\n]+(?=\s|$)|\bbut\b|—| - "
+_CLAUSE_ENDS = r"([.;!?\n]+(?=\s|$)|\bbut\b|—| - )"
+# What may follow a question: "disable AutoML? no, keep it on". "No HPO" is no answer but a wish of its own.
+_ANSWER = (
+    r" *(?:(?P<no>no|nope|nah|never|not at all|(?:please )?don't)|yes|yeah|yep|sure)\b"
+    r"(?= ?(?:$|[,:]|please|thank|wait|way\b|keep|leave|use\b|it\b|turn|do\b|i\b|we\b))"
+)
 
 
 @cache
@@ -186,25 +204,45 @@ def _compiled() -> tuple[tuple[re.Pattern[str], bool], ...]:
 def read(text: str) -> Wish | None:
     """What the words ask for; None when they say nothing about AutoML. What is said last counts."""
     found: list[tuple[int, Wish]] = []
-    offset = 0
-    for clause in re.split(_CLAUSE_ENDS, _normalised(text)):
-        found += [(offset + start, wish) for start, wish in _of_clause(clause)]
-        offset += len(clause) + 1
+    offset, before = 0, ""
+    clauses = re.split(_CLAUSE_ENDS, _normalised(text))  # clause, its end, clause, its end, ..., clause
+    for clause, end, following in zip(clauses[::2], [*clauses[1::2], ""], [*clauses[2::2], ""], strict=True):
+        answer = re.match(_ANSWER, following) if "?" in end else None
+        wishes = list(_of_clause(clause, before, is_real=answer is not None))
+        if answer is not None and re.fullmatch(rf"(?:and |so )?{_TOPIC}", clause.strip()):
+            wishes.append((0, Wish("auto", clause.strip())))
+        if answer is not None and answer["no"]:
+            wishes = [(start, _refused(wish, following)) for start, wish in wishes]
+        found += [(offset + start, wish) for start, wish in wishes]
+        offset, before = offset + len(clause) + len(end), clause
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
-def _of_clause(clause: str) -> Iterator[tuple[int, Wish]]:
-    """(position, wish) for each place that a pattern reads; no place is read twice."""
+def _refused(wish: Wish, answer: str) -> Wish:
+    """A question that the text itself answers with no. "Does it use AutoML? No, please use it" is no refusal."""
+    if wish.policy == "off":
+        return Wish("auto", f"{wish.words}? no")
+    return wish if re.search(r"\b(?:use|keep|run) it\b(?! off)|\bit on\b", answer) else Wish("off", f"{wish.words}? no")
+
+
+def _of_clause(clause: str, before: str, *, is_real: bool) -> Iterator[tuple[int, Wish]]:
+    """(position, wish) for each place that a pattern reads; no place is read twice.
+
+    `before`: the clause before it. `is_real`: also "should I ...", because an answer follows.
+    """
     taken: list[tuple[int, int]] = []
     for pattern, says_off in _compiled():
         for match in pattern.finditer(clause):
             start, end = match.span()
             if any(start < b and a < end for a, b in taken):
                 continue
-            taken.append((start, end))
-            if re.search(_HYPOTHETICAL, clause[:start]):
+            groups = match.groupdict()
+            if groups.get("back") and not re.search(_NAME, before + clause[:start]):
                 continue
-            negated = bool(match.groupdict().get("negation"))
+            taken.append((start, end))
+            if not is_real and re.search(_HYPOTHETICAL, clause[:start]):
+                continue
+            negated = bool(groups.get("negation"))
             yield start, Wish("off" if says_off is not negated else "auto", match.group().strip(" ,"))
 
 
@@ -220,6 +258,7 @@ def _normalised(text: str) -> str:
     text = re.sub(r"\bauto[ -]?ml\b", "automl", text)
     text = re.sub(r"\bhyper[ -]?param(?:eter)?(s?)\b", r"hyperparameter\1", text)
     text = re.sub(r"(?<=[a-z])-(?=search|tuning|optimi|sweep)", " ", text)
+    text = re.sub(r" *(?:[=-]>|\u2192) *", " : ", text)
     text = re.sub(r" *(=|:) *", r" \1 ", text)
     return re.sub(r"[ \t\r\f\v]+", " ", text).strip()
 

@@ -8,13 +8,14 @@ from typing import Any
 from mask2former_mcp.datasets import background, detect
 from mask2former_mcp.datasets.compare import compare
 from mask2former_mcp.datasets.files import Roots, Watch, open_all, open_folder
-from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS, Layout, inside_part
+from mask2former_mcp.datasets.layout import Layout, inside_part
 from mask2former_mcp.datasets.problems import Problems
 from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
 from mask2former_mcp.datasets.report import Report, of_survey, told
 from mask2former_mcp.datasets.survey import Survey, survey
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import images
+from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
 from mask2former_mcp.staging import archives
 
 DEADLINE_S = 45.0  # of one call

@@ -2,9 +2,9 @@
 
 import os
 
-from mask2former_mcp.datasets.layout import ANNOTATIONS
 from mask2former_mcp.datasets.reference import DatasetRef, contents, find
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.formats.names import ANNOTATIONS
 
 
 def detect_format(ref: DatasetRef) -> str:

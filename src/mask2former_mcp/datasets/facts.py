@@ -1,5 +1,6 @@
 """What the annotations alone say about a dataset: counts, classes, hashes. Fit for a Plan, cached by file state."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.datasets import background
-from mask2former_mcp.datasets.layout import LABEL_MAPS, Layout
+from mask2former_mcp.datasets.layout import Layout
 from mask2former_mcp.datasets.problems import Problem
 from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.datasets.survey import survey
 from mask2former_mcp.errors import DatasetError, NotReady
+from mask2former_mcp.formats.names import LABEL_MAPS
 
 _VERSION = 1  # of the cached form
 DEADLINE_S = 40.0
@@ -73,7 +75,8 @@ def facts(
             details={"bytes_done": done, "bytes_total": size},
         ) from cause
     if cached is not None:
-        _store(cached, found)
+        with contextlib.suppress(OSError):  # a home that cannot be written costs time, not the Plan
+            _store(cached, found)
     return found
 
 
@@ -139,7 +142,7 @@ def _stop_at(when: float) -> Callable[[int], None]:
 def _load(path: Path) -> DatasetFacts | None:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, json.JSONDecodeError):
         return None
     for key in ("categories", "label_map"):
         raw[key] = tuple((id_, name, isthing) for id_, name, isthing in raw[key])

@@ -9,12 +9,7 @@ from mask2former_mcp.datasets.reference import DatasetRef, Place, contents, find
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import ade, json_stream
 from mask2former_mcp.formats.fault import FormatError
-
-FORMATS = ("coco_panoptic", "coco", "ade")
-ANNOTATIONS = {"coco_panoptic": "annotations_panoptic.json", "coco": "annotations.json", "ade": "annotations.jsonl"}
-LABEL_MAPS = {"coco_panoptic": "label_map_panoptic.json", "coco": "label_map.json", "ade": "label_map.json"}
-IMAGES = "images.tar.gz"
-MASKS = {"coco_panoptic": "images_panoptic.tar.gz", "ade": "masks.tar.gz"}
+from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +93,8 @@ def inside_part(name: str | None, stem: str) -> str | None:
 
 def missing(name: str, ref: DatasetRef, format: str) -> DatasetError:
     """The error for a file that the format reads and the folder does not have."""
-    wanted = [ANNOTATIONS[format], LABEL_MAPS[format], "images/ or images.tar.gz"]
-    if format in MASKS:
-        wanted.append(
-            "images_panoptic/ or images_panoptic.tar.gz" if format == "coco_panoptic" else "masks/ or masks.tar.gz"
-        )
+    archives = [IMAGES, *([MASKS[format]] if format in MASKS else [])]
+    wanted = [ANNOTATIONS[format], LABEL_MAPS[format], *(f"{a.removesuffix('.tar.gz')}/ or {a}" for a in archives)]
     inside = contents(ref.folder()) or "nothing"
     return DatasetError(
         f"{ref.uri} has no {name}, which format {format} reads; it holds: {inside}",

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.bundle import DataSource
-from mask2former_mcp.datasets.layout import ANNOTATIONS, IMAGES, MASKS, first_names, inside_part, missing
+from mask2former_mcp.data_source import DataSource
+from mask2former_mcp.datasets.layout import first_names, inside_part, missing
 from mask2former_mcp.datasets.reference import DatasetRef, Place, find, holds_images
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, MASKS
 from mask2former_mcp.staging import archives
 
 _HERE = "."  # the row's path: the dataset folder itself

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mask2former_mcp.engine import checkpoint, device
+from mask2former_mcp.engine import checkpoint, device, random_state
 from mask2former_mcp.engine.status import finite
 
 
@@ -63,7 +63,7 @@ def save(
         scheduler=schedule,
         epoch=state.epoch,
         global_step=state.step,
-        rng=checkpoint.random_state(),
+        rng=random_state.snapshot(),
         metrics=finite(state.metrics) if state.validated == state.epoch else {},
         hyper_parameters=hyper_parameters,
         beside=beside,
@@ -99,5 +99,5 @@ def restore(
     schedule.load_state_dict(content["lr_schedulers"][0])
     if (scaler := device.loss_scaler(fabric)) is not None and saved["scaler"]:
         scaler.load_state_dict(saved["scaler"])
-    checkpoint.restore_random_state(content["rng"])
+    random_state.restore(content["rng"])
     return State(**{name: saved[name] for name in State.__dataclass_fields__})

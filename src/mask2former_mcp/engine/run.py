@@ -12,7 +12,18 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import checkpoint, criterion, data, device, fast, loader, optim, resume, targets
+from mask2former_mcp.engine import (
+    checkpoint,
+    criterion,
+    data,
+    device,
+    fast,
+    initial_weights,
+    loader,
+    optim,
+    resume,
+    targets,
+)
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch, Normalize
@@ -149,12 +160,12 @@ def _validation_batches(spec: Experiment, classes: Classes) -> "DataLoader[Batch
 def _load_weights(model: network.Mask2Former, spec: Experiment, status: StatusLog) -> None:
     """Weights to start from: those of a run to continue, else the whole network's, else the backbone's."""
     if spec.train.resume_training_checkpoint_path:
-        checkpoint.load_weights(model, Path(spec.train.resume_training_checkpoint_path))
+        initial_weights.load_weights(model, Path(spec.train.resume_training_checkpoint_path))
         return
     if path := spec.train.pretrained_model_path:
-        loaded = checkpoint.load_weights(model, Path(path), strict=False)
+        loaded = initial_weights.load_weights(model, Path(path), strict=False)
     elif path := spec.model.backbone.pretrained_weights:
-        loaded = checkpoint.load_backbone(model, Path(path))
+        loaded = initial_weights.load_backbone(model, Path(path))
     else:
         return
     report = status.path.with_name("weights.json")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mask2former_mcp.engine import checkpoint, device, modelopt_ptq, scoring, weight_only
+from mask2former_mcp.engine import checkpoint, device, initial_weights, modelopt_ptq, scoring, weight_only
 from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.graph import Graph, GraphInterpreter, mode_of
@@ -81,7 +81,7 @@ def open_checkpoint(spec: Experiment, path: str) -> Trained:
     rng = torch.get_rng_state()
     model = network.build(spec)  # its fresh weights are overwritten
     torch.set_rng_state(rng)
-    checkpoint.load_weights(model, Path(path))
+    initial_weights.load_weights(model, Path(path))
     hyper_parameters = content.get("hyper_parameters")
     entries = hyper_parameters.get("classes") if isinstance(hyper_parameters, dict) else None
     epoch = content.get("epoch")

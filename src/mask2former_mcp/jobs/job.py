@@ -70,3 +70,4 @@ class Job:
     restarts: int = 0  # automatic attempts since the last submission or resume
     queued_at: float | None = None  # its place in the queue
     supervisor: dict[str, Any] | None = None  # the process that follows this job: pid and birth
+    spawns: int = 0  # supervisors that were started since it last got on

@@ -4,12 +4,14 @@ A supervisor that is started for a job finds out itself whether its process stil
 begins the next attempt). Servers that share a home take turns: one file lock, given back by the kernel, says who.
 """
 
+import logging
+import os
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.errors import Mask2FormerError, StoreError
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases
@@ -21,13 +23,17 @@ from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import Settings
 
 MAX_SPAWNS = 5  # supervisors that died without moving the job
+RETRY_S = 20.0  # after these, between two more for a job whose process still works
 TRASH = "trash"
+_PHASE_LENGTH = 300
+
+_log = logging.getLogger(__name__)
 
 
 def reconcile(settings: Settings, store: JobStore, environ: Mapping[str, str]) -> list[str]:
     """Returns the ids of jobs that got a new supervisor or were marked lost; none when another process is at it."""
     with ProcessLock(store.home / "reconcile.lock") as lock:
-        if not lock.acquire():
+        if not _acquired(lock):
             return []
         touched = []
         cursor: str | None = None
@@ -39,6 +45,16 @@ def reconcile(settings: Settings, store: JobStore, environ: Mapping[str, str]) -
         Leases(store.database).release_orphans()
         shutil.rmtree(store.home / TRASH, ignore_errors=True)
         return touched
+
+
+def _acquired(lock: ProcessLock) -> bool:
+    try:
+        return lock.acquire()
+    except OSError as error:
+        raise StoreError(
+            f"{lock.path} cannot be opened: {error.strerror}",
+            fix="Check that the folder is writable and has free space, or set M2F_HOME to another folder.",
+        ) from error
 
 
 def discard(home: Path, folder: Path) -> None:
@@ -64,12 +80,41 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
         _give_up(settings, store, job, f"Its folder {folders.job} is gone.")
         return True
     try:
+        working = job.spawns >= MAX_SPAWNS and _works(settings, job)
+        if working and not _is_due(folders):
+            return False
         if spawn(settings, store, job, environ) > MAX_SPAWNS:
             words = " ".join(last_lines(folders.supervisor_log, 1))
-            _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
+            if working:
+                phase = f"nobody follows it; its supervisors end, the next one starts in {RETRY_S:.0f} s: {words}"
+                store.update(job.id, job.attempt, phase=phase[:_PHASE_LENGTH])
+            else:
+                _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
+    except StoreError as error:  # most often a full disk: the next round looks again, and other jobs have their turn
+        _log.warning("%s: %s", job.id, error.message)
+        return False
     except Mask2FormerError as error:
         store.history.remark(job.id, job.attempt, error.message)
         return False
+    return True
+
+
+def _works(settings: Settings, job: Job) -> bool:
+    """Whether the job's own process still runs, and nobody asked for its end. Then it is left to work: what ends its
+    supervisors (a full disk, a broken installation) is not its trouble, and one that follows later finds it all."""
+    if job.handle is None or job.state is JobState.STOPPING:
+        return False
+    return platform_for(job.plan.platform, settings).poll(job.handle).state in ("waiting", "running")
+
+
+def _is_due(folders: Folders) -> bool:
+    """Whether RETRY_S have passed since the last try; notes this one. In the lock file's time: a full disk takes it."""
+    try:
+        if time.time() - folders.lock.stat().st_mtime < RETRY_S:
+            return False
+        os.utime(folders.lock)
+    except FileNotFoundError:
+        pass
     return True
 
 

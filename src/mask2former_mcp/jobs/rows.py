@@ -65,6 +65,7 @@ def _read(row: sqlite3.Row) -> Job:
         restarts=row["restarts"],
         queued_at=row["queued_at"],
         supervisor=json.loads(row["supervisor"]) if row["supervisor"] else None,
+        spawns=row["spawns"],
     )
 
 

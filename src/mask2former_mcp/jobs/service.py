@@ -4,6 +4,7 @@ Nothing runs in here. Whatever is started is started as a detached supervisor th
 that holds this object changes nothing for any job.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,8 @@ class Jobs(JobViews):
         self.environ = dict(os.environ if environ is None else environ)
         super().__init__(JobStore(settings.home), secret=self.environ.get(KEY_VARIABLE))
         self._checked = 0.0
-        self.reconcile()
+        with contextlib.suppress(StoreError):  # a full disk takes no writes, but what is there can be read
+            self.reconcile()
 
     def close(self) -> None:
         self.store.close()

@@ -1,10 +1,12 @@
 """Typed arguments and overrides -> one flat mapping of what the caller said, or an error that names both sides."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.planning import contract
 from mask2former_mcp.planning.merge import normalise, same, show
 from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.planning.rules import Rules
@@ -22,7 +24,7 @@ _FILES = ("checkpoint", "model_path", "onnx_file", "trt_engine")
 def said(request: ActionRequest, action: str, bundle: Bundle, rules: Rules, keys: Collection[str]) -> dict[str, Any]:
     """Flat spec values of every typed argument and override. InvalidRequest when two of them disagree."""
     _refuse_control_characters(request)
-    overrides = normalise(request.overrides or {}, keys, bundle.shorthand)
+    overrides = normalise(request.overrides or {}, keys, bundle.shorthand, partial(contract.owners, bundle))
     _refuse_reserved(overrides, bundle.spec_params(action))
     typed: dict[str, tuple[str, Any]] = {}
     special = rules.arguments(request)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import BundleError
+from mask2former_mcp.planning import validate
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.field import ENGINE_ONLY
 
@@ -83,6 +84,19 @@ def spec_parts(bundle: Bundle, action: str) -> tuple[dict[str, Any], dict[str, A
         if schema is None or not isinstance(schema.get("default"), dict):
             raise
         return schema, schema["default"], [f"the schema's defaults are the template: {error.message}"]
+
+
+def owners(bundle: Bundle, key: str) -> tuple[str, ...]:
+    """The actions whose specs have this key, or keys below it."""
+    return tuple(action for action in bundle.actions if _has(bundle, action, key))
+
+
+def _has(bundle: Bundle, action: str, key: str) -> bool:
+    try:
+        schema, template, _ = spec_parts(bundle, action)
+    except BundleError:
+        return False
+    return any(leaf == key or leaf.startswith(f"{key}.") for leaf in validate.leaf_keys(schema, template))
 
 
 def command(bundle: Bundle, action: str, tensorrt: bool) -> tuple[str, ...]:

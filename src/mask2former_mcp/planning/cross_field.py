@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
-from mask2former_mcp.planning import tao
+from mask2former_mcp.planning import deployment, tao
+from mask2former_mcp.planning.merge import same, show
 from mask2former_mcp.planning.rules import Findings, Situation
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.swin_sizes import SWIN_SIZES, SwinSize, meant
@@ -14,23 +15,13 @@ LEGAL_MODES: Mapping[str, tuple[str, ...]] = {
     "coco": ("instance", "semantic"),
     "ade": ("semantic",),
 }
-_ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "torchao": ("weight_only_ptq", ("minmax",)),
-    "modelopt.pytorch": ("static_ptq", ("max", "awq_lite", "awq_full")),
-    "modelopt.onnx": ("static_ptq", ("max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq")),
+LARGEST_WINDOW = 64
+_LEVELS = ["res2", "res3", "res4", "res5"]
+# What the engine builds in one way only: the decoders read features at strides 4, 8, 16 and 32.
+_FIXED: Mapping[str, Mapping[str, Any]] = {
+    "swin": {"patch_size": 4, "out_indices": [0, 1, 2, 3], "out_features": _LEVELS},
+    "efficientvit": {"out_features": _LEVELS},
 }
-_BACKENDS: Mapping[str, str] = {
-    "torchao": "torchao: 8-bit weights of linear layers; evaluate, inference and export take the result",
-    "modelopt.pytorch": "modelopt.pytorch needs the package nvidia-modelopt in the engine's Python; it simulates "
-    "8 bits in PyTorch, so that size and speed do not improve; evaluate and inference take the result",
-    "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
-    "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
-}
-_OURS_ALONE = ("export.format",)  # keys that TAO's own spec does not have: it refuses a file with an unknown key
-_TENSORRT = (
-    "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU, or fails and says so; the other "
-    "way is NVIDIA's TAO deploy container (runtime=tao)"
-)
 
 
 def swin_size(spec: Mapping[str, Any]) -> SwinSize:
@@ -46,8 +37,7 @@ def check(situation: Situation) -> Findings:
     for rule in _RULES:
         for note in rule(situation):
             (missing if note.startswith("!") else warnings).append(note.lstrip("!"))
-    left_out = _OURS_ALONE if situation.runtime == "tao" else ()
-    return Findings(warnings=tuple(warnings), missing=tuple(missing), left_out=left_out)
+    return Findings(warnings=tuple(warnings), missing=tuple(missing))
 
 
 def _mode_and_format(s: Situation) -> Iterator[str]:
@@ -92,6 +82,14 @@ def _network(s: Situation) -> Iterator[str]:
     backbone = dotted.get(s.spec, "model.backbone.type")
     if backbone not in ("swin", "efficientvit"):
         raise InvalidRequest(f"model.backbone.type={backbone!r} is unknown", fix="Set it to swin or efficientvit.")
+    for name, built in _FIXED[backbone].items() if s.runtime == "engine" else ():
+        key = f"model.backbone.{backbone}.{name}"
+        if not same(found := dotted.get(s.spec, key), built):
+            raise InvalidRequest(
+                f"{key}={show(found)}: the engine builds {show(built)} only, because the decoders read the strides 4, "
+                "8, 16 and 32",
+                fix=f"Leave {key} out.",
+            )
     if backbone == "efficientvit":
         if s.action == "train" and int(dotted.get(s.spec, "train.num_gpus")) > 1:
             yield "efficientvit has batch norm: its statistics are synchronised across the GPUs (sync_batchnorm)"
@@ -113,6 +111,13 @@ def _network(s: Situation) -> Iterator[str]:
 
 def _swin(s: Situation) -> Iterator[str]:
     name = dotted.get(s.spec, "model.backbone.swin.type")
+    window = dotted.get(s.spec, "model.backbone.swin.window_size")
+    if window > LARGEST_WINDOW:
+        raise InvalidRequest(
+            f"model.backbone.swin.window_size={window} is more than {LARGEST_WINDOW}: every patch of a window attends "
+            "to every other, so memory grows with the fourth power of this number",
+            fix="Set it to 7 or 12, the published ones, or leave it out.",
+        )
     size = swin_size(s.spec)
     for stage, count in enumerate(size.num_heads):
         if (size.embed_dim * 2**stage) % count:
@@ -224,102 +229,7 @@ def _hardware(s: Situation) -> Iterator[str]:
         yield f"{memory:.0f} GB of GPU memory: 24 GB or more are recommended; keep batch_size 1 and smaller crops"
 
 
-def _tensorrt(s: Situation) -> Iterator[str]:
-    if s.tensorrt and s.action in ("evaluate", "inference"):
-        mode = dotted.get(s.spec, "model.mode")
-        exported = (s.known_spec or {}).get("model", {}).get("mode", mode)
-        if s.action == "evaluate" and (mode != "semantic" or exported != "semantic"):
-            raise InvalidRequest(
-                f"TensorRT evaluation needs an engine made from a semantic export, but the mode is {exported}",
-                fix="Run export with mode=semantic, then gen_trt_engine, then evaluate that engine; or evaluate the "
-                "checkpoint itself.",
-            )
-        if s.runtime == "engine":
-            yield _TENSORRT
-    if s.action != "gen_trt_engine":
-        return
-    block = dotted.get(s.spec, "gen_trt_engine.tensorrt")
-    low, opt, high = (block[f"{name}_batch_size"] for name in ("min", "opt", "max"))
-    if not low <= opt <= high:
-        raise InvalidRequest(
-            f"min_batch_size={low}, opt_batch_size={opt}, max_batch_size={high} are not in order",
-            fix="Choose min <= opt <= max.",
-        )
-    if s.runtime == "engine":
-        yield _TENSORRT
-
-
-def _graphs(s: Situation) -> Iterator[str]:
-    """ONNX files as the model of evaluate, inference and export."""
-    path = str(s.spec.get(s.action, {}).get("checkpoint", ""))
-    if not path.endswith(".onnx"):
-        return
-    if s.action not in ("evaluate", "inference"):
-        raise InvalidRequest(
-            f"{s.action}.checkpoint={path!r} is an ONNX file already",
-            fix=f"{s.action} starts from a checkpoint (.pth): name one, or the train job as parent_job_id.",
-        )
-    if s.runtime == "tao":
-        raise InvalidRequest(
-            f"{s.action}.checkpoint={path!r}: TAO's images do not run ONNX files",
-            fix="Use runtime=engine, or the checkpoint (.pth).",
-        )
-    exported = (s.known_spec or {}).get("model", {}).get("mode")
-    mode = dotted.get(s.spec, "model.mode")
-    if exported is not None and exported != mode:
-        raise InvalidRequest(
-            f"mode={mode}, but {path!r} is a {exported} export, and a graph has one mode",
-            fix=f"Leave mode out, or export the checkpoint with mode={mode}.",
-        )
-    yield "the ONNX file runs in onnxruntime: images are fitted into its fixed size and padded; there is no val_loss"
-
-
-def _export(s: Situation) -> Iterator[str]:
-    if s.action != "export" or s.spec["export"].get("format") != "transformers":
-        return
-    if s.runtime == "tao":
-        raise InvalidRequest(
-            "format=transformers is our engine's: under runtime=tao export writes ONNX",
-            fix="Use format=onnx, or runtime=engine.",
-        )
-    if dotted.get(s.spec, "model.backbone.type") != "swin":
-        raise InvalidRequest(
-            "format=transformers: transformers' Mask2Former has no EfficientViT backbone", fix="Use format=onnx."
-        )
-    yield "input size, batch size and opset say nothing of a transformers folder and are not read"
-
-
-def _quantize(s: Situation) -> Iterator[str]:
-    if s.action != "quantize":
-        return
-    block = s.spec["quantize"]
-    mode, algorithms = _ALGORITHMS[block["backend"]]
-    if block["mode"] != mode or block["algorithm"] not in algorithms:
-        raise InvalidRequest(
-            f"backend={block['backend']} with quantize_mode={block['mode']} and algorithm={block['algorithm']} is no "
-            "combination that exists",
-            fix=f"{block['backend']} takes quantize_mode={mode} and algorithm {' or '.join(algorithms)}.",
-        )
-    is_onnx = str(block["model_path"]).endswith(".onnx")
-    if is_onnx != (block["backend"] == "modelopt.onnx"):
-        raise InvalidRequest(
-            f"backend={block['backend']} does not take model_path={block['model_path']!r}",
-            fix="modelopt.onnx takes an ONNX file, the other backends a checkpoint (.pth).",
-        )
-    if mode == "static_ptq" and not dotted.get(s.spec, "dataset.quant_calibration_dataset.images_dir"):
-        raise InvalidRequest(
-            "quantize_mode=static_ptq needs calibration images", fix="Pass train_dataset=<folder with images>."
-        )
-    if is_onnx and s.runtime == "tao" and not dotted.get(s.spec, "dataset.test.target_size"):
-        raise InvalidRequest(
-            "backend=modelopt.onnx calibrates at one image size: dataset.test.target_size is empty",
-            fix="Set dataset.test.target_size to the export's [height, width].",
-        )
-    if s.runtime == "engine":
-        yield _BACKENDS[block["backend"]]
-
-
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _metric, _export, _network, _batches, _training, _hardware, _tensorrt, _graphs, _quantize,
-    tao.check,
+    _mode_and_format, _metric, deployment.export, _network, _batches, _training, _hardware, deployment.tensorrt,
+    deployment.graphs, deployment.quantize, tao.check,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mask2former_mcp.bundle import DataSource, format_rule
+from mask2former_mcp.data_source import DataSource, format_rule
 from mask2former_mcp.datasets import detect
 from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.errors import InvalidRequest

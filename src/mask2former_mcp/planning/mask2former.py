@@ -8,7 +8,7 @@ from mask2former_mcp.datasets.facts import DatasetFacts, num_classes
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.lineage import Earlier
-from mask2former_mcp.planning import cross_field, estimate, tao
+from mask2former_mcp.planning import cross_field, deployment, estimate, tao
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.planning.rules import Findings, Situation
@@ -80,6 +80,8 @@ class Mask2FormerRules:
             values |= _intervals(situation, warnings)
             values |= _precision(situation, warnings)
             values |= _pretrained(situation, warnings)
+        if situation.action == "quantize":
+            values |= deployment.completed(situation, warnings)
         of_tao = tao.derive(situation)
         return Findings({**values, **of_tao.values}, (*warnings, *of_tao.warnings))
 

@@ -5,7 +5,7 @@ flat mapping, whatever their order; the same key twice with different values is 
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,17 @@ class Layer:
     listed: bool = True
 
 
-def normalise(overrides: Mapping[str, Any], keys: Collection[str], shorthand: Mapping[str, str]) -> dict[str, Any]:
+Owners = Callable[[str], Sequence[str]]  # a key or block -> the other actions whose specs have it
+
+
+def normalise(
+    overrides: Mapping[str, Any], keys: Collection[str], shorthand: Mapping[str, str], owners: Owners = lambda _: ()
+) -> dict[str, Any]:
     """Flat mapping of known spec keys.
 
     `keys` are the spec's leaves, `shorthand` maps short names to leaves. InvalidRequest for an unknown key (naming the
-    nearest ones), a block given as a value, one key with two values, and text that looks like interpolation.
+    nearest ones, or the `owners`), a block given as a value, one key with two values, and text that looks like
+    interpolation.
     """
     known = set(keys)
     flat: dict[str, Any] = {}
@@ -34,6 +40,9 @@ def normalise(overrides: Mapping[str, Any], keys: Collection[str], shorthand: Ma
     for spelled, value in _leaves(overrides, known, ()):
         key = spelled if spelled in known else shorthand.get(spelled, spelled)
         if key not in known:
+            is_block = any(other.startswith(f"{key}.") for other in known)
+            if not is_block and (actions := owners(key)):
+                raise _of_another(spelled, value, actions)
             raise _unknown(spelled, value, known, shorthand)
         _refuse_interpolation(key, value)
         if key in flat and not same(flat[key], value):
@@ -60,6 +69,14 @@ def _leaves(node: Mapping[str, Any], known: set[str], above: tuple[str, ...]) ->
             yield from _leaves(value, known, path)
         else:
             yield key, value
+
+
+def _of_another(spelled: str, value: object, actions: Sequence[str]) -> InvalidRequest:
+    return InvalidRequest(
+        f"overrides {spelled}={show(value)} belongs to {' and '.join(actions)}: this action does not read it",
+        fix=f"Leave {spelled} out here, and pass it in the overrides of {' or '.join(actions)}.",
+        details={"actions": list(actions)},
+    )
 
 
 def _unknown(spelled: str, value: object, known: set[str], shorthand: Mapping[str, str]) -> InvalidRequest:

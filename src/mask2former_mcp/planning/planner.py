@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
-from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
-from mask2former_mcp.jobs.plan import AutomlDecision, Plan, Staging
+from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, StoreError
+from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
 from mask2former_mcp.planning.contract import Contract
@@ -72,14 +72,10 @@ class Planner:
 
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
-        action, bundle, rules = _ACTIONS[type(request)], self.bundle, self.rules
+        action, bundle = _ACTIONS[type(request)], self.bundle
         schema, template, contract_notes = contract.spec_parts(bundle, action)
 
-        # What the caller said, in one flat mapping of known keys with values that the schema allows.
-        said = arguments.said(request, action, bundle, rules, validate.leaf_keys(schema, template))
-        paths = {row.key for row in bundle.data_sources(action)}  # these are read, and repaired, by the data step
-        plain = {key: value for key, value in said.items() if key not in paths}
-        validate.check_schema(merge(template, [Layer("said", plain)])[0], schema, rules.remarks)
+        said = self._said(request, action, schema, template)
         automl = self._policy(request, action)
 
         # Whose weights, where it runs, which data and what the data says.
@@ -96,27 +92,14 @@ class Planner:
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
         draft = self._draft(request, said, terms, data, chosen, where, parent, tensorrt)
-        spec, situation, home = draft.situation.spec, draft.situation, self.settings.home
-        staging = (*data.staging, *draft.staging)
-        validate.check_schema(spec, schema, rules.remarks)
-        gpu_notes, no_gpus = place.check_gpus(spec, action, self.machine, where.platform)
-        searched = getattr(request, "automl", None) if automl.route == "automl" else None
-        found = rules.check(replace(situation, metric=searched.metric if searched else None))
-        spec, overrides = _known_there(spec, draft.overrides, found.left_out)
-        estimate = rules.estimate(situation, self.parents.earlier(action))
-        missing = (*where.missing, *no_gpus, *found.missing)
-        _refuse_to_start(request, missing)
+        spec, staging, home = draft.situation.spec, (*data.staging, *draft.staging), self.settings.home
+        estimate, judged = self._judge(request, draft, schema, where, automl)
         has_key, key_notes = self._key(terms.source, action, where)
-        notes = (
-            *automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *draft.notes, *gpu_notes,
-            *found.warnings, *self._slow(request, estimate.seconds), *self._tight(estimate.memory_gb), *key_notes,
-            *_study(automl, request),
-            *(f"cannot start yet: {reason}" for reason in missing),
-        )  # fmt: skip
+        notes = (*automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *judged, *key_notes)
         return Plan(
             action=action,
             automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
-            spec_overrides=overrides,
+            spec_overrides=draft.overrides,
             spec=dict(spec),
             command=contract.command(bundle, action, tensorrt),
             image=where.image,
@@ -138,6 +121,16 @@ class Planner:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
+    def _said(
+        self, request: ActionRequest, action: str, schema: Mapping[str, Any], template: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the caller said, in one flat mapping of known keys with values that the schema allows."""
+        said = arguments.said(request, action, self.bundle, self.rules, validate.leaf_keys(schema, template))
+        paths = {row.key for row in self.bundle.data_sources(action)}  # read, and repaired, by the data step
+        plain = {key: value for key, value in said.items() if key not in paths}
+        validate.check_schema(merge(template, [Layer("said", plain)])[0], schema, self.rules.remarks)
+        return said
+
     def _draft(
         self,
         request: ActionRequest,
@@ -148,7 +141,7 @@ class Planner:
         where: Place,
         parent: Parent | None,
         tensorrt: bool,
-    ) -> "_Draft":
+    ) -> _Draft:
         """Template < preset < parent's values < data sources < what was said < lineage < what follows from these."""
         action = _ACTIONS[type(request)]
         preset, preset_notes = self._preset(request, chosen.known_spec)
@@ -194,6 +187,26 @@ class Planner:
             why = "TAO's scripts of this model never use it, and would write it into files of the results"
             return False, [f"{KEY_VARIABLE} is not handed on: {why}"]
         return True, []
+
+    def _judge(
+        self, request: ActionRequest, draft: _Draft, schema: Mapping[str, Any], where: Place, automl: policy.Decision
+    ) -> tuple[Estimate, tuple[str, ...]]:
+        """The estimate and the notes of a legal spec; an error for any other, or for one that cannot start here."""
+        situation = draft.situation
+        validate.check_schema(situation.spec, schema, self.rules.remarks)
+        gpu_notes, no_gpus = place.check_gpus(situation.spec, situation.action, self.machine, where.platform)
+        searched = getattr(request, "automl", None) if automl.route == "automl" else None
+        found = self.rules.check(replace(situation, metric=searched.metric if searched else None))
+        earlier, store_notes = self._earlier(request, situation.action)
+        estimate = self.rules.estimate(situation, earlier)
+        missing = (*where.missing, *no_gpus, *found.missing)
+        _refuse_to_start(request, missing)
+        notes = (
+            *draft.notes, *gpu_notes, *found.warnings, *self._slow(request, estimate.seconds),
+            *self._tight(estimate.memory_gb), *_study(automl, request), *store_notes,
+            *(f"cannot start yet: {reason}" for reason in missing),
+        )  # fmt: skip
+        return estimate, notes
 
     def _policy(self, request: ActionRequest, action: str) -> policy.Decision:
         state = policy.BundleState(
@@ -257,6 +270,15 @@ class Planner:
             notes.append(f"preset={name}: its backbone is left out, because the argument backbone names another")
         return values, notes
 
+    def _earlier(self, request: ActionRequest, action: str) -> tuple[Sequence[Earlier], tuple[str, ...]]:
+        """What finished jobs took, and notes. A dry run starts nothing, so a store that does not open only warns."""
+        try:
+            return self.parents.earlier(action), ()
+        except StoreError as error:
+            if not request.dry_run:
+                raise
+            return (), (f"cannot start yet: {error.message}. {error.fix}",)
+
     def _digest(
         self, action: str, spec: Mapping[str, Any], datasets: Mapping[str, Any], stand_ins: Mapping[str, str],
         where: Place,
@@ -300,15 +322,6 @@ def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: 
         if key in flat and flat[key] == value and not (key.startswith(listed) and rules.is_architecture(key))
         and not key.endswith(".type")
     }  # fmt: skip
-
-
-def _known_there(
-    spec: Mapping[str, Any], overrides: Mapping[str, Any], left_out: Sequence[str]
-) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """Spec and overrides without the keys that the runtime's trainer does not know."""
-    for key in left_out:
-        spec = dotted.without(spec, key)
-    return spec, {key: value for key, value in overrides.items() if key not in left_out}
 
 
 def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:

@@ -44,15 +44,11 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a rule concluded: values to set, warnings for the Plan, and what keeps the job from starting today.
-
-    left_out: keys that the trainer of this runtime does not know, and would refuse the spec file for.
-    """
+    """What a rule concluded: values to set, warnings for the Plan, and what keeps the job from starting today."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
 
 
 class Rules(Protocol):

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.bundle import DataSource
+from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.datasets import detect, sources
 from mask2former_mcp.datasets.facts import DatasetFacts, facts
-from mask2former_mcp.datasets.layout import ANNOTATIONS
 from mask2former_mcp.datasets.reference import DatasetRef, find
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.formats import label_map
 from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.formats.images import listing
+from mask2former_mcp.formats.names import ANNOTATIONS
 from mask2former_mcp.jobs.plan import Staging
 from mask2former_mcp.planning import folders
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked

@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|PYTHON[A-Z]*|VIRTUAL_ENV|LD_LIBRARY_PATH"
     r"|CUDA_[A-Z0-9_]+|NVIDIA_[A-Z0-9_]+|NCCL_[A-Z0-9_]+|GLOO_[A-Z0-9_]+|CUBLAS_[A-Z0-9_]+"
-    r"|OMP_[A-Z0-9_]+|MKL_[A-Z0-9_]+|OPENBLAS_[A-Z0-9_]+|TORCH[A-Z0-9_]*|PYTORCH_[A-Z0-9_]+|TRITON_[A-Z0-9_]+"
+    r"|OMP_[A-Z0-9_]+|GOMP_[A-Z0-9_]+|KMP_[A-Z0-9_]+|MKL_[A-Z0-9_]+|OPENBLAS_[A-Z0-9_]+|TORCH[A-Z0-9_]*|PYTORCH_[A-Z0-9_]+|TRITON_[A-Z0-9_]+"
     r"|XDG_[A-Z_]+|MPLCONFIGDIR|WANDB_(API_KEY|BASE_URL|MODE|ENTITY|PROJECT|DIR)"
     r"|(?i:http_proxy|https_proxy|no_proxy|all_proxy)|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
 )
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+# How often a waiting OpenMP thread (PyTorch's CPU wheels bring libgomp) looks before it sleeps: about 0.1 ms instead of
+# 3 ms. Where another process has a core, threads of a training step that wait for each other burn the share that they
+# wait for; see benchmarks/engine_cpu.md.
+_SPINS = "10000"
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # what a user may have said about it
 _LEAST_SECRET = 4  # characters; masking shorter values would only garble the log
 
 
@@ -25,6 +30,8 @@ def child_environment(environ: Mapping[str, str], *, devices: Sequence[str], cpu
     result["PYTHONUNBUFFERED"] = "1"
     if cpu_share is not None and cpu_share > 1 and "OMP_NUM_THREADS" not in result:
         result["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // cpu_share, 1))
+    if cpu_share is not None and not any(name in result for name in _WAITING):
+        result["GOMP_SPINCOUNT"] = _SPINS
     return result
 
 

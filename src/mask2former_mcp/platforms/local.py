@@ -18,6 +18,7 @@ from mask2former_mcp.platforms.process import Identity, alive, end, identify, la
 from mask2former_mcp.platforms.protocol import Handle, Observation, Report, Task, silent
 
 RUN_VARIABLE = "M2F_RUN"  # the label that all processes of one attempt carry in their environment
+_LAUNCH_VARIABLE = "M2F_LAUNCH"  # the launcher's own, and a child's between its fork and the command's exec
 _START_TIMEOUT_S = 30.0
 _RECORD_TIMEOUT_S = 5.0
 _ORPHAN_GRACE_S = 2.0
@@ -54,11 +55,17 @@ class LocalPlatform:
         command = [sys.executable, "-I", launcher.__file__, str(run)]
         try:
             started = subprocess.run(
-                command, input=json.dumps(order), capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
+                command,
+                env={**os.environ, _LAUNCH_VARIABLE: str(run)},
+                input=json.dumps(order),
+                capture_output=True,
+                text=True,
+                timeout=_START_TIMEOUT_S,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             if not (run / launcher.PROCESS_FILE).exists():  # else it runs, and the caller was only told late
-                end(labelled(RUN_VARIABLE, str(run)), grace_s=_ORPHAN_GRACE_S)
+                _abandon(run)
                 raise _not_started(order["argv"], f"its launcher said nothing for {_START_TIMEOUT_S:.0f} s") from error
             started = None
         except OSError as error:
@@ -117,6 +124,20 @@ def _end_unrecorded(run: Path) -> None:
     end it, or there would be two. While a launcher is at work in this folder it is left alone."""
     if not (run / launcher.PROCESS_FILE).exists() and not is_held(run / launcher.LOCK_FILE):
         end(labelled(RUN_VARIABLE, str(run)), grace_s=_ORPHAN_GRACE_S)
+
+
+def _abandon(run: Path) -> None:
+    """Kill a start that hangs, wherever it hangs: its launcher may wake up after we looked and start the command all
+    the same. What is killed forks no more, so when a look finds nobody, and another one too (a fork may hide from a
+    single look), nobody can come."""
+    deadline = time.monotonic() + _RECORD_TIMEOUT_S
+    empty = 0
+    while empty < 2 and time.monotonic() < deadline:
+        found = [*labelled(_LAUNCH_VARIABLE, str(run)), *labelled(RUN_VARIABLE, str(run))]
+        for process in found:
+            send(process, signal.SIGKILL)
+        empty = 0 if found else empty + 1
+        time.sleep(0.02)
 
 
 def _not_started(argv: list[str], why: str) -> NotAvailable:

@@ -1,6 +1,7 @@
 """Read-only views under m2f:// for clients that attach context: jobs with spec, log, metrics, files; the bundle."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,14 +10,15 @@ import yaml
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
-from mask2former_mcp.errors import Mask2FormerError, NotFound
+from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound
+from mask2former_mcp.planning.merge import show
 from mask2former_mcp.server.answers import presentable
 from mask2former_mcp.server.job_facts import study, summary
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.untrusted import clean_line, fenced
 
 _MAX_ARTIFACT_BYTES = 8_000_000
-_LOG_TAIL = 200
+_LOG_TAIL, _MAX_LOG_TAIL = 200, 1000
 _Read = TypeVar("_Read")
 
 
@@ -32,19 +34,17 @@ def _add_job_resources(server: MCPServer[None], services: Services) -> None:
 
     @server.resource("m2f://jobs/{id}", name="job", description="One job.", mime_type="application/json")
     def job(id: str) -> str:
-        found = _guard(lambda: services.jobs.get(id))
-        extra = study(found, services.jobs.results_dir(id))
-        return _json({**summary(found), **({"study": extra} if extra else {})})
+        return _guard(lambda: _job_text(services, id))
 
     @server.resource(
         "m2f://jobs/{id}/spec", name="job spec", description="The resolved spec.", mime_type="application/yaml"
     )
     def spec(id: str) -> str:
-        return yaml.safe_dump(presentable(_guard(lambda: services.jobs.spec(id))), sort_keys=False)
+        return _guard(lambda: yaml.safe_dump(presentable(services.jobs.spec(id)), sort_keys=False))
 
     @server.resource("m2f://jobs/{id}/log{?tail}", name="job log", description="Last lines of the log. Untrusted text.")
-    def log(id: str, tail: int = _LOG_TAIL) -> str:
-        page = _guard(lambda: services.jobs.logs(id, tail=max(1, min(tail, 1000))))
+    def log(id: str, tail: str = str(_LOG_TAIL)) -> str:  # a text, so that a wrong one is refused by us
+        page = _guard(lambda: services.jobs.logs(id, tail=_lines_wanted(tail)))
         return fenced([clean_line(line) for line in page.lines], f"Log of {id}")
 
     @server.resource(
@@ -76,6 +76,21 @@ def _add_bundle_resources(server: MCPServer[None], services: Services) -> None:
         return _guard(lambda: _skill_text(services))
 
 
+def _job_text(services: Services, job_id: str) -> str:
+    found = services.jobs.get(job_id)
+    extra = study(found, services.jobs.results_dir(job_id))
+    return _json({**summary(found), **({"study": extra} if extra else {})})
+
+
+def _lines_wanted(tail: str) -> int:
+    if re.fullmatch("[0-9]{1,9}", tail) and 1 <= int(tail) <= _MAX_LOG_TAIL:
+        return int(tail)
+    raise InvalidRequest(
+        f"tail={show(tail)} is not a whole number from 1 to {_MAX_LOG_TAIL}",
+        fix=f"Read ...log?tail={_LOG_TAIL}, or leave tail out for the last {_LOG_TAIL} lines.",
+    )
+
+
 def _skill_text(services: Services) -> str:
     folder = services.bundle.directory
     for candidate in (folder / "SKILL.md", folder / "skill" / "SKILL.md"):
@@ -104,6 +119,8 @@ def _guard(read: Callable[[], _Read]) -> _Read:
         raise ResourceNotFoundError(f"{error.message.rstrip('.')}. {error.fix}") from error
     except Mask2FormerError as error:
         raise ResourceError(f"{error.message.rstrip('.')}. {error.fix}") from error
+    except OSError as error:  # a file that went away, or cannot be read
+        raise ResourceError(f"{error.filename or 'A file'} cannot be read: {error.strerror or error}.") from error
 
 
 def _json(facts: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """What the tools call, each part built on first use: a broken bundle must not keep `doctor` or `list_jobs` away."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mask2former_mcp import bundle
 from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.jobs.service import Jobs
+from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.settings import Settings
 
@@ -47,6 +48,20 @@ class Services:
     def planner(self) -> StudyPlanner:
         with self._lock:
             if self._planner is None:
-                plain = Planner(self.bundle, self.settings, self.jobs, environ=self.environ)
+                plain = Planner(self.bundle, self.settings, _FinishedWork(self), environ=self.environ)
                 self._planner = StudyPlanner(plain)
             return self._planner
+
+
+class _FinishedWork:
+    """The jobs as the planner sees them, opened when they are asked for: a plan needs no store until it has a parent,
+    and a damaged store must not keep a dry run away."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def parent(self, job_id: str) -> Parent:
+        return self._services.jobs.parent(job_id)
+
+    def earlier(self, action: str) -> Sequence[Earlier]:
+        return self._services.jobs.earlier(action)

@@ -6,7 +6,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mask2former_mcp.spec.tables import DEPLOY_IMAGE, FORMATS, IMAGES, LABEL_MAP, PANOPTIC_IMAGES, Row
+from mask2former_mcp.formats.names import ANNOTATIONS, FORMATS, IMAGES, MASKS
+from mask2former_mcp.spec.tables import DEPLOY_IMAGE, LABEL_MAP, Row
 
 NAME = "mask2former-deploy"
 IMAGE = DEPLOY_IMAGE
@@ -14,10 +15,10 @@ IMAGE = DEPLOY_IMAGE
 _VAL = ("evaluate",)
 DATA_SOURCES: Mapping[str, tuple[Row, ...]] = {
     "evaluate": (
-        Row("dataset.val.panoptic_json", "eval_dataset", "annotations_panoptic.json", ("coco_panoptic",), _VAL),
-        Row("dataset.val.instance_json", "eval_dataset", "annotations.json", ("coco",), _VAL),
+        Row("dataset.val.panoptic_json", "eval_dataset", ANNOTATIONS["coco_panoptic"], ("coco_panoptic",), _VAL),
+        Row("dataset.val.instance_json", "eval_dataset", ANNOTATIONS["coco"], ("coco",), _VAL),
         Row("dataset.val.img_dir", "eval_dataset", IMAGES, ("coco_panoptic", "coco"), _VAL),
-        Row("dataset.val.panoptic_dir", "eval_dataset", PANOPTIC_IMAGES, ("coco_panoptic",), _VAL),
+        Row("dataset.val.panoptic_dir", "eval_dataset", MASKS["coco_panoptic"], ("coco_panoptic",), _VAL),
         Row("dataset.label_map", "eval_dataset", LABEL_MAP, FORMATS, _VAL),
     ),
     "inference": (

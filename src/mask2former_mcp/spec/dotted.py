@@ -64,15 +64,6 @@ def with_value(nested: Mapping[str, Any], key: str, value: Any) -> dict[str, Any
     return changed
 
 
-def without(nested: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A copy that does not hold the key; the same where it was not there."""
-    name, _, rest = key.partition(".")
-    inner = nested.get(name)
-    if rest and isinstance(inner, Mapping):
-        return {**nested, name: without(inner, rest)}
-    return {known: value for known, value in nested.items() if known != key}
-
-
 def nearest(key: str, keys: Iterable[str]) -> list[str]:
     """Up to three keys that `key` was probably meant to be: the same last part first, then the closest spelling."""
     known = list(keys)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mask2former_mcp.formats.names import FORMATS
 from mask2former_mcp.spec import deploy, tables
 from mask2former_mcp.spec.experiment import ACTIONS
 from mask2former_mcp.spec.presets import PRESETS
@@ -17,8 +18,8 @@ def skill_info() -> dict[str, Any]:
         "metric": tables.METRIC,
         "container_image": tables.PYTORCH_IMAGE,
         "images": {"tao": tables.PYTORCH_IMAGE},
-        "data_format": tables.FORMATS[0],
-        "formats": list(tables.FORMATS),
+        "data_format": FORMATS[0],
+        "formats": list(FORMATS),
         "gpu_spec_key": tables.GPU_KEY,
         "actions": {action: _action(action) for action in ACTIONS},
         "data_sources": _sources(tables.DATA_SOURCES),
@@ -38,7 +39,7 @@ def deploy_skill_info() -> dict[str, Any]:
         "network_arch": tables.NETWORK_ARCH,
         "container_image": deploy.IMAGE,
         "images": {"tao": deploy.IMAGE},
-        "data_format": tables.FORMATS[0],
+        "data_format": FORMATS[0],
         "actions": {
             action: _block(
                 action,

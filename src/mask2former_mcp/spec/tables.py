@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mask2former_mcp.formats.names import ANNOTATIONS, FORMATS, IMAGES, LABEL_MAPS, MASKS
+
 NAME = "train-mask2former"
 NETWORK_ARCH = "mask2former"
 METRIC = "mIoU"
-FORMATS = ("coco_panoptic", "coco", "ade")
 GPU_KEY = "train.num_gpus"
 PYTORCH_IMAGE = "nvcr.io/nvidia/tao/tao-toolkit:7.1.0-pyt"
 DEPLOY_IMAGE = "nvcr.io/nvidia/tao/tao-toolkit:7.1.0-deploy"
 
-IMAGES = "images.tar.gz"
-PANOPTIC_IMAGES = "images_panoptic.tar.gz"
-LABEL_MAP: Mapping[str, str] = {"coco_panoptic": "label_map_panoptic.json", "*": "label_map.json"}
+LABEL_MAP: Mapping[str, str] = {"coco_panoptic": LABEL_MAPS["coco_panoptic"], "*": LABEL_MAPS["coco"]}
 _COCO = ("coco_panoptic", "coco")
 
 
@@ -52,11 +51,11 @@ def _split_rows(split: str, source: str, readers: tuple[str, ...]) -> tuple[Row,
     """Rows of one annotated split."""
     return (
         Row(f"dataset.{split}.img_dir", source, IMAGES, _COCO, readers),
-        Row(f"dataset.{split}.instance_json", source, "annotations.json", ("coco",), readers),
-        Row(f"dataset.{split}.panoptic_json", source, "annotations_panoptic.json", ("coco_panoptic",), readers),
-        Row(f"dataset.{split}.panoptic_dir", source, PANOPTIC_IMAGES, ("coco_panoptic",), readers),
+        Row(f"dataset.{split}.instance_json", source, ANNOTATIONS["coco"], ("coco",), readers),
+        Row(f"dataset.{split}.panoptic_json", source, ANNOTATIONS["coco_panoptic"], ("coco_panoptic",), readers),
+        Row(f"dataset.{split}.panoptic_dir", source, MASKS["coco_panoptic"], ("coco_panoptic",), readers),
         Row(f"dataset.{split}.root_dir", source, ".", ("ade",), readers, exclusive=True),
-        Row(f"dataset.{split}.annot_file", source, "annotations.jsonl", ("ade",), readers, exclusive=True),
+        Row(f"dataset.{split}.annot_file", source, ANNOTATIONS["ade"], ("ade",), readers, exclusive=True),
     )
 
 

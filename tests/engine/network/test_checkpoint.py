@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.engine import checkpoint, initial_weights, random_state
 from mask2former_mcp.engine.model.network import Mask2Former, build
 from mask2former_mcp.spec.experiment import load
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_holds_only_tensors_and_plain_values_in_lightnings_layout(t
         scheduler=scheduler,
         epoch=3,
         global_step=120,
-        rng=checkpoint.random_state(),
+        rng=random_state.snapshot(),
         metrics={"mIoU": np.float64(0.5), "count": np.int64(3)},
         hyper_parameters={"model": {"backbone": {"type": "swin"}}, "sizes": (1, 2)},
     )
@@ -105,7 +105,7 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
     model, other = network(), network()
     path = tmp_path / "a.pth"
     checkpoint.save(path, model=model, epoch=0, global_step=0)
-    loaded = checkpoint.load_weights(other, path)
+    loaded = initial_weights.load_weights(other, path)
     assert (loaded.missing, loaded.unknown, loaded.kept_fresh) == ([], [], [])
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_the_value_it_needs(
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=fix):
-        checkpoint.load_weights(model, path)
+        initial_weights.load_weights(model, path)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -136,7 +136,7 @@ def test_fine_tuning_on_other_classes_takes_all_but_the_class_head(tmp_path: Pat
     path = tmp_path / "a.pth"
     source, model = network(classes=7), network(classes=5)
     checkpoint.save(path, model=source, epoch=0, global_step=0)
-    loaded = checkpoint.load_weights(model, path, strict=False)
+    loaded = initial_weights.load_weights(model, path, strict=False)
     assert loaded.kept_fresh == ["sem_seg_head.predictor.class_embed.bias", "sem_seg_head.predictor.class_embed.weight"]
     assert torch.equal(model.backbone.patch_embed.proj.weight, source.backbone.patch_embed.proj.weight)
 
@@ -147,14 +147,14 @@ def test_a_published_swin_file_fills_the_backbone(tmp_path: Path) -> None:
     published |= {"norm.weight": torch.ones(192), "norm.bias": torch.ones(192), "head.weight": torch.ones(10, 192)}
     published["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
     torch.save({"model": published}, tmp_path / "swin.pth")
-    loaded = checkpoint.load_backbone(model, tmp_path / "swin.pth")
+    loaded = initial_weights.load_backbone(model, tmp_path / "swin.pth")
     assert loaded.missing == [f"norm{i}.{leaf}" for i in range(4) for leaf in ("bias", "weight")]
     assert not loaded.unknown
     assert torch.equal(
         model.backbone.layers[2].blocks[0].attn.qkv.weight, source.backbone.layers[2].blocks[0].attn.qkv.weight
     )
     with pytest.raises(ValueError, match="embed_dim=24"):
-        checkpoint.load_backbone(network(embed_dim=48), tmp_path / "swin.pth")
+        initial_weights.load_backbone(network(embed_dim=48), tmp_path / "swin.pth")
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save({"backbone.unknown": torch.ones(1)}, tmp_path / "other.pth")
     for name in ("text", "empty", "code", "nothing", "other"):
         with pytest.raises(ValueError, match=rf"{name}\.pth"):
-            checkpoint.load_weights(network(), tmp_path / f"{name}.pth", strict=False)
+            initial_weights.load_weights(network(), tmp_path / f"{name}.pth", strict=False)
 
 
 def test_foreign_objects_beside_the_weights_are_neither_run_nor_in_the_way(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_foreign_objects_beside_the_weights_are_neither_run_nor_in_the_way(tmp_p
     content = checkpoint.load(tmp_path / "tao.pth")
     assert content["epoch"] == 3
     assert {type(value) for value in content["hyper_parameters"].values()} == {checkpoint.Inert}
-    assert not checkpoint.load_weights(network(), tmp_path / "tao.pth").missing
+    assert not initial_weights.load_weights(network(), tmp_path / "tao.pth").missing
 
 
 def leave(reason: str) -> None:
@@ -203,14 +203,14 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     np.random.seed(2)
     torch.manual_seed(3)
     np.random.standard_normal()
-    checkpoint.save(tmp_path / "a.pth", model={}, epoch=0, global_step=0, rng=checkpoint.random_state())
+    checkpoint.save(tmp_path / "a.pth", model={}, epoch=0, global_step=0, rng=random_state.snapshot())
 
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.standard_normal()), float(torch.rand(()))
 
     first = draw()
     draw()
-    checkpoint.restore_random_state(checkpoint.load(tmp_path / "a.pth")["rng"])
+    random_state.restore(checkpoint.load(tmp_path / "a.pth")["rng"])
     assert draw() == first
 
 

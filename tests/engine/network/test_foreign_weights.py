@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from mask2former_mcp.engine import checkpoint, numpy_pickle, transformers_folder
+from mask2former_mcp.engine import checkpoint, initial_weights, numpy_pickle, transformers_folder
 from mask2former_mcp.engine.model.network import Mask2Former, build
 from mask2former_mcp.spec.experiment import Experiment, load
 
@@ -54,7 +54,7 @@ def test_a_detectron2_pickle_fills_the_whole_network(protocol: int, tmp_path: Pa
     source, model = network(1), network(2)
     content = {"model": {n: v.numpy() for n, v in in_detectron2s_way(source).items()}, "__author__": "someone"}
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
-    loaded = checkpoint.load_weights(model, tmp_path / "model.pkl", strict=False)
+    loaded = initial_weights.load_weights(model, tmp_path / "model.pkl", strict=False)
     assert (loaded.missing, loaded.unknown, loaded.mismatched) == ([], [], {})
     assert loaded.layout == "detectron2 pickle"
     assert same(source, model)
@@ -63,7 +63,7 @@ def test_a_detectron2_pickle_fills_the_whole_network(protocol: int, tmp_path: Pa
 def test_a_detectron2_pth_has_no_object_last_as_well(tmp_path: Path) -> None:
     source, model = network(1), network(2)
     torch.save({"model": in_detectron2s_way(source), "iteration": 3}, tmp_path / "model.pth")
-    checkpoint.load_weights(model, tmp_path / "model.pth")
+    initial_weights.load_weights(model, tmp_path / "model.pth")
     assert same(source, model)
 
 
@@ -81,7 +81,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
     content = {"model": weights, "note": Mischief()} if place == "beside" else {"model": {**weights, "y": Mischief()}}
     (tmp_path / "bad.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=r"bad\.pkl is refused: it names (posix|os|nt)\.system"):
-        checkpoint.load_weights(network(), tmp_path / "bad.pkl", strict=False)
+        initial_weights.load_weights(network(), tmp_path / "bad.pkl", strict=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -108,7 +108,7 @@ def test_any_other_pickle_is_refused_with_its_name(data: bytes, tmp_path: Path) 
 def test_position_tables_of_another_window_are_interpolated_and_reported(tmp_path: Path) -> None:
     source, model = network(1), network(2, window_size=7, classes=4)
     checkpoint.save(tmp_path / "a.pth", model=source, epoch=0, global_step=0)
-    loaded = checkpoint.load_weights(model, tmp_path / "a.pth", strict=False)
+    loaded = initial_weights.load_weights(model, tmp_path / "a.pth", strict=False)
     assert TABLE in loaded.interpolated
     assert len(loaded.interpolated) == 4
     old = source.state_dict()[TABLE].T.reshape(1, -1, 9, 9)
@@ -128,7 +128,7 @@ def test_a_published_backbone_of_another_window_and_image_is_interpolated(tmp_pa
         published["absolute_pos_embed"].flatten(2).transpose(1, 2)
     )  # as classifiers have it
     torch.save({"model": published}, tmp_path / "swin.pth")
-    loaded = checkpoint.load_backbone(model, tmp_path / "swin.pth")
+    loaded = initial_weights.load_backbone(model, tmp_path / "swin.pth")
     assert len(loaded.interpolated) == 5
     wanted = F.interpolate(source.backbone.absolute_pos_embed, size=(12, 12), mode="bicubic", align_corners=False)
     assert torch.allclose(model.backbone.absolute_pos_embed, wanted)
@@ -174,7 +174,7 @@ def equal_outputs(ours: Mask2Former, theirs: Mask2FormerForUniversalSegmentation
 def test_a_folder_that_transformers_saved_gives_equal_outputs(shard: str, tmp_path: Path) -> None:
     theirs, model = reference(), network(3)
     theirs.save_pretrained(tmp_path, max_shard_size=shard)
-    loaded = checkpoint.load_weights(model, tmp_path)
+    loaded = initial_weights.load_weights(model, tmp_path)
     assert loaded.layout == "transformers folder"
     equal_outputs(model, theirs)
 
@@ -188,7 +188,7 @@ def test_transformers_loads_the_folder_that_we_write_with_equal_outputs(tmp_path
     assert set(info["missing_keys"]) <= {"criterion.empty_weight"}
     equal_outputs(model, theirs.eval())
     again = network(5)
-    checkpoint.load_weights(again, tmp_path)
+    initial_weights.load_weights(again, tmp_path)
     assert same(again.float(), model.float())
 
 

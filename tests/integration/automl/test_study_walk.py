@@ -93,7 +93,8 @@ def test_weak_trials_are_stopped_at_a_rung_and_their_processes_are_gone_within_s
 
 
 def test_two_trials_really_run_at_once_and_a_failed_one_never_wins_and_tells_its_cause(laboratory: Any) -> None:
-    laboratory.behave(epoch_s=0.5, fails=[2e-3])  # trial 0 crashes; the other two run side by side
+    # Trial 0 crashes. The other two wait for each other, so that neither ends unless both run: no clock decides.
+    laboratory.behave(fails=[2e-3], meet=2)
     study = laboratory.start(max_trials=3, max_concurrent=2, epochs=4, algorithm="random")
     assert laboratory.finish(study).state is JobState.SUCCEEDED
     trials = laboratory.trials(study)

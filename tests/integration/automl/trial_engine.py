@@ -3,7 +3,8 @@
     trial_engine.py BEHAVIOUR.json ACTION -e SPEC
 
 BEHAVIOUR is read anew at each start: {"epoch_s": seconds an epoch takes, "best_lr": where mIoU is highest,
-"fails": [learning rates that crash], "fail_all": crash always, "silent": never measure}.
+"fails": [learning rates that crash], "fail_all": crash always, "silent": never measure,
+"meet": how many trainings must run at once before any of them ends}.
 """
 
 import fcntl
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+MEETING_S = 60.0
 
 
 class Asked(Exception):
@@ -65,6 +68,8 @@ def train(section: dict[str, Any], behaviour: dict[str, Any], folder: Path) -> N
     first = 0
     if resumed := section.get("resume_training_checkpoint_path"):
         first = int(Path(resumed).name.split("_")[2]) + 1
+    if expected := behaviour.get("meet"):
+        meet(expected)
     epochs = section["num_epochs"]
     top = 0.8 * math.exp(-((math.log10(rate / behaviour.get("best_lr", 4e-4))) ** 2))
     for epoch in range(first, epochs):
@@ -74,6 +79,19 @@ def train(section: dict[str, Any], behaviour: dict[str, Any], folder: Path) -> N
         line(folder, "RUNNING", "Training loop in progress", epoch=epoch, progress=(epoch + 1) / epochs)
         if not behaviour.get("silent"):
             line(folder, "RUNNING", "Eval metrics generated.", kpi={"mIoU": mean, "PQ": mean / 2}, epoch=epoch)
+
+
+def meet(expected: int) -> None:
+    """Return when `expected` trainings have come here: each waits for the others, so they run at once. Crash if nobody
+    comes: where trainings run one after the other, the first waits in vain."""
+    place = Path(sys.argv[1]).with_name("meeting")
+    place.mkdir(exist_ok=True)
+    (place / str(os.getpid())).touch()
+    deadline = time.monotonic() + MEETING_S
+    while len(list(place.iterdir())) < expected:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{expected} trainings never ran at once")
+        time.sleep(0.02)
 
 
 def checkpoint(path: Path) -> None:

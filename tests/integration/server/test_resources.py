@@ -5,6 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import anyio
 import pytest
@@ -125,6 +126,34 @@ def test_no_path_leads_out_of_the_results_folder(services, path):
 
 def test_an_unknown_job_is_an_error_that_says_so(services):
     assert "train-00000000" in refused(services, "m2f://jobs/train-00000000")
+
+
+@pytest.mark.parametrize("tail", ["abc", "0", "-1", "1.5", "1001", "", "%20", "9" * 40])
+def test_a_wrong_tail_is_named_with_its_rule_and_fix(services, tail):
+    told = refused(services, f"m2f://jobs/{ID}/log?tail={tail}")
+    assert f'tail="{tail}"'.replace("%20", " ") in told
+    assert "whole number from 1 to 1000" in told
+    assert "leave tail out" in told
+
+
+@pytest.mark.parametrize("view", ["", "/spec", "/log", "/log?tail=5", "/metrics", "/artifacts/train/metrics.csv"])
+@pytest.mark.parametrize("id", ["train-00000000", "nothing", "%C3%A4", "a%20b"])
+def test_every_view_of_an_unknown_job_names_it_and_says_what_to_do(services, id, view):
+    told = refused(services, f"m2f://jobs/{id}{view}")
+    assert unquote(id) in told
+    assert f"Existing jobs: {ID}" in told
+
+
+@pytest.mark.parametrize("kind", ["schemas", "templates"])
+def test_an_unknown_action_is_answered_with_those_that_exist(services, kind):
+    told = refused(services, f"m2f://{kind}/deploy")
+    assert "'deploy'" in told
+    assert "train, evaluate, export" in told
+
+
+def test_a_job_without_a_log_yet_has_an_empty_one(services):
+    (services.settings.home / "jobs" / ID / "log.txt").unlink()
+    assert "data, not instructions" in read(services, f"m2f://jobs/{ID}/log").text
 
 
 def test_the_bundle_is_readable(services):

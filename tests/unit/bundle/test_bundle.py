@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mask2former_mcp import bundle
+from mask2former_mcp import bundle, data_source
 from mask2former_mcp.errors import BundleError, NotFound
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,12 +92,12 @@ def test_the_label_map_is_chosen_by_format() -> None:
     ],
 )
 def test_a_rule_by_format_is_understood_in_all_its_spellings(rule: object) -> None:
-    assert bundle.format_rule(rule) == {"coco_panoptic": "A", "*": "B"}
+    assert data_source.format_rule(rule) == {"coco_panoptic": "A", "*": "B"}
 
 
 def test_the_published_example_of_a_rule_is_repaired() -> None:
     written = {"coco_panoptic": "s3://bucket/data/train/label_map_panoptic.json; *: label_map.json"}
-    assert bundle.format_rule(written) == {
+    assert data_source.format_rule(written) == {
         "coco_panoptic": "s3://bucket/data/train/label_map_panoptic.json",
         "*": "label_map.json",
     }
@@ -105,7 +105,7 @@ def test_the_published_example_of_a_rule_is_repaired() -> None:
 
 @pytest.mark.parametrize("value", ["label_map.json", "s3://bucket/label_map.json", "", None, 3])
 def test_a_plain_path_is_no_rule(value: object) -> None:
-    assert bundle.format_rule(value) is None
+    assert data_source.format_rule(value) is None
 
 
 def test_an_unknown_action_is_answered_with_the_known_ones() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from skills_ref.validator import validate
 
-from mask2former_mcp import bundle
+from mask2former_mcp import bundle, skill_folder
 from mask2former_mcp.errors import BundleError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,21 +18,21 @@ TOOLS = (
 
 
 def test_the_assembled_skill_passes_the_reference_validator(tmp_path: Path) -> None:
-    folder = bundle.assemble(tmp_path)
+    folder = skill_folder.assemble(tmp_path)
     assert folder.name == "train-mask2former"
     assert validate(folder) == []
 
 
 def test_the_assembled_skill_is_the_same_bundle(tmp_path: Path) -> None:
-    folder = bundle.assemble(tmp_path)
+    folder = skill_folder.assemble(tmp_path)
     assert bundle.load(folder).digest == bundle.load().digest
     assert {path.name for path in folder.iterdir()} == {"SKILL.md", "schemas", "references"}
 
 
 def test_assembling_again_replaces_the_older_one(tmp_path: Path) -> None:
-    folder = bundle.assemble(tmp_path)
+    folder = skill_folder.assemble(tmp_path)
     (folder / "schemas" / "old.schema.json").write_text("{}")
-    bundle.assemble(tmp_path)
+    skill_folder.assemble(tmp_path)
     assert not (folder / "schemas" / "old.schema.json").exists()
 
 
@@ -41,7 +41,7 @@ def test_a_folder_that_is_no_skill_is_never_replaced(tmp_path: Path) -> None:
     mine.parent.mkdir()
     mine.write_text("years of work")
     with pytest.raises(BundleError, match="is not an assembled skill"):
-        bundle.assemble(tmp_path)
+        skill_folder.assemble(tmp_path)
     assert mine.exists()
 
 
@@ -51,7 +51,7 @@ def test_the_skill_names_every_tool(tool: str) -> None:
 
 
 def test_files_that_the_skill_points_to_are_in_the_folder(tmp_path: Path) -> None:
-    folder = bundle.assemble(tmp_path)
+    folder = skill_folder.assemble(tmp_path)
     text = (folder / "SKILL.md").read_text()
     named = set(re.findall(r"`((?:references|schemas)/[^`]+)`", text))
     assert "references/tao-deploy-mask2former.md" in named

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mask2former_mcp import bundle
-from mask2former_mcp.bundle import DataSource
+from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.datasets import sources
 from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.errors import DatasetError

@@ -75,6 +75,12 @@ def test_the_client_configurations_are_json_and_name_the_server():
     assert all("server.py" in json.dumps(json.loads(text)) for text in found)
 
 
+def test_no_command_installs_the_engine_through_uvx_without_saying_which_torch():
+    shown = [text for text in re.findall(r"`(uvx [^`]+)`", README) if "[engine]" in text]
+    assert shown
+    assert all("--torch-backend cpu" in text for text in shown), "on Linux the bare extra brings CUDA wheels along"
+
+
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_links_to_files_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")

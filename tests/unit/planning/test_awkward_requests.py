@@ -195,6 +195,27 @@ def test_a_file_that_another_action_writes_is_asked_for_by_its_own_key(plan: Any
         )
 
 
+@pytest.mark.parametrize("backend", ["modelopt.pytorch", "modelopt.onnx"])
+def test_a_quantization_that_names_its_backend_alone_is_completed_and_says_so(
+    plan: Any, trained: Any, exported: Any, backend: str
+) -> None:
+    parent = exported if backend == "modelopt.onnx" else trained
+    made = plan("quantize", parent_job_id=parent.job_id, backend=backend)
+    assert (made.spec["quantize"]["mode"], made.spec["quantize"]["algorithm"]) == ("static_ptq", "max")
+    assert said(made, f"quantize.mode is set to static_ptq, as backend={backend} needs")
+    assert said(made, f"quantize.algorithm is set to max, as backend={backend} needs (others: ")
+    asked = plan("quantize", parent_job_id=parent.job_id, backend=backend, algorithm="awq_lite")
+    assert (asked.spec["quantize"]["mode"], asked.spec["quantize"]["algorithm"]) == ("static_ptq", "awq_lite")
+    assert not said(plan("quantize", parent_job_id=trained.job_id), "is set to")
+
+
+def test_a_key_of_another_action_says_whose_it_is_and_where_to_pass_it(plan: Any, data: Path) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        plan("train", train_dataset=str(data / "shop"), overrides={"export": {"opset_version": 17}})
+    assert "export.opset_version=17 belongs to export" in caught.value.message
+    assert caught.value.fix == "Leave export.opset_version out here, and pass it in the overrides of export."
+
+
 def test_the_packaged_presets_are_legal_specs() -> None:
     for values in load().presets.values():
         load_spec("train", dotted.unflatten(values))

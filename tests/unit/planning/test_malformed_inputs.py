@@ -112,6 +112,16 @@ EVERYWHERE: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 TRAIN: list[tuple[dict[str, Any], str]] = [
+    ({"overrides": {"export.opset_version": 17}}, "belongs to export"),
+    ({"overrides": {"export": {"opset_version": 17}}}, "belongs to export"),
+    ({"overrides": {"input_width": 640}}, "input_width=640 belongs to export"),
+    ({"overrides": {"gen_trt_engine": 5}}, "belongs to gen_trt_engine"),
+    ({"overrides": {"model.backbone.swin.patch_size": 8}}, "patch_size=8: the engine builds 4 only"),
+    ({"overrides": {"model.backbone.swin.out_indices": [1, 2, 3]}}, "out_indices=[1, 2, 3]"),
+    ({"overrides": {"model.backbone.swin.out_features": ["res5"]}}, 'out_features=["res5"]'),
+    ({"backbone": "efficientvit_b0", "overrides": {"model.backbone.efficientvit.out_features": []}}, "out_features=[]"),
+    ({"overrides": {"model.backbone.swin.window_size": 65}}, "window_size=65 is more than 64"),
+    ({"overrides": {"model.backbone.swin.window_size": 10**9}}, "window_size=1000000000 is more than 64"),
     ({"train_dataset": None}, "train needs train_dataset"),
     ({"train_dataset": ""}, "train_dataset"),
     ({"train_dataset": 5}, "train_dataset"),
@@ -259,7 +269,9 @@ QUANTIZE: list[tuple[dict[str, Any], str]] = [
     ({"quantize_mode": "static_ptq"}, "no combination"),
     ({"algorithm": "gptq"}, "quantize.algorithm"),
     ({"algorithm": "max"}, "no combination"),
-    ({"backend": "modelopt.pytorch"}, "no combination"),
+    ({"backend": "modelopt.pytorch", "quantize_mode": "weight_only_ptq"}, "no combination"),
+    ({"backend": "modelopt.pytorch", "algorithm": "entropy"}, "no combination"),
+    ({"overrides": {"train.num_epochs": 3, "export.format": "onnx"}}, "belongs to export"),
     ({"backend": "modelopt.onnx", "quantize_mode": "static_ptq", "algorithm": "max"}, "train-aaaa1111 is a train job"),
     ({"backend": "torchao", "overrides": {"quantize.backend": "modelopt.onnx"}}, "disagree"),
     ({"overrides": {"quantize.model_path": "/other.pth"}, "model_path": "/one.pth"}, "disagree"),

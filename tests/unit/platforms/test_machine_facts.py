@@ -144,3 +144,11 @@ def test_jobs_that_share_the_cores_get_their_share_of_threads() -> None:
     assert child_environment({}, devices=(), cpu_share=2)["OMP_NUM_THREADS"] == str(max(cores // 2, 1))
     assert "OMP_NUM_THREADS" not in child_environment({}, devices=(), cpu_share=1)
     assert child_environment({"OMP_NUM_THREADS": "7"}, devices=(), cpu_share=2)["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.parametrize("said", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "5"}])
+def test_threads_of_a_training_on_the_cpu_do_not_spin_long_unless_the_user_says_so(said: dict[str, str]) -> None:
+    assert child_environment({}, devices=(), cpu_share=1)["GOMP_SPINCOUNT"] == "10000"
+    assert "GOMP_SPINCOUNT" not in child_environment({}, devices=("GPU-1",), cpu_share=None)
+    assert said.items() <= (child := child_environment(said, devices=(), cpu_share=1)).items()
+    assert len(child.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}) == 1

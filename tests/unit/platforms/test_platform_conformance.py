@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from mask2former_mcp.errors import NotAvailable
+from mask2former_mcp.platforms import local
 from mask2former_mcp.platforms.docker import DockerPlatform, Limits
 from mask2former_mcp.platforms.docker_daemon import Daemon, Gone
 from mask2former_mcp.platforms.local import LocalPlatform
@@ -210,6 +211,26 @@ def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
     workshop = Workshop(LocalPlatform(tmp_path, ("/nowhere/python",)), tmp_path)
     with pytest.raises(NotAvailable, match="/nowhere/python"):
         workshop.platform.submit(workshop.task("code", "0"))
+
+
+def test_a_start_that_was_given_up_never_happens_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its launcher hangs between its fork and the start of the command: here, in opening a log that nobody reads."""
+    monkeypatch.setattr(local, "_START_TIMEOUT_S", 1.5)
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    workshop = Workshop(LocalPlatform(tmp_path, (sys.executable, str(program))), tmp_path)
+    task = workshop.task("code", "0")
+    os.mkfifo(task.log_file)
+    with pytest.raises(NotAvailable, match="said nothing"):
+        workshop.platform.submit(task)
+    run = str(task.job_dir / "run" / "1")
+    assert not [process.pid for process in psutil.process_iter(["cmdline"]) if run in (process.info["cmdline"] or ())]
+    # A launcher that still lived would go on now.
+    reader = os.open(task.log_file, os.O_RDONLY | os.O_NONBLOCK)
+    time.sleep(0.5)
+    os.close(reader)
+    assert not (task.job_dir / "ran.txt").exists()
+    assert workshop.platform.poll(workshop.platform.render(task)["handle"]).state == "missing"
 
 
 def test_the_local_rendering_is_pure_and_whole(tmp_path: Path) -> None:

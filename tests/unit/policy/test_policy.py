@@ -114,6 +114,41 @@ AutoML: no
 automl_policy='off'
 "automl_policy": "off"
 train on /data/with-automl and turn off AutoML
+I don't want AutoML turned on
+should I turn off AutoML? yes
+AutoML? no
+AutoML? No thanks.
+HPO? no, thanks
+AutoML, no thanks
+use AutoML? no
+run HPO? nope
+AutoML on? no, off
+keep AutoML on? no, turn it off
+use AutoML - no wait, turn it off
+disable AutoML? yes
+turn off AutoML? Yes, do that.
+AutoML off? Yes please
+can you turn off AutoML? No HPO please
+Can you turn off AutoML? Don't use AutoML please.
+I don't want HPO
+I dont want HPO or any search
+I want AutoML off
+I'd like AutoML turned off
+with AutoML turned off
+I'd rather not have HPO
+we do not require AutoML
+AutoML not needed
+HPO not wanted, thanks
+hold off on AutoML
+ditch AutoML
+scrap the hyperparameter search
+forget about AutoML
+not with AutoML
+AutoML -> off
+AutoML => off
+AutoML: never
+under no circumstances use AutoML
+it would be a mistake to use AutoML here
 Train a panoptic model on /data/belt with 20 epochs and a swin_small backbone. Turn off AutoML, we have one GPU only.
 """.strip().splitlines()
 
@@ -158,6 +193,42 @@ this is not just plain training
 rather than plain training, search
 instead of plain training use AutoML
 no AutoML? No: turn on AutoML
+Does it use AutoML? no, please use it
+Use AutoML. wandb? no, turn it off
+train with AutoML; for wandb, turn it off
+disable AutoML? no, keep it on
+Disable AutoML? No.
+disable automl?? nope
+disable automl? nah, keep it
+turn off AutoML? no, don't
+turn off HPO? No way.
+turn AutoML off? never
+no HPO? no, use it
+AutoML off? No, leave it on
+do I want AutoML off? no
+plain training? no, please search
+should AutoML be off? No.
+disable AutoML - no, wait, leave it on
+disable AutoML... no, keep it on
+disable AutoML, no, keep it on
+turn off AutoML, no wait, keep it on
+turn AutoML off, actually no, leave it on
+please don't turn off AutoML
+don't you dare turn off AutoML
+under no circumstances disable AutoML
+it would be a mistake to turn off AutoML
+nobody said to turn off AutoML
+I am not asking you to disable AutoML
+please do not run without AutoML
+don't train without HPO
+never train it without AutoML
+don't go without AutoML
+do not do plain training
+I don't want AutoML off
+I don't want AutoML disabled
+I do not want HPO switched off
+don't forget AutoML
+AutoML off is not what I want
 don't even think of: well, use AutoML
 turn on AutoML
 turn AutoML on
@@ -204,6 +275,9 @@ train on s3://bucket/automl-off/train
 train_dataset=/data/disable-automl, 5 epochs
 images in ../plain training sets/x
 no fine-tuning of the backbone
+no, keep it on
+wandb: no wait, turn it off
+what happens if I disable AutoML? no idea
 """.strip().splitlines()
 
 

@@ -48,16 +48,6 @@ def test_with_value_changes_one_key_of_a_copy(mapping: dict[str, Any], key: str,
     assert mapping == before
 
 
-@given(nested)
-def test_without_takes_one_key_out_of_a_copy(mapping: dict[str, Any]) -> None:
-    before = copy.deepcopy(mapping)
-    for key in dotted.flatten(mapping):
-        left = dotted.flatten(dotted.without(mapping, key))
-        assert key not in left
-        assert {k: v for k, v in left.items() if v != {}}.items() <= dotted.flatten(mapping).items()
-    assert dotted.without(mapping, "no.such.key") == before == mapping
-
-
 def _parents(key: str) -> list[str]:
     parts = key.split(".")
     return [".".join(parts[:n]) for n in range(1, len(parts))]

@@ -1,0 +1,137 @@
+"""Mask2Former's rules for what is done with a trained model: export, ONNX files, quantization, TensorRT.
+
+Each raises InvalidRequest with values, rule and fix, or yields warnings.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.planning.rules import Situation
+from mask2former_mcp.spec import dotted
+
+ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "torchao": ("weight_only_ptq", ("minmax",)),
+    "modelopt.pytorch": ("static_ptq", ("max", "awq_lite", "awq_full")),
+    "modelopt.onnx": ("static_ptq", ("max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq")),
+}
+_BACKENDS: Mapping[str, str] = {
+    "torchao": "torchao: 8-bit weights of linear layers; evaluate, inference and export take the result",
+    "modelopt.pytorch": "modelopt.pytorch needs the package nvidia-modelopt in the engine's Python; it simulates "
+    "8 bits in PyTorch, so that size and speed do not improve; evaluate and inference take the result",
+    "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
+    "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
+}
+_TENSORRT = (
+    "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU, or fails and says so; the other "
+    "way is NVIDIA's TAO deploy container (runtime=tao)"
+)
+
+
+def tensorrt(s: Situation) -> Iterator[str]:
+    if s.tensorrt and s.action in ("evaluate", "inference"):
+        mode = dotted.get(s.spec, "model.mode")
+        exported = (s.known_spec or {}).get("model", {}).get("mode", mode)
+        if s.action == "evaluate" and (mode != "semantic" or exported != "semantic"):
+            raise InvalidRequest(
+                f"TensorRT evaluation needs an engine made from a semantic export, but the mode is {exported}",
+                fix="Run export with mode=semantic, then gen_trt_engine, then evaluate that engine; or evaluate the "
+                "checkpoint itself.",
+            )
+        if s.runtime == "engine":
+            yield _TENSORRT
+    if s.action != "gen_trt_engine":
+        return
+    block = dotted.get(s.spec, "gen_trt_engine.tensorrt")
+    low, opt, high = (block[f"{name}_batch_size"] for name in ("min", "opt", "max"))
+    if not low <= opt <= high:
+        raise InvalidRequest(
+            f"min_batch_size={low}, opt_batch_size={opt}, max_batch_size={high} are not in order",
+            fix="Choose min <= opt <= max.",
+        )
+    if s.runtime == "engine":
+        yield _TENSORRT
+
+
+def graphs(s: Situation) -> Iterator[str]:
+    """ONNX files as the model of evaluate, inference and export."""
+    path = str(s.spec.get(s.action, {}).get("checkpoint", ""))
+    if not path.endswith(".onnx"):
+        return
+    if s.action not in ("evaluate", "inference"):
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r} is an ONNX file already",
+            fix=f"{s.action} starts from a checkpoint (.pth): name one, or the train job as parent_job_id.",
+        )
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            f"{s.action}.checkpoint={path!r}: TAO's images do not run ONNX files",
+            fix="Use runtime=engine, or the checkpoint (.pth).",
+        )
+    exported = (s.known_spec or {}).get("model", {}).get("mode")
+    mode = dotted.get(s.spec, "model.mode")
+    if exported is not None and exported != mode:
+        raise InvalidRequest(
+            f"mode={mode}, but {path!r} is a {exported} export, and a graph has one mode",
+            fix=f"Leave mode out, or export the checkpoint with mode={mode}.",
+        )
+    yield "the ONNX file runs in onnxruntime: images are fitted into its fixed size and padded; there is no val_loss"
+
+
+def export(s: Situation) -> Iterator[str]:
+    # Under TAO the key is not in the spec, since its config does not know it.
+    if s.action != "export" or s.said.get("export.format", s.spec["export"].get("format")) != "transformers":
+        return
+    if s.runtime == "tao":
+        raise InvalidRequest(
+            "format=transformers is our engine's: under runtime=tao export writes ONNX",
+            fix="Use format=onnx, or runtime=engine.",
+        )
+    if dotted.get(s.spec, "model.backbone.type") != "swin":
+        raise InvalidRequest(
+            "format=transformers: transformers' Mask2Former has no EfficientViT backbone", fix="Use format=onnx."
+        )
+    yield "input size, batch size and opset say nothing of a transformers folder and are not read"
+
+
+def quantize(s: Situation) -> Iterator[str]:
+    if s.action != "quantize":
+        return
+    block = s.spec["quantize"]
+    mode, algorithms = ALGORITHMS[block["backend"]]
+    if block["mode"] != mode or block["algorithm"] not in algorithms:
+        raise InvalidRequest(
+            f"backend={block['backend']} with quantize_mode={block['mode']} and algorithm={block['algorithm']} is no "
+            "combination that exists",
+            fix=f"{block['backend']} takes quantize_mode={mode} and algorithm {' or '.join(algorithms)}.",
+        )
+    is_onnx = str(block["model_path"]).endswith(".onnx")
+    if is_onnx != (block["backend"] == "modelopt.onnx"):
+        raise InvalidRequest(
+            f"backend={block['backend']} does not take model_path={block['model_path']!r}",
+            fix="modelopt.onnx takes an ONNX file, the other backends a checkpoint (.pth).",
+        )
+    if mode == "static_ptq" and not dotted.get(s.spec, "dataset.quant_calibration_dataset.images_dir"):
+        raise InvalidRequest(
+            "quantize_mode=static_ptq needs calibration images", fix="Pass train_dataset=<folder with images>."
+        )
+    if is_onnx and s.runtime == "tao" and not dotted.get(s.spec, "dataset.test.target_size"):
+        raise InvalidRequest(
+            "backend=modelopt.onnx calibrates at one image size: dataset.test.target_size is empty",
+            fix="Set dataset.test.target_size to the export's [height, width].",
+        )
+    if s.runtime == "engine":
+        yield _BACKENDS[block["backend"]]
+
+
+def completed(s: Situation, warnings: list[str]) -> dict[str, Any]:
+    """Quantization's mode and algorithm where only the backend was said: the mode that it has, its first algorithm."""
+    block = s.spec["quantize"]
+    mode, algorithms = ALGORITHMS[block["backend"]]
+    values: dict[str, Any] = {}
+    for key, legal in (("quantize.mode", (mode,)), ("quantize.algorithm", algorithms)):
+        if key not in s.said and dotted.get(s.spec, key) not in legal:
+            values[key] = legal[0]
+            others = f" (others: {', '.join(legal[1:])})" if legal[1:] else ""
+            warnings.append(f"{key} is set to {legal[0]}, as backend={block['backend']} needs{others}")
+    return values
