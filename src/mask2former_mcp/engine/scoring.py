@@ -89,7 +89,8 @@ class Interpret(Protocol):
 
 @dataclass
 class Scores:
-    """What mode and data allow: mIoU but for instances, PQ for panoptic data in panoptic mode, AP where there are things.
+    """What mode and data allow: mIoU but for instances, PQ for panoptic data in panoptic mode, AP where there are
+    things.
 
     In instance mode most pixels are nobody's target, and a map of classes, which names one for every pixel, is no
     answer to that task: over the few annotated pixels mIoU can be 1 with no object found. It is not taken there.

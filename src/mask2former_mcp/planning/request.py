@@ -128,7 +128,7 @@ class InferenceRequest(ActionRequest):
     trt_engine: str | None = None
     mode: Mode | None = None
     threshold: Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)] | None = Field(
-        None, description="Lowest score that is kept."
+        None, description="Lowest score kept, in overlays, panoptic files and instances.json (there 0.05 if left out)."
     )
 
 

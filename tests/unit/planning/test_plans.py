@@ -517,3 +517,12 @@ def test_classes_of_coco_annotations_are_measured_where_there_are_annotations(pl
     made = plan("train", train_dataset=str(data / "coco"), mode="semantic")
     assert made.metric == "mIoU"
     assert any("pixels outside all masks" in note for note in made.warnings)
+
+
+def test_a_threshold_chooses_the_rows_of_the_instances_too(plan: Any, trained: Any) -> None:
+    asked = {"parent_job_id": trained.job_id}
+    assert plan("inference", **asked).spec["inference"]["min_score"] == 0.05
+    said = plan("inference", **asked, threshold=0.7).spec
+    assert said["inference"]["min_score"] == said["model"]["object_mask_threshold"] == 0.7
+    both = plan("inference", **asked, overrides={"model.object_mask_threshold": 0.7, "inference.min_score": 0.2}).spec
+    assert both["inference"]["min_score"] == 0.2
