@@ -92,7 +92,11 @@ def test_a_job_shows_what_get_job_shows(services):
     job = json.loads(read(services, f"m2f://jobs/{ID}").text)
     assert job["status"] == "failed"
     assert job["study"]["leaderboard"][0]["job_id"] == ID
-    assert [found["job_id"] for found in json.loads(read(services, "m2f://jobs").text)["jobs"]] == [ID]
+    (row,) = json.loads(read(services, "m2f://jobs").text)["jobs"]
+    assert row["job_id"] == ID
+    assert row["about"] == job["about"]
+    assert row["about"].items() >= {"created_at": "1970-01-01T00:00:01+00:00", "metric": "mIoU"}.items()
+    assert row["about"]["dataset"].endswith("belt/train")
 
 
 def test_a_spec_is_yaml_with_real_paths(services):
