@@ -31,6 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Several test processes share the cores: with a thread a core each, torch slows all of them many times over.
     # Read when torch is imported, which is later; workers of xdist inherit it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Whoever runs the tests may have an account: no test may find it, nor wait for the metadata service of a cloud.
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+    for name in [name for name in os.environ if name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL")]:
+        del os.environ[name]
     config.addinivalue_line("markers", "slow: takes up to two minutes; part of the whole run all the same")
 
 

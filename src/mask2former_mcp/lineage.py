@@ -23,6 +23,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 # Matched against the basename only: a folder called `epoch_7` must never decide which file is taken.
 CHECKPOINT_NAME = re.compile(r"model_epoch_(\d{3,})_step_(\d{5,})\.pth")
 _EPOCH_CHOICE = re.compile(r"epoch=(\d+)(?:,\s*step=(\d+))?")
+SIDECAR = "experiment.yaml"  # the resolved spec that train writes beside its checkpoints
 WEIGHT_SUFFIXES = (".pth", ".tlt", ".pt")
 
 Writer = Literal["train", "export", "quantize", "gen_trt_engine"]
@@ -64,7 +65,11 @@ class Earlier:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The file a job starts from, and why this one."""
+    """The file a job starts from, and why this one.
+
+    Of a file in S3, `path` is where it will be when the job starts, `uri` where it comes from, `state` the digest of
+    (URI, ETag, size); it has no `sha256` because nobody has read it yet.
+    """
 
     path: Path
     sha256: str
@@ -72,6 +77,13 @@ class Chosen:
     epoch: int | None = None
     step: int | None = None
     metric: float | None = None
+    uri: str | None = None
+    state: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Which bytes are meant, on any machine."""
+        return f"sha256:{self.sha256}" if self.uri is None else f"s3:{self.uri}:{self.state}"
 
 
 # --- the file a job starts from --------------------------------------------------------------------------------------
@@ -198,18 +210,30 @@ def explicit_file(argument: str, text: str, suffixes: tuple[str, ...] = WEIGHT_S
     """A model file that the caller names."""
     path = Path(os.path.expanduser(text))
     if not path.is_absolute():
-        raise InvalidRequest(f"{argument}={text!r} is not an absolute path", fix="Pass the file's absolute path.")
-    if path.suffix.lower() not in suffixes:
         raise InvalidRequest(
-            f"{argument}={text!r} does not end in {' or '.join(suffixes)}", fix=f"Pass a {' or '.join(suffixes)} file."
+            f"{argument}={text!r} is not an absolute path", fix="Pass the file's absolute path, or s3://bucket/key."
         )
+    require_suffix(argument, text, suffixes)
     if not _is_usable(path):
         raise NotFound(
             f"{argument}={text[:200]!r} {_state(path)}", fix="Check the path, or pass parent_job_id instead."
         )
-    match = CHECKPOINT_NAME.fullmatch(path.name)
-    epoch, step = (int(match[1]), int(match[2])) if match else (None, None)
+    epoch, step = named_position(path.name)
     return Chosen(path.resolve(), sha256(path), f"the file named by {argument}", epoch, step)
+
+
+def require_suffix(argument: str, text: str, suffixes: tuple[str, ...]) -> None:
+    """InvalidRequest for a file that cannot be of the right kind."""
+    if not text.lower().endswith(suffixes):
+        raise InvalidRequest(
+            f"{argument}={text!r} does not end in {' or '.join(suffixes)}", fix=f"Pass a {' or '.join(suffixes)} file."
+        )
+
+
+def named_position(name: str) -> tuple[int, int] | tuple[None, None]:
+    """(epoch, step) of a checkpoint's file name, where it says so."""
+    match = CHECKPOINT_NAME.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else (None, None)
 
 
 def is_choice(text: str) -> bool:

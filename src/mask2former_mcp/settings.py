@@ -44,6 +44,8 @@ class Settings:
     engine_command: tuple[str, ...] = ()  # stands for `mask2former`; empty: `python -m mask2former_mcp.engine`
     gpus: str = "auto"  # auto | none | UUIDs, comma-separated: what jobs may lease
     cpu_slots: int = 1  # jobs at once on a machine without a GPU
+    s3_cache_gb: float = 200.0  # what was fetched from S3 and no live job needs is removed beyond this
+    upload_every_s: float = 15.0  # how often results go to S3, where a job's results_dir is there
     keep_checkpoints: bool = False  # of all trials of a study; False: the best one of each finished trial
     require_digest: bool = False  # starting a job needs `expect_digest`
     max_restarts: int = 3  # automatic attempts after a lost process, per submission or resume
@@ -193,6 +195,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "engine_command": _words,
     "gpus": _text,
     "cpu_slots": _whole(1),
+    "s3_cache_gb": _amount,
+    "upload_every_s": _seconds,
     "keep_checkpoints": _flag,
     "require_digest": _flag,
     "max_restarts": _whole(0),

@@ -36,6 +36,7 @@ def ade(belt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow  # five jobs, each a process that imports torch
 def test_from_pairs_of_image_and_mask_to_a_model_that_names_pixels(
     walk: Any, ade: Path, belt: Path, tiny_training: dict[str, Any]
 ) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 
 
+@pytest.mark.slow  # five jobs, each a process that imports torch
 def test_from_coco_instances_to_a_model_that_finds_objects(
     walk: Any, belt: Path, tiny_training: dict[str, Any]
 ) -> None:

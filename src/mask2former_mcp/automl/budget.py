@@ -242,8 +242,10 @@ def resumed(
     more = (asked.max_trials or 0) > settings.max_trials or asked.time_budget_minutes is not None
     if finished and not more:
         raise InvalidRequest(
-            f"this study has used its budget of {settings.max_trials} trials",
-            fix=f'Pass a bigger one: automl={{"max_trials": {settings.max_trials + 4}}}.',
+            f"this study has used its budget of {settings.max_trials} trials"
+            + (f" or {_time(settings.time_budget_s / 3600)}" if settings.time_budget_s else ""),
+            fix=f'Pass a bigger one: automl={{"max_trials": {settings.max_trials + 4}}}'
+            + (', or "time_budget_minutes" to go on with what it halted.' if settings.time_budget_s else "."),
         )
     changes: dict[str, Any] = {}
     if asked.max_trials is not None:

@@ -2,7 +2,8 @@
 
 Optuna's own one needs torch, which this process must not load; this one rests on scikit-learn. With ten trials or
 fewer, the usual size of a study here, it finds good values in fewer trials than the Parzen estimator
-(benchmarks/automl). Running trials count with their predicted value, so that parallel proposals differ.
+(benchmarks/automl). Running trials count as if they came out one standard deviation below what is predicted for them, a
+liar as in Ginsbourger et al. 2010, and no proposal comes close to one.
 """
 
 import warnings
@@ -27,12 +28,13 @@ CANDIDATES = 2048
 LOCAL_SHARE = 0.5  # of the candidates, drawn around the best trial so far
 LOCAL_WIDTH = 0.1
 FIRST_LOOK = 0.25
+APART = 0.1  # from every running trial, on the unit cube
 SHORTEST = 0.3
 FLOOR = 0.5
 
 
 class GaussianProcessSampler(BaseSampler):
-    """Maximises. The first `startup` trials (the enqueued ones among them) are spread over the cube instead."""
+    """Maximises. Until `startup` trials have a result (the enqueued ones count), proposals are spread out instead."""
 
     def __init__(self, space: Mapping[str, BaseDistribution], *, seed: int, startup: int = STARTUP) -> None:
         self._space = dict(space)
@@ -64,7 +66,7 @@ class GaussianProcessSampler(BaseSampler):
             if t.number != trial.number and all(name in t.params for name in names)
         ]
         pending = np.array([_point(t.params, names, search_space) for t in running]).reshape(len(running), width)
-        if len(seen) + len(running) < self._startup or len(seen) < 1:
+        if len(seen) < self._startup:
             chosen = self._apart(np.vstack([known, pending]), width)
         else:
             chosen = self._improving(known, results, pending, width)
@@ -90,16 +92,24 @@ class GaussianProcessSampler(BaseSampler):
     def _improving(self, known: Array, values: Array, pending: Array, width: int) -> Array:
         model = _fitted(known, values, seed=int(self._rng.integers(2**31)))
         if len(pending):
-            believed = np.asarray(model.predict(pending))
-            known, values = np.vstack([known, pending]), np.concatenate([values, believed])
+            mean, spread = model.predict(pending, return_std=True)
+            known, values = np.vstack([known, pending]), np.concatenate([values, mean - spread])
             model = _fitted(known, values, seed=0, kernel=model.kernel_)
         best = known[int(np.asarray(model.predict(known)).argmax())]
         local = int(CANDIDATES * LOCAL_SHARE)
         near = np.clip(best + self._rng.normal(0.0, LOCAL_WIDTH, (local, width)), 0.0, 1.0)
-        candidates = np.vstack([self._rng.random((CANDIDATES - local, width)), near])
+        candidates = _not_running(np.vstack([self._rng.random((CANDIDATES - local, width)), near]), pending)
         mean, spread = model.predict(candidates, return_std=True)
         target = float(np.asarray(model.predict(known)).max())
         return np.asarray(candidates[int(_expected_improvement(mean, spread, target).argmax())])
+
+
+def _not_running(candidates: Array, pending: Array) -> Array:
+    """Those that are not nearly a running trial again; all of them where the space leaves no other."""
+    if not len(pending):
+        return candidates
+    distance = np.linalg.norm(candidates[:, None, :] - pending[None, :, :], axis=2).min(axis=1)
+    return candidates if distance.max() < APART else candidates[distance >= APART]
 
 
 def reached(trials: Sequence[FrozenTrial]) -> dict[int, float]:

@@ -51,6 +51,12 @@ def winner(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     return None
 
 
+def leading(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Who leads while the study goes on: who would win now, or, before any trial has ended, the best one running."""
+    able = [trial for trial in trials if trial.status == "running" and trial.metric is not None]
+    return winner(trials) or max(able, key=lambda trial: (trial.metric or 0.0, -trial.trial), default=None)
+
+
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Finished ones first, best on top; then those still running or stopped, by what they reached; failed ones last."""
     order = {"finished": 0, "running": 1, "stopped": 1, "pruned": 2, "failed": 3}

@@ -1,6 +1,6 @@
 """One trial as the leaderboard knows it: Optuna's row and the job's row, read together."""
 
-import time
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -13,12 +13,22 @@ from mask2former_mcp.jobs.service import Jobs
 
 _PRUNED_BY_RIVALS = "rung"
 
+# The note `halted` of a trial that stopped with its study, not for its own sake: it is open, and goes on when the study
+# does. The note is the reason; empty when the trial goes on.
+OUT_OF_TIME = "the study's time budget ended before its last epoch"
+WITH_STUDY = "cancelled with the study, before its last epoch"
+
+
+def is_halted(notes: Mapping[str, Any], job: Job | None) -> bool:
+    """Whether an open trial rests until its study goes on."""
+    return bool(notes.get("halted")) and (job is None or job.state.terminal)
+
 
 def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySettings) -> TrialRecord:
     notes: dict[str, Any] = trial.user_attrs
     status, cause = _status(trial), notes.get("cause", "")
-    if status == "running" and notes.get("halted") and (job is None or job.state.terminal):
-        status, cause = "stopped", "cancelled with the study, before its last epoch"
+    if status == "running" and is_halted(notes, job):
+        status, cause = "stopped", notes["halted"]
     best: tuple[float, int] | None = None
     has_checkpoint = False
     if job is not None:
@@ -39,7 +49,7 @@ def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySetti
         metric=trial.value if status == "finished" else best[0] if best else None,
         epoch=notes.get("epoch", best[1] if best else None) if status != "failed" else None,
         epochs=trial.last_step or 0,
-        duration_s=_duration(job),
+        duration_s=jobs.store.history.seconds(job.id) if job else None,
         checkpoint=has_checkpoint,
         cause=cause,
         adjustments=tuple(notes.get("adjustments", ())),
@@ -56,10 +66,3 @@ def _status(trial: FrozenTrial) -> Status:
             return "failed"
         case _:
             return "running"
-
-
-def _duration(job: Job | None) -> float | None:
-    """Seconds of the job's last attempt; of a running one so far."""
-    if job is None or job.started_at is None:
-        return None
-    return (job.finished_at or time.time()) - job.started_at

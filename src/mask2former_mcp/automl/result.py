@@ -1,4 +1,4 @@
-"""`study.json` in the study's results folder: written while the study runs, final when it has ended.
+"""A study's result: `study.json` in its results folder, written while it runs, final when it has ended.
 
 It is what get_job shows of a study and what later actions read the winner from. Paths in it are relative to the home.
 """
@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.automl import report, single
+from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.members import STUDY_FILE as FILE
+from mask2former_mcp.jobs.views import JobViews
 
-# What get_job answers; the file has more (full specs, all trials, failures).
-_SHOWN = ("leaderboard", "winner", "baseline", "final", "budget", "eta_s", "duration_s", "pictures")
+# What get_job answers; the whole result has more (full spec, all trials, failures).
+_SHOWN = ("leaderboard", "winner", "best_so_far", "baseline", "final", "budget", "eta_s", "duration_s", "pictures")
 _WINNER = ("trial", "job_id", "metric", "epoch", "checkpoint", "sha256", "parameters", "reason")
 
 
@@ -34,44 +36,22 @@ def read(results: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def whole(job: Job, jobs: JobViews) -> dict[str, Any]:
+    """Everything there is to say of a training on the AutoML route, many trials or one, ended or not."""
+    if job.plan.study is None:
+        return single.outcome(job, jobs)
+    content = read(jobs.results_dir(job.id))
+    if content is None:
+        return {"leaderboard": [], "budget": {"max_trials": job.plan.study["max_trials"]}, "eta_s": job.eta_s}
+    if not job.state.terminal and content.get("winner"):
+        # Resumed, and not yet looked at by its supervisor: who won then leads now.
+        content |= {"winner": None, "best_so_far": report.so_far(content["winner"])}
+    return {**content, "eta_s": job.eta_s}
+
+
 def shown(content: Mapping[str, Any]) -> dict[str, Any]:
     """The compact form: the winner without its spec."""
     facts = {name: content.get(name) for name in _SHOWN}
     if winner := content.get("winner"):
         facts["winner"] = {name: winner[name] for name in _WINNER if name in winner}
     return facts
-
-
-def shown_of(job: Job, results: Path) -> dict[str, Any]:
-    """What get_job shows of a training on the AutoML route; a plain run is a study of one trial, the job itself."""
-    if job.plan.study is None:
-        return _single(job)
-    content = read(results) or {"leaderboard": [], "budget": {"max_trials": job.plan.study["max_trials"]}}
-    return {**shown(content), "eta_s": job.eta_s}
-
-
-def _single(job: Job) -> dict[str, Any]:
-    metric = job.metrics.get(job.plan.metric)
-    ran = job.started_at is not None and job.finished_at is not None
-    trial = {
-        "trial": 0,
-        "job_id": job.id,
-        "parameters": {},
-        "metric": metric,
-        "epoch": None,
-        "status": job.state.value,
-        "duration_s": round((job.finished_at or 0.0) - (job.started_at or 0.0), 1) if ran else None,
-    }
-    won = {"trial": 0, "job_id": job.id, "metric": metric, "reason": "the only trial"}
-    return {
-        "leaderboard": [trial],
-        "winner": won if job.state is JobState.SUCCEEDED else None,
-        "baseline": {"status": "unavailable", "reason": "a study of one trial evaluates nothing before it"},
-        "budget": {"max_trials": 1},
-        "eta_s": job.eta_s,
-    }
-
-
-def portable(path: Path, home: Path) -> str:
-    """Relative to the home where it lies inside."""
-    return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)

@@ -1,12 +1,12 @@
-"""Which checkpoints of a trial stay: the best one of a trial that counts, none of one that lost."""
+"""Which checkpoints of a trial stay: the best of one that counts, the last too while it may go on, none of a loser."""
 
-from collections.abc import Sequence
+from collections.abc import Container
 from pathlib import Path
 
 from mask2former_mcp.jobs.checkpoints import saved
 
 
-def keep_only(folder: Path, epochs: Sequence[int]) -> list[str]:
+def keep_only(folder: Path, epochs: Container[int | None]) -> list[str]:
     """Remove checkpoints of a training folder but for these epochs; returns the names of what went.
 
     The `latest` link goes with the file it names. Done again, it finds nothing to do.

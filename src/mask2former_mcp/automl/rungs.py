@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from optuna.pruners import BasePruner
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 
 class RungPruner(BasePruner):
@@ -35,6 +35,7 @@ class RungPruner(BasePruner):
                 value
                 for other in study.get_trials(deepcopy=False)
                 if other.number != trial.number
+                and other.state != TrialState.FAIL  # it will never go on, so it takes no place among those that do
                 and rung in self._of(other.number)
                 and (value := at_rung(other.intermediate_values, rung)) is not None
             ]

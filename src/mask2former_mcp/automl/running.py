@@ -12,9 +12,10 @@ from mask2former_mcp.automl import retention, trials
 from mask2former_mcp.automl.algorithms import algorithm
 from mask2former_mcp.automl.budget import StudySettings, expected_share
 from mask2former_mcp.automl.leaderboard import TrialRecord
-from mask2former_mcp.automl.record import record
+from mask2former_mcp.automl.record import OUT_OF_TIME, is_halted, record
 from mask2former_mcp.automl.search import OpenTrial, Search
 from mask2former_mcp.errors import Mask2FormerError, NotFound
+from mask2former_mcp.jobs.checkpoints import newest_intact
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.lineage import checkpoint
@@ -23,8 +24,8 @@ from mask2former_mcp.planning.planner import Planner
 HOPELESS = 3  # failures without any success, after which no new trial is started
 _PAGE = 200
 
-# What a trial's note `stop` says: why it ended before its last epoch.
-RUNG, BUDGET, TIME, HAND = "rung", "budget", "time", "hand"
+# What a trial's note `stop` says: why it ended, for good, before its last epoch.
+RUNG, BUDGET, HAND = "rung", "budget", "hand"
 
 _log = logging.getLogger("mask2former_mcp.study")
 
@@ -57,7 +58,10 @@ class RunningStudy:
         ]
 
     def step(self) -> bool:
-        """Look at every open trial, then start what may start. False: nothing runs and nothing more is to start."""
+        """Look at every open trial, then start what may start. False: nothing runs and nothing more is to start.
+
+        Trials that the time budget halted are then still open; they go on when the study is resumed.
+        """
         members = self.members()
         for trial in self.search.open_trials():
             self._observe(trial, members.get(trials.trial_name(self.study.id, trial.number)))
@@ -65,21 +69,44 @@ class RunningStudy:
             trial = self.search.propose()
             _log.info("trial %d: %s", trial.number, trial.values)
             self._submit(trial)
-        return bool(self.search.open_trials())
+        return any(
+            not is_halted(trial.notes, members.get(trials.trial_name(self.study.id, trial.number)))
+            for trial in self.search.open_trials()
+        )
 
     # -- one trial --
 
     def _observe(self, trial: OpenTrial, job: Job | None) -> None:
         if job is None:
-            self._submit(trial)
+            self._go_on(trial, job)
             return
-        stop = trial.notes.get("stop")
-        if stop is None:
-            stop = self._judge(trial, job)
+        stop = trial.notes.get("stop") or self._judge(trial, job)
         if job.state.terminal:
             self._conclude(trial, job, stop)
         elif stop is not None:
             self.jobs.cancel(job.id)
+        elif self._time_is_up():
+            self._halt(trial)
+            self.jobs.cancel(job.id)
+
+    def _halt(self, trial: OpenTrial) -> None:
+        if not trial.notes.get("halted"):
+            self.search.note(trial.number, halted=OUT_OF_TIME)
+            _log.info("trial %d: %s", trial.number, OUT_OF_TIME)
+
+    def _go_on(self, trial: OpenTrial, job: Job | None) -> None:
+        """Start a trial's job, or go on with it from its last checkpoint; with no time left it waits for a resume."""
+        if self._time_is_up():
+            self._halt(trial)
+            if job is not None:
+                self._tidy(trial.number, job)
+            return
+        if job is not None:
+            self.jobs.resume(job.id)
+        if trial.notes.get("halted"):
+            self.search.note(trial.number, halted="")
+        if job is None:
+            self._submit(trial)
 
     def _judge(self, trial: OpenTrial, job: Job) -> str | None:
         """Report what was measured since, and decide whether it ends here; the decision is noted before the deed."""
@@ -97,8 +124,6 @@ class RunningStudy:
             known[epochs] = best
             if epochs < self.settings.epochs and (stop := self._verdict(trial.number, epochs)):
                 return self._noted(trial.number, stop, f"stopped after {epochs} epochs: {_WORDS[stop]}")
-        if not job.state.terminal and self._time_is_up():
-            return self._noted(trial.number, TIME, _WORDS[TIME])
         return None
 
     def _verdict(self, number: int, epochs: int) -> str | None:
@@ -125,10 +150,8 @@ class RunningStudy:
             self.search.stop(number)
         elif job.state is JobState.SUCCEEDED:
             self._finish(number, job)
-        elif job.state is JobState.CANCELLED and trial.notes.get("halted"):
-            # The study was cancelled, not the trial: it goes on from its last checkpoint.
-            self.jobs.resume(job.id)
-            self.search.note(number, halted=False)
+        elif job.state is JobState.CANCELLED and self._stopped_with_study(trial, job):
+            self._go_on(trial, job)
             return
         elif job.state is JobState.CANCELLED:
             self._noted(number, HAND, _WORDS[HAND])
@@ -137,6 +160,10 @@ class RunningStudy:
             self.search.note(number, cause=f"{job.state}: {job.message}"[:500])
             self.search.fail(number)
         self._tidy(number, job)
+
+    def _stopped_with_study(self, trial: OpenTrial, job: Job) -> bool:
+        """Noted, or cancelled while no attempt of the study ran: the members of a lost one are cancelled without it."""
+        return bool(trial.notes.get("halted")) or (job.finished_at or self._started_at) < self._started_at
 
     def _finish(self, number: int, job: Job) -> None:
         """Its value is the best epoch's, among those that kept a checkpoint. Without any metric it has failed."""
@@ -156,10 +183,13 @@ class RunningStudy:
     def _tidy(self, number: int, job: Job) -> None:
         if self._keep_all:
             return
-        found = self.search.trials()[number]
-        counts = found.state.name == "COMPLETE" or found.user_attrs.get("stop") in (BUDGET, TIME, HAND)
-        kept = record(found, job, self.jobs, self.settings).epoch if counts else None
-        gone = retention.keep_only(self.jobs.results_dir(job.id) / "train", [] if kept is None else [kept])
+        found, folder = self.search.trials()[number], self.jobs.results_dir(job.id) / "train"
+        kept: set[int | None] = set()
+        if found.state.name in ("COMPLETE", "RUNNING") or found.user_attrs.get("stop") in (BUDGET, HAND):
+            kept.add(record(found, job, self.jobs, self.settings).epoch)
+        if found.state.name == "RUNNING" and (newest := newest_intact(folder)):
+            kept.add(newest.epoch)  # from where it goes on
+        gone = retention.keep_only(folder, kept)
         if gone:
             _log.info("trial %d: removed %d checkpoints", number, len(gone))
 
@@ -255,6 +285,5 @@ class RunningStudy:
 _WORDS = {
     RUNG: "not among the best trials at this rung",
     BUDGET: "the study's epochs are used up",
-    TIME: "the study's time budget is used up",
     HAND: "cancelled by hand",
 }

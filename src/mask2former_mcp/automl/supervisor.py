@@ -16,6 +16,7 @@ from typing import Any
 from mask2former_mcp import bundle
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
+from mask2former_mcp.automl.record import WITH_STUDY
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.automl.search import Search
 from mask2former_mcp.automl.settings import settings_of
@@ -23,6 +24,8 @@ from mask2former_mcp.automl.trials import why
 from mask2former_mcp.automl.view import StudyView
 from mask2former_mcp.datasets.verify import verify
 from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.jobs.cached import cache_bound
+from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.prepare import resolved_spec
@@ -54,6 +57,7 @@ class StudySupervisor:
         self.environ = environ
         self.jobs = Jobs(settings, environ)
         self.store = self.jobs.store
+        self.delivering = Delivering(settings, self.store, environ)
         self._reconciled = time.monotonic()
 
     def run(self, job_id: str) -> None:
@@ -87,7 +91,14 @@ class StudySupervisor:
 
         try:
             folders.results.mkdir(parents=True, exist_ok=True)
-            stage([s.model_dump() for s in job.plan.staging], home=folders.home, job_dir=folders.job, progress=report)
+            self.delivering.claim(job)
+            stage(
+                [item.model_dump() for item in job.plan.staging],
+                home=folders.home,
+                job_dir=folders.job,
+                progress=report,
+                bound=cache_bound(self.settings, self.store),
+            )
             self._verify(resolved_spec(job, folders), report)
         except Stopped:
             return
@@ -119,6 +130,7 @@ class StudySupervisor:
         search = Search(folders.job, settings, dotted.flatten(job.plan.spec))
         view = self._view(job, settings, search, folders)
         got_on = False
+        self.delivering.start(job)
         try:
             while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
                 self._look_after_orphans()
@@ -163,7 +175,7 @@ class StudySupervisor:
         try:
             for trial in search.open_trials():
                 if trial.notes.get("stop") is None:
-                    search.note(trial.number, halted=True)
+                    search.note(trial.number, halted=WITH_STUDY)
             while live := self._live_members(job):
                 for member in live:
                     self.jobs.cancel(member.id)
@@ -181,6 +193,7 @@ class StudySupervisor:
 
     def _end(self, job: Job, state: JobState, message: str, code: str | None) -> None:
         self.store.history.end(job.id, job.attempt, state, None)
+        state, message, code = self.delivering.finish(job, state, message, code)
         phases = {JobState.SUCCEEDED: "done", JobState.FAILED: "failed", JobState.CANCELLED: "cancelled"}
         self.store.transition(
             job.id, state, expect=_LIVE, attempt=job.attempt, text=message, message=message, error_code=code,

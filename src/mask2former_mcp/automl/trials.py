@@ -37,8 +37,8 @@ def baseline_name(study_id: str) -> str:
     return f"{study_id}-baseline"
 
 
-def final_name(study_id: str, number: int) -> str:
-    return f"{study_id}-final-{number}"
+def final_name(study_id: str, number: int, epoch: int) -> str:
+    return f"{study_id}-final-{number}-{epoch}"
 
 
 def trial_plan(
@@ -95,11 +95,14 @@ def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str
 
 
 def start_weights(plan: Plan) -> tuple[str | None, str]:
-    """(the file or choice that a baseline evaluates, or None; why there is none)."""
+    """(the file or choice that a baseline evaluates, or None; why there is none).
+
+    A pretrained backbone alone has none: its head is random, so the number would tell the seed, not the weights.
+    """
     if plan.checkpoint is not None and dotted.flatten(plan.spec).get(START_KEY):
-        return plan.checkpoint.path, ""
+        return plan.checkpoint.uri or plan.checkpoint.path, ""
     if dotted.flatten(plan.spec).get(BACKBONE_KEY):
-        return None, "only the backbone starts with weights: there is no whole network to evaluate before training"
+        return None, "only the backbone starts with weights: its head is untrained, and the score would be noise"
     return None, "from scratch: there is nothing to evaluate before training"
 
 

@@ -3,12 +3,15 @@
 import logging
 from typing import Any
 
-from mask2former_mcp.automl import ending, leaderboard, pictures, result
+from mask2former_mcp.automl import ending, leaderboard, pictures, report, result
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
+from mask2former_mcp.automl.report import Outcome
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job
+
+PICTURES = "pictures"  # their folder
 
 _log = logging.getLogger("mask2former_mcp.study")
 
@@ -31,7 +34,7 @@ class StudyView:
         baseline = self.evaluations.baseline(members)
         if not ending.is_over(baseline):
             self._show("evaluating the starting weights", 0.0, None, {})
-            self._write(baseline=baseline, final=None, won=None, drawn=(), eta_s=None)
+            self._write(Outcome(baseline))
             return False
         busy = self.running.step()
         members = self.running.members()
@@ -40,13 +43,14 @@ class StudyView:
         if not busy and best is not None:
             final = self.evaluations.final(members, best)
             self._show("evaluating the winner", 0.99, None, self._metrics(best))
-            self._write(baseline=baseline, final=final, won=None, drawn=(), eta_s=None)
+            self._write(Outcome(baseline, final))
             return ending.is_over(final)
         eta = self.running.eta_s(records)
         left, trained = self.running.epochs_left(), self.running.epochs_trained()
         progress = 0.98 * trained / max(trained + left, 1.0)
-        self._show(self._phase(records), progress, eta, self._metrics(best) if best else {})
-        self._write(baseline=baseline, final=None, won=None, drawn=(), eta_s=eta)
+        leading = leaderboard.leading(records)
+        self._show(self._phase(records), progress, eta, self._metrics(leading) if leading else {})
+        self._write(Outcome(baseline, eta_s=eta))
         return not busy
 
     def conclude(self) -> tuple[str, bool]:
@@ -59,21 +63,20 @@ class StudyView:
         _log.info("\n%s", leaderboard.table(records, self.settings.metric))
         if best is None:
             causes = "; ".join(f"trial {r.trial}: {r.cause}" for r in records if r.cause)[:600]
-            self._write(baseline=baseline, final=None, won=None, drawn=(), eta_s=None)
+            self._write(Outcome(baseline))
             words = f"No trial of {len(records)} ended with a {self.settings.metric} and a checkpoint. {causes}"
-            if len(records) >= self.settings.max_trials:
+            if len(records) >= self.settings.max_trials and not self._waiting():
                 words += f'. resume_job tries more with automl={{"max_trials": {self.settings.max_trials + 4}}}.'
-            return words, False
+            return words + self._waiting(), False
         plain = next((record for record in records if record.trial == 0), None)
-        won = ending.winner_facts(best, self.running.jobs, self.settings, plain)
-        search = self.running.search
-        drawn = pictures.draw(search.study, self.folders.results / ending.PICTURES, metric=self.settings.metric)
-        self._write(
-            baseline=baseline, final=self.evaluations.final(members, best), won=won,
-            drawn=[path.relative_to(self.folders.results).as_posix() for path in drawn], eta_s=None,
-        )  # fmt: skip
+        won = report.winner_facts(best, self.running.jobs, self.settings, plain)
+        study = self.running.search.study
+        drawn = pictures.draw(study, self.folders.results / PICTURES, metric=self.settings.metric)
+        paths = [path.relative_to(self.folders.results).as_posix() for path in drawn]
+        final = self.evaluations.final(members, best)
+        self._write(Outcome(baseline, final, won, pictures=paths, importances=pictures.importances(study)))
         self._show("done", 0.99, None, self._metrics(best))
-        return f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.", True
+        return f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.{self._waiting()}", True
 
     def halt(self) -> None:
         """After a cancel: where every trial stands, and the best so far, which later actions may use meanwhile."""
@@ -81,10 +84,18 @@ class StudyView:
         best = leaderboard.winner(records)
         plain = next((record for record in records if record.trial == 0), None)
         before = result.read(self.folders.results) or {}
-        never = {"status": ending.UNAVAILABLE, "reason": "the study was cancelled before"}
-        won = ending.winner_facts(best, self.running.jobs, self.settings, plain) if best else None
-        self._write(
-            baseline=before.get("baseline") or never, final=None, won=won, drawn=before.get("pictures", ()), eta_s=None
+        baseline = before.get("baseline") or report.unavailable("the study was cancelled before")
+        won = report.winner_facts(best, self.running.jobs, self.settings, plain) if best else None
+        self._write(Outcome(baseline, winner=won, pictures=before.get("pictures", ())))
+
+    def _waiting(self) -> str:
+        """What to say of trials that the time budget halted."""
+        waiting = len(self.running.search.open_trials())
+        if not waiting:
+            return ""
+        return (
+            f" {waiting} trial(s) were halted when the time was up:"
+            ' resume_job with automl={"time_budget_minutes": ..} goes on with them.'
         )
 
     def _phase(self, records: list[leaderboard.TrialRecord]) -> str:
@@ -104,9 +115,10 @@ class StudyView:
             self._shown = shown
             self.store.update(self.job.id, self.job.attempt, eta_s=eta_s, **shown)
 
-    def _write(self, **facts: Any) -> None:
+    def _write(self, outcome: Outcome) -> None:
         records = self.running.records(self.running.members())
-        content = ending.report(self.job, self.settings, self.running, records, **facts)
+        duration = self.store.history.seconds(self.job.id)
+        content = report.compose(self.job.id, self.settings, records, outcome, duration)
         # Times that pass are no news: rewritten when anything else changed.
         news = {
             **content,

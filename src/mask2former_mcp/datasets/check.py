@@ -17,6 +17,7 @@ from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import images
 from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
 from mask2former_mcp.staging import archives
+from mask2former_mcp.staging.uri import Uri
 
 DEADLINE_S = 45.0  # of one call
 QUICK_S = 8.0  # what is not done by then is done by a process of its own
@@ -48,7 +49,7 @@ def check(
         "role": role,
         "compare_with": compare_with.uri if compare_with else None,
         "sample": sample,
-        "state": [_state(r.folder()) for r in (ref, compare_with) if r is not None],
+        "state": [_state(r.outlined(home).folder()) for r in (ref, compare_with) if r is not None],
     }
     work = background.find(request, home)
     if work.finished() is None and not work.alive():
@@ -93,8 +94,8 @@ def _state(folder: Path) -> list[list[Any]]:
 
 def run(request: Mapping[str, Any], home: Path, watch: Watch, *, big_archives: bool = True) -> Report:
     """The whole check, in this process. `watch` hears of the progress and may raise to stop."""
-    ref = DatasetRef.parse(request["dataset"])
-    other = DatasetRef.parse(request["compare_with"]) if request["compare_with"] else None
+    ref = _here(request["dataset"], home, watch)
+    other = _here(request["compare_with"], home, watch) if request["compare_with"] else None
     if request["role"] == "inference":
         return _inference(ref, request["sample"], home, watch, big_archives)
     notes: list[str] = []
@@ -108,6 +109,20 @@ def run(request: Mapping[str, Any], home: Path, watch: Watch, *, big_archives: b
     if request["sample"] is not None and checked < len(found.images):
         notes.append(f"files: a sample of {checked} of {len(found.images)} was opened")
     return of_survey(found, ref, request["role"], checked, notes)
+
+
+def _here(text: str, home: Path, watch: Watch) -> DatasetRef:
+    """The dataset on this disk; what lies in S3 is fetched into the cache that jobs use as well."""
+    ref = DatasetRef.parse(text).outlined(home)
+    if ref.mirror is not None:
+        # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
+        from mask2former_mcp.staging import mirror
+
+        mirror.fill(
+            Uri.parse(ref.uri), home, [""], expected=ref.mirror.name,
+            progress=lambda done, total: watch("fetching", done, total),
+        )  # fmt: skip
+    return ref
 
 
 def _sides(

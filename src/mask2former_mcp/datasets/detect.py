@@ -32,12 +32,12 @@ def annotated(ref: DatasetRef) -> bool:
 
 def split(ref: DatasetRef) -> tuple[DatasetRef, DatasetRef] | None:
     """(train, val) when the folder holds train/ and val/, or is a train/ with a val/ beside it; else None."""
-    if ref.kind != "local":
+    if ref.kind == "s3" and ref.mirror is None:
         return None
     path = ref.path  # whether it can be read at all is not asked here: os.path.isdir says no where Path.is_dir raises
     if os.path.isdir(path / "train") and os.path.isdir(path / "val") and not annotated(ref):
         return ref.child("train"), ref.child("val")
     beside = path.parent / "val"
-    if path.name == "train" and os.path.isdir(beside):
-        return ref, DatasetRef(str(beside), "local")
+    if path.name == "train" and os.path.isdir(beside) and (ref.kind == "local" or ref.inside):
+        return ref, ref.beside("val")
     return None

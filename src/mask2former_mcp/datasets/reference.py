@@ -2,25 +2,30 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable
 from mask2former_mcp.formats import images
 from mask2former_mcp.staging import archives
+from mask2former_mcp.staging.uri import Uri
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_S3 = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")
 _RULE = "A dataset is a folder: a local path such as /data/shop, or s3://bucket/prefix."
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetRef:
-    """`uri` is an absolute local path or `s3://bucket/prefix`, without a trailing slash."""
+    """`uri` is an absolute local path or `s3://bucket/prefix`, without a trailing slash.
+
+    `mirror` is the local folder that stands for an s3:// prefix; `inside` is the path below it (`train`).
+    """
 
     uri: str
     kind: Literal["local", "s3"]
+    mirror: Path | None = None
+    inside: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "DatasetRef":
@@ -33,18 +38,28 @@ class DatasetRef:
             return cls(os.path.abspath(os.path.expanduser(text)), "local")
         if scheme[1] != "s3":
             raise InvalidRequest(f"dataset {text!r}: the scheme {scheme[1]}:// is not supported", fix=_RULE)
-        if not _S3.match(text):
-            raise InvalidRequest(f"dataset {text!r}: not a valid bucket and prefix", fix=_RULE)
-        return cls(text.rstrip("/"), "s3")
+        try:
+            return cls(str(Uri.parse(text)), "s3")
+        except ValueError as cause:
+            raise InvalidRequest(f"dataset {text[:200]!r}: {cause}", fix=_RULE) from cause
+
+    def outlined(self, home: Path) -> "DatasetRef":
+        """Itself, or for s3 the reference with its mirror in the cache: annotations readable, the rest by name."""
+        if self.kind == "local" or self.mirror is not None:
+            return self
+        # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
+        from mask2former_mcp.staging import mirror
+
+        return replace(self, mirror=mirror.outline(Uri.parse(self.uri), home))
 
     @property
     def path(self) -> Path:
-        """The local folder. Raises NotAvailable for s3."""
-        if self.kind != "local":
-            raise NotAvailable(
-                f"{self.uri}: data in S3 cannot be read by this version", fix="Copy it to a local folder and name that."
-            )
-        return Path(self.uri)
+        """The local folder, or the mirror. Raises NotAvailable for s3 that has none."""
+        if self.kind == "local":
+            return Path(self.uri)
+        if self.mirror is None:
+            raise NotAvailable(f"{self.uri} is not on this disk", fix="Copy it to a local folder and name that.")
+        return self.mirror / self.inside
 
     def folder(self) -> Path:
         """The local folder, which exists. Raises DatasetError naming what is there instead."""
@@ -62,7 +77,13 @@ class DatasetRef:
         )
 
     def child(self, name: str) -> "DatasetRef":
-        return DatasetRef(f"{self.uri}/{name}", self.kind)
+        inside = "" if self.kind == "local" else f"{self.inside}/{name}".lstrip("/")
+        return DatasetRef(f"{self.uri}/{name}", self.kind, self.mirror, inside)
+
+    def beside(self, name: str) -> "DatasetRef":
+        """The folder of that name in the same parent; of an s3 prefix only within what is mirrored."""
+        inside = "/".join((*self.inside.split("/")[:-1], name)) if self.inside else ""
+        return DatasetRef(f"{self.uri.rpartition('/')[0]}/{name}", self.kind, self.mirror, inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +109,7 @@ def find(ref: DatasetRef, name: str, *, expects: str | None = None) -> Place | N
     extracted = folder / stem
     candidates = (folder / candidate for candidate in (name, *(stem + suffix for suffix in archives.SUFFIXES)))
     archive = next((path for path in candidates if path.is_file()), None)
-    if extracted.is_dir() and (archive is None or any(extracted.iterdir())):
+    if extracted.is_dir() and (archive is None or ref.kind == "s3" or any(extracted.iterdir())):
         return Place(_entered(extracted, expects), "folder")
     return None if archive is None else Place(archive, "archive")
 

@@ -32,12 +32,13 @@ def resolve(rows: Sequence[DataSource], folders: Mapping[str, DatasetRef], forma
 
     A row that the format reads must find its file: DatasetError names the file, the folder and what is there. Other
     rows are built when the file exists and left out with a note when not. An archive becomes a folder in the cache:
-    its value is a placeholder and `staging` says what to extract. What lies in S3 is named, not looked at.
+    its value is a placeholder and `staging` says what to extract. What lies in S3 is a path in its mirror, and
+    `staging` says, first, what to fetch of it.
     """
     work = _Resolution(folders, format)
     for row in rows:
         work.row(row)
-    return Resolved(work.values, tuple(work.staging.values()), tuple(work.notes()))
+    return Resolved(work.values, (*work.fetches.values(), *work.staging.values()), tuple(work.notes()))
 
 
 class _Resolution:
@@ -45,6 +46,7 @@ class _Resolution:
         self.folders, self.format = folders, format
         self.values: dict[str, str] = {}
         self.staging: dict[str, dict[str, Any]] = {}  # target -> item
+        self.fetches: dict[str, dict[str, Any]] = {}  # mirror -> item
         self.left_out: dict[str, list[str]] = {}  # reason -> keys
         self.names: dict[str, tuple[str | None, str | None]] = {}  # folder -> first image and mask
 
@@ -56,10 +58,9 @@ class _Resolution:
         ref = self.folders.get(row.source)
         if ref is None:
             self._leave_out(f"no {row.source} was named", row.key)
-        elif ref.kind == "s3":
-            self.values[row.key] = ref.uri if name == _HERE else f"{ref.uri}/{name}"
         elif name == _HERE:
             self.values[row.key] = self._root(row.key, ref)
+            self._fetch(row.key, ref, "")
         else:
             self._local(row, ref, name, read)
 
@@ -75,10 +76,26 @@ class _Resolution:
             self._leave_out(f"ADE reads {place.path.name} of {ref.uri} through its root folder", row.key)
         elif place is not None:
             self.values[row.key] = self._value(row.key, place, expects)
+            if read or place.kind == "file":
+                self._fetch(row.key, ref, _below(place, ref))
         elif read:
             raise missing(name, ref, self.format)
         else:
             self._leave_out(f"format {self.format} does not read it here and {ref.uri} has no {name}", row.key)
+
+    def _fetch(self, key: str, ref: DatasetRef, part: str) -> None:
+        """Of what lies in S3: this part of the folder is to be there when the job starts."""
+        if ref.mirror is None:
+            return
+        uri = ref.uri.removesuffix(f"/{ref.inside}") if ref.inside else ref.uri
+        item = self.fetches.setdefault(
+            str(ref.mirror),
+            {"kind": "fetch", "source": uri, "target": str(ref.mirror), "keys": (),
+             "options": {"parts": (), "state": ref.mirror.name}},
+        )  # fmt: skip
+        item["keys"] = (*item["keys"], key)
+        part = "/".join(filter(None, (ref.inside, part))) if part or not ref.inside else f"{ref.inside}/"
+        item["options"] = {**item["options"], "parts": tuple(dict.fromkeys((*item["options"]["parts"], part)))}
 
     def _value(self, key: str, place: Place, expects: str | None) -> str:
         if place.kind != "archive":
@@ -130,3 +147,9 @@ class _Resolution:
 
     def _leave_out(self, reason: str, key: str) -> None:
         self.left_out.setdefault(reason, []).append(key)
+
+
+def _below(place: Place, ref: DatasetRef) -> str:
+    """A found place as a part of its dataset folder; a folder ends with a slash, the whole is empty."""
+    name = place.path.relative_to(ref.path).as_posix()
+    return "" if name == "." else f"{name}/" if place.kind == "folder" else name

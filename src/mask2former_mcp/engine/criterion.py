@@ -72,6 +72,8 @@ class Criterion:
     """Set criterion; the weights are the spec's `model.mask_former.*_weight`, for matching and loss alike.
 
     deep_supervision: all layers of the prediction are trained, otherwise the last one alone.
+    together: the batch is a share of a larger one that all processes train on at once. What a loss is divided by is
+    then the mean over the processes, so that the mean of their losses and gradients is that of the whole batch.
     """
 
     class_weight: float = 2.0
@@ -79,11 +81,12 @@ class Criterion:
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
     deep_supervision: bool = True
+    together: bool = False
 
     def __call__(self, prediction: Prediction, targets: Targets) -> Losses:
         """Losses of a prediction. Raises ValueError if masks and mask features differ in size."""
         _check(targets, prediction)
-        return self.losses(prediction, pad(targets, prediction.mask_features))
+        return self.losses(prediction, pad(targets, prediction.mask_features, together=self.together))
 
     def class_weights(self, num_classes: int) -> Tensor:
         """[C + 1]: what each class counts in the cross entropy, "no object" first."""
@@ -153,7 +156,8 @@ class Criterion:
         wanted = wanted.scatter(2, slot, targets.labels.expand_as(matched))[:, :, :queries]
         surprise = -_wide(logits).log_softmax(-1).gather(3, wanted[..., None]).squeeze(3)
         weight = torch.ones_like(surprise).masked_fill_(wanted == 0, self.no_object_weight)
-        return ((surprise * weight).sum((1, 2)) / weight.sum((1, 2))).sum()
+        total = weight.sum((1, 2))
+        return ((surprise * weight).sum((1, 2)) / (mean_over_processes(total) if self.together else total)).sum()
 
     def _mask_losses(
         self, embeddings: Tensor, features: Tensor, matched: Tensor, targets: Padded
@@ -190,17 +194,15 @@ def build(experiment: Experiment) -> Criterion:
     )
 
 
-def targets_per_process(counts: list[int], like: Tensor) -> Tensor:
-    """Mean number of targets over the processes, at least 1: averaged gradients are then those of one large batch."""
-    number = torch.tensor(float(sum(counts)), dtype=like.dtype).to(like.device, non_blocking=True)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(number)
-        number = number / torch.distributed.get_world_size()
-    return number.clamp(min=1)
+def mean_over_processes(number: Tensor) -> Tensor:
+    """The mean of each process's numbers; all processes must come here."""
+    total = number.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
-def pad(targets: Targets, features: Tensor) -> Padded:
-    """Targets into slots, in the precision that the criterion sums in for these features."""
+def pad(targets: Targets, features: Tensor, *, together: bool = False) -> Padded:
+    """Targets into slots, in the precision that the criterion sums in for these features. together: see Criterion."""
     counts = [len(labels) for labels in targets.labels]
     batch, slots = len(counts), max([1, *counts])
     kind = _wide(features).dtype
@@ -211,7 +213,10 @@ def pad(targets: Targets, features: Tensor) -> Padded:
         if count:
             labels[b, :count] = targets.labels[b]
             masks[b, :count] = targets.masks[b].flatten(1)
-    return Padded(labels, masks * valid[:, None], valid, counts, targets_per_process(counts, valid))
+    number = torch.tensor(float(sum(counts)), dtype=kind).to(valid.device, non_blocking=True)
+    number = mean_over_processes(number) if together else number
+    least = 1 / torch.distributed.get_world_size() if together else 1.0  # one target in the whole batch
+    return Padded(labels, masks * valid[:, None], valid, counts, number.clamp(min=least))
 
 
 def _check(targets: Targets, prediction: Prediction) -> None:

@@ -2,40 +2,78 @@
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 from torch.optim import Optimizer
 
 from mask2former_mcp.engine.loader import cores
+from mask2former_mcp.engine.sharding import ShardedStrategy
+from mask2former_mcp.spec.actions import Evaluate
 from mask2former_mcp.spec.train import Train
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
+# A process that is only slow (it draws pictures, writes a checkpoint) is waited for; one that died is noticed at once,
+# by whoever started it (launch.py).
+PATIENCE = timedelta(minutes=30)
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # on GPUs objects, such as detections, travel from the host
+
+
+class Alike(DDPStrategy):  # type: ignore[misc]  # Fabric is not typed for us
+    """Processes with the same network each, which nothing changes."""
+
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        return module
 
 
 def training(settings: Train) -> Fabric:
     """The devices that train. Raises ValueError for what this machine cannot do, and says what can."""
     use_threads()
-    cuda = torch.cuda.is_available()
-    if settings.precision == "fp16" and not cuda:
+    cuda, several = torch.cuda.is_available(), settings.num_gpus * settings.num_nodes > 1
+    sharded = several and settings.distributed_strategy == "fsdp"
+    precision = "fp16" if sharded and cuda else settings.precision  # as TAO does
+    if precision == "fp16" and not cuda:
         raise ValueError(
             "train.precision = fp16 needs a GPU: half precision does not train on a CPU."
             " Set train.precision=bf16 or fp32."
         )
-    if settings.distributed_strategy == "fsdp" and settings.num_gpus > 1:
-        raise NotImplementedError("train.distributed_strategy = fsdp is not available yet. Set it to ddp.")
-    if settings.num_nodes > 1:
-        raise NotImplementedError("train.num_nodes above 1 is not available yet. Set train.num_nodes=1.")
-    if not cuda:
-        return Fabric(accelerator="cpu", devices=1, precision=PRECISIONS[settings.precision])
-    devices = gpus(settings.gpu_ids, settings.num_gpus)
-    torch.backends.cudnn.benchmark = settings.cudnn.benchmark
-    torch.backends.cudnn.deterministic = settings.cudnn.deterministic
-    strategy: Any = DDPStrategy(static_graph=True) if len(devices) > 1 else "auto"
-    return Fabric(accelerator="cuda", devices=devices, strategy=strategy, precision=PRECISIONS[settings.precision])
+    if cuda:
+        torch.backends.cudnn.benchmark = settings.cudnn.benchmark
+        torch.backends.cudnn.deterministic = settings.cudnn.deterministic
+    how = {"timeout": PATIENCE, "process_group_backend": BACKENDS["cuda" if cuda else "cpu"]}
+    strategy: Any = "auto"
+    if several:
+        strategy = ShardedStrategy(**how) if sharded else DDPStrategy(static_graph=True, **how)
+    return _fabric(settings.gpu_ids, settings.num_gpus, settings.num_nodes, precision, strategy)
+
+
+def _fabric(gpu_ids: Sequence[int], each: int, nodes: int, precision: str, strategy: Any) -> Fabric:
+    """`each` devices on each node; launch.py starts the processes, whatever a cluster's environment says of them."""
+    cuda = torch.cuda.is_available()
+    return Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=gpus(gpu_ids, each) if cuda else each,
+        num_nodes=nodes,
+        strategy=strategy,
+        precision=PRECISIONS[precision],
+        plugins=[LightningEnvironment()],
+    )
+
+
+def described(fabric: Fabric, settings: Train) -> str:
+    """The devices and how they share the work, for the log."""
+    arithmetic = next(name for name, value in PRECISIONS.items() if value == fabric.strategy.precision.precision)
+    if fabric.world_size == 1:
+        return f"{fabric.device}, {arithmetic}"
+    kind = "GPUs" if fabric.device.type == "cuda" else "CPU processes"
+    how = f"{settings.distributed_strategy} over {'NCCL' if fabric.device.type == 'cuda' else 'gloo'}"
+    nodes = f" on {settings.num_nodes} nodes" if settings.num_nodes > 1 else ""
+    return f"{fabric.world_size} {kind}{nodes}, {how}, {arithmetic}"
 
 
 def loss_scaler(fabric: Fabric) -> Any:
@@ -53,13 +91,22 @@ def clip_gradients(fabric: Fabric, model: nn.Module, optimizer: Optimizer, large
     nn.utils.clip_grad_norm_(model.parameters(), largest)
 
 
+def measuring(settings: Evaluate, precision: str) -> Fabric:
+    """The devices that share a split between them, each with the whole network; on a CPU fp16 means fp32."""
+    if settings.num_gpus * settings.num_nodes == 1:
+        return single(settings.gpu_ids, precision)
+    use_threads()
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    strategy = Alike(timeout=PATIENCE, process_group_backend=BACKENDS[kind])
+    precision = "fp32" if (kind, precision) == ("cpu", "fp16") else precision
+    return _fabric(settings.gpu_ids, settings.num_gpus, settings.num_nodes, precision, strategy)
+
+
 def single(gpu_ids: Sequence[int], precision: str) -> Fabric:
     """One device to measure or predict on: the first of `gpu_ids`, or the CPU, where fp16 means fp32."""
     use_threads()
-    if not torch.cuda.is_available():
-        return Fabric(accelerator="cpu", devices=1, precision=PRECISIONS["fp32" if precision == "fp16" else precision])
-    devices = gpus(gpu_ids[:1], 1)
-    return Fabric(accelerator="cuda", devices=devices, precision=PRECISIONS[precision])
+    cuda = torch.cuda.is_available()
+    return _fabric(gpu_ids[:1], 1, 1, "fp32" if precision == "fp16" and not cuda else precision, "auto")
 
 
 def gpus(gpu_ids: Sequence[int], wanted: int) -> list[int]:

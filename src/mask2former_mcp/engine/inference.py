@@ -91,6 +91,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
     labels = class_table.read_labels(spec.dataset.label_map)
     classes = known.classes or trained.classes_from_labels(labels, spec)
     paths = find_images(spec.dataset.test.img_dir, without=results_dir)
+    if (asked := spec.inference.num_gpus * spec.inference.num_nodes) > 1:
+        print(f"inference uses one process, not {asked}: num_gpus and num_nodes are for train and evaluate", flush=True)
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
     model = known.model
     if not known.size:

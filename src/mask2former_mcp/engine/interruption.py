@@ -1,10 +1,12 @@
 """SIGTERM and SIGINT: at once, or, while training, at the next step, so that nothing learned is lost."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+RELAY = signal.SIGUSR1  # SIGTERM or SIGINT, passed on by the process that started this one
 
 
 class Interrupted(Exception):
@@ -21,14 +23,35 @@ class AtOnce(Interrupted):
 
 @dataclass
 class Request:
-    """What has been asked of a loop that ends at its own next boundary."""
+    """What has been asked of a loop that ends at its own next boundary.
+
+    agree: of several processes that train together, the largest number that one of them has. They must all end at the
+    same boundary, because each waits for the others in every step.
+    """
 
     signal_number: int | None = None
+    agree: Callable[[int], int] | None = None
+    relayed: bool = False
+
+    def note(self, number: int) -> None:
+        """Raises AtOnce for a second request. One that comes both directly and passed on is one."""
+        if number == RELAY:
+            if self.signal_number is None:
+                self.signal_number, self.relayed = signal.SIGTERM, True
+        elif self.signal_number is None:
+            self.signal_number = number
+        elif self.relayed:
+            self.relayed = False
+        else:
+            raise AtOnce(number)
 
     def obey(self) -> None:
-        """Raises Interrupted when a signal has come."""
-        if self.signal_number is not None:
-            raise Interrupted(self.signal_number)
+        """Raises Interrupted when a signal has come, here or to another process of the run."""
+        number = self.signal_number or 0
+        if self.agree is not None:
+            number = self.agree(number)
+        if number:
+            raise Interrupted(number)
 
 
 @contextmanager
@@ -36,7 +59,7 @@ def immediate() -> Iterator[None]:
     """Inside, a signal raises Interrupted where the program is."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(number)
+        raise Interrupted(signal.SIGTERM if number == RELAY else number)
 
     with _handling(handler):
         yield
@@ -48,9 +71,7 @@ def deferred() -> Iterator[Request]:
     request = Request()
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        if request.signal_number is not None:
-            raise AtOnce(number)
-        request.signal_number = number
+        request.note(number)
 
     with _handling(handler):
         yield request
@@ -64,7 +85,7 @@ def ignore() -> None:
 
 @contextmanager
 def _handling(handler: "signal._HANDLER") -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, RELAY)
     before = [signal.signal(number, handler) for number in numbers]
     try:
         yield

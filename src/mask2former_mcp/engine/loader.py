@@ -29,6 +29,7 @@ from mask2former_mcp.spec.dataset import Augmentation
 
 CACHE_BYTES = 2 << 30  # at most this, and at most an eighth of what is free, for decoded training images
 Key = tuple[int, int]  # (pass over the split, index)
+AGAIN = 1  # the pass of images that are evaluated once more, and not counted
 
 cv2.setNumThreads(0)  # its own threads and the loader's processes together would fight for the cores
 
@@ -42,6 +43,7 @@ class Item:
     masks: NDArray[np.bool_]
     valid: NDArray[np.bool_]
     name: str
+    index: int  # in the split
     truth: Truth | None = None  # at the original size, where metrics need it
 
 
@@ -50,7 +52,8 @@ class Batch:
     """B images padded right and below to one size.
 
     images [B, 3, H, W] uint8 with zeros in the padding; labels [N], masks [N, h, w] of all images one after the other,
-    counts how many each has; valid [B, h, w]; sizes (height, width) before padding; truths at the original sizes.
+    counts how many each has; valid [B, h, w]; sizes (height, width) before padding; indices in the split; truths at the
+    original sizes, None where an image is not to be measured.
     """
 
     images: Tensor
@@ -60,6 +63,7 @@ class Batch:
     valid: Tensor
     sizes: list[tuple[int, int]]
     names: list[str]
+    indices: list[int]
     truths: list[Truth | None]
 
     def pin_memory(self) -> "Batch":
@@ -124,7 +128,7 @@ class Samples(Dataset[Item]):
         turn, index = key
         sample = self._sample(index)
         if self.seed is None:
-            return self._evaluation(sample, index)
+            return self._evaluation(sample, index, counted=turn != AGAIN)
         return self._training(sample, index, np.random.default_rng((self.seed, turn, index)))
 
     def _training(self, sample: Sample, index: int, rng: np.random.Generator) -> Item:
@@ -134,13 +138,14 @@ class Samples(Dataset[Item]):
         )
         labels, masks, valid = self.rule(truth, view.labels(truth.planes))
         image = augment.jitter(rng, view.image(sample.image))
-        return Item(image, labels, masks, valid, self.source.name(index))
+        return Item(image, labels, masks, valid, self.source.name(index), index)
 
-    def _evaluation(self, sample: Sample, index: int) -> Item:
+    def _evaluation(self, sample: Sample, index: int, *, counted: bool) -> Item:
         truth = sample.truth
         view = evaluation_view(truth.size, self.settings, self.target_size, self.within)
         labels, masks, valid = self.rule(truth, view.labels(truth.planes))
-        return Item(view.image(sample.image), labels, masks, valid, self.source.name(index), truth)
+        name, shown = self.source.name(index), truth if counted else None
+        return Item(view.image(sample.image), labels, masks, valid, name, index, shown)
 
     def _sample(self, index: int) -> Sample:
         if self._cache is None:
@@ -204,11 +209,28 @@ def training_loader(samples: Samples, order: Order, *, workers: int, pin: bool) 
 
 
 def evaluation_loader(
-    samples: Samples, *, batch: int, workers: int, pin: bool, size: tuple[int, int] | None = None
+    samples: Samples,
+    *,
+    batch: int,
+    workers: int,
+    pin: bool,
+    size: tuple[int, int] | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> "DataLoader[Batch]":
-    """Every image once, in file order, the last batch maybe smaller. size: to pad to, if not to the largest image."""
+    """Every image once, in file order, the last batch maybe smaller. size: to pad to, if not to the largest image.
+
+    Each of `ranks` processes takes every `ranks`-th batch: the batches are those of a single process. All take equally
+    many, because they wait for each other; where no batch is left, one is evaluated again and not counted.
+    """
     keys = [[(0, i) for i in range(at, min(at + batch, len(samples)))] for at in range(0, len(samples), batch)]
-    return batches(samples, keys, Collate(size), workers, pin=pin)
+    return batches(samples, turns(keys, rank, ranks), Collate(size), workers, pin=pin)
+
+
+def turns(keys: Sequence[list[Key]], rank: int, ranks: int) -> list[list[Key]]:
+    """The batches of one process."""
+    places = range(rank, -(-len(keys) // ranks) * ranks, ranks)
+    return [keys[at] if at < len(keys) else [(AGAIN, i) for _, i in keys[at % len(keys)]] for at in places]
 
 
 @dataclass(frozen=True)
@@ -238,6 +260,7 @@ class Collate:
             torch.from_numpy(valid),
             sizes,
             [item.name for item in items],
+            [item.index for item in items],
             [item.truth for item in items],
         )
 
@@ -273,14 +296,20 @@ def can_share(workers: int) -> bool:
 def _cache(images: int) -> SampleCache | None:
     """None where the system gives no room for one: it is a help, and nothing depends on it."""
     try:
-        return SampleCache(images, min(CACHE_BYTES, psutil.virtual_memory().available // 8))
+        return SampleCache(images, min(CACHE_BYTES, psutil.virtual_memory().available // 8 // neighbours()))
     except OSError:
         return None
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: its share, where several train together on this machine."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // neighbours())
+
+
+def neighbours() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def batches(

@@ -32,9 +32,9 @@ class Progress:
     def __post_init__(self) -> None:
         self._first, self._start = self.done, time.monotonic()
 
-    def step(self, note: str, *, ahead_s: float = 0.0, **fields: float | str) -> None:
-        """One more step. ahead_s: seconds of other work that is still to come (validations)."""
-        self.done += 1
+    def step(self, note: str, *, count: int = 1, ahead_s: float = 0.0, **fields: float | str) -> None:
+        """One more step, or `count`. ahead_s: seconds of other work that is still to come (validations)."""
+        self.done = min(self.total, self.done + count)
         now = time.monotonic()
         self._recent.append(now)
         if now - self._told < STATUS_EVERY_S and self.done < self.total:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mask2former_mcp.engine import checkpoint, device, random_state
+from mask2former_mcp.engine import checkpoint, device, random_state, sharding
+from mask2former_mcp.engine.group import Group
 from mask2former_mcp.engine.status import finite
 
 
@@ -43,32 +44,37 @@ def save(
     schedule: LambdaLR,
     hyper_parameters: Mapping[str, Any],
     beside: Mapping[str, Tensor] | None = None,
+    group: Group | None = None,
 ) -> None:
-    """Writes `model_epoch_*_step_*.pth` and the latest link; on the first process only. beside: see `checkpoint.save`.
+    """Writes `model_epoch_*_step_*.pth` and the latest link. Several processes come here together: the first one writes
+    what all have, and they go on when it is written. beside: see `checkpoint.save`.
 
     Raises FloatingPointError for weights that are no numbers: nobody could go on from them, and `latest` would be they.
     """
-    if broken := [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]:
+    group = group or Group()
+    weights, moments = sharding.whole(model.state_dict()), sharding.whole(optimizer.state_dict())
+    if broken := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
         raise FloatingPointError(
             f"{len(broken)} weights are not finite after step {state.step} (first: {broken[0]}): nothing was saved."
             " What helps: a smaller train.optim.lr (a tenth), train.clip_grad_norm above 0, train.precision=fp32."
         )
-    if not fabric.is_global_zero:
-        return
     scaler = device.loss_scaler(fabric)
-    checkpoint.save(
-        folder / checkpoint.file_name(state.epoch, state.step),
-        model=model,
-        optimizer=optimizer,
-        scheduler=schedule,
-        epoch=state.epoch,
-        global_step=state.step,
-        rng=random_state.snapshot(),
-        metrics=finite(state.metrics) if state.validated == state.epoch else {},
-        hyper_parameters=hyper_parameters,
-        beside=beside,
-        progress={**vars(state), "scaler": scaler.state_dict() if scaler is not None else {}},
-    )
+    generators = group.things(random_state.snapshot())
+    if group.rank == 0:
+        checkpoint.save(
+            folder / checkpoint.file_name(state.epoch, state.step),
+            model=weights,
+            optimizer=moments,
+            scheduler=schedule,
+            epoch=state.epoch,
+            global_step=state.step,
+            rng={**generators[0], "others": generators[1:]},
+            metrics=finite(state.metrics) if state.validated == state.epoch else {},
+            hyper_parameters=hyper_parameters,
+            beside=beside,
+            progress={**vars(state), "scaler": scaler.state_dict() if scaler is not None else {}},
+        )
+    group.meet()
 
 
 def open_run(path: Path) -> dict[str, Any]:
@@ -83,9 +89,10 @@ def open_run(path: Path) -> dict[str, Any]:
 
 
 def restore(
-    content: Mapping[str, Any], steps: int, *, fabric: Fabric, optimizer: Optimizer, schedule: LambdaLR
+    content: Mapping[str, Any], steps: int, *, fabric: Fabric, group: Group, optimizer: Optimizer, schedule: LambdaLR
 ) -> State:
-    """Optimiser, schedule, scaler and generators as they were; returns the position.
+    """Optimiser, schedule, scaler and generators as they were; returns the position. A process more than there were
+    keeps its own generators.
 
     `steps` per epoch as the spec now gives it. Raises ValueError when that is not what the run was started with.
     """
@@ -93,11 +100,14 @@ def restore(
     if saved["steps"] != steps:
         raise ValueError(
             f"the run was started with {saved['steps']} steps an epoch, the spec now gives {steps}: resume with the"
-            " same training split, dataset.train.batch_size and train.iters_per_epoch"
+            " same training split and train.iters_per_epoch, and the same product of dataset.train.batch_size and"
+            " processes (train.num_gpus x train.num_nodes)"
         )
-    optimizer.load_state_dict(content["optimizer_states"][0])
+    optimizer.load_state_dict(sharding.share_of(content["optimizer_states"][0], optimizer))
     schedule.load_state_dict(content["lr_schedulers"][0])
     if (scaler := device.loss_scaler(fabric)) is not None and saved["scaler"]:
         scaler.load_state_dict(saved["scaler"])
-    random_state.restore(content["rng"])
+    generators = [content["rng"], *content["rng"].get("others", [])]
+    if group.rank < len(generators):
+        random_state.restore(generators[group.rank])
     return State(**{name: saved[name] for name in State.__dataclass_fields__})

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from mask2former_mcp.engine import (
+    batch_norm,
     checkpoint,
     criterion,
     data,
     device,
     fast,
+    group,
     initial_weights,
     loader,
     optim,
@@ -26,8 +28,10 @@ from mask2former_mcp.engine import (
 )
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.curves import Curves
+from mask2former_mcp.engine.group import Group
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.processes import is_first
 from mask2former_mcp.engine.progress import Progress
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.spec.experiment import Experiment
@@ -41,6 +45,7 @@ class Run:
     folder: Path
     status: StatusLog
     fabric: Fabric
+    group: Group
     model: Any  # the network as Fabric wraps it
     optimizer: Any  # likewise
     plain_optimizer: AdamW
@@ -65,6 +70,7 @@ class Run:
             self.folder,
             self.state,
             fabric=self.fabric,
+            group=self.group,
             model=self.model.module,
             optimizer=self.plain_optimizer,
             schedule=self.schedule,
@@ -83,49 +89,59 @@ def prepare(spec: Experiment, folder: Path) -> Run:
     _refuse_mixed_runs(folder, resumed_from)
     fabric = device.training(spec.train)
     fabric.launch()
+    together = group.of(fabric)
     content = resume.open_run(Path(resumed_from)) if resumed_from else None
     seed = spec.train.seed if spec.train.seed >= 0 else int.from_bytes(os.urandom(4), "little")
-    seed = content["progress"]["seed"] if content else seed
+    seed = content["progress"]["seed"] if content else together.from_first(seed)
     torch.manual_seed(seed)
 
     annotated = data.open_split(spec.dataset.train, spec.dataset, num_classes=spec.model.sem_seg_head.num_classes)
     samples = _training_samples(spec, annotated, seed)
     batch = spec.dataset.train.batch_size
-    steps = loader.steps_per_epoch(len(samples), batch, fabric.world_size, spec.train.iters_per_epoch)
+    steps = loader.steps_per_epoch(len(samples), batch, together.ranks, spec.train.iters_per_epoch)
     epochs = spec.train.num_epochs
     if spec.train.is_dry_run:
         steps, epochs = min(2, steps), 1
 
     model = network.build(spec)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":  # of the backbones here, EfficientViT has batch norms
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if together.ranks > 1:
+        batch_norm.synchronise(model, fabric.device)  # of the backbones here, EfficientViT has batch norms
     _load_weights(model, spec, status)
     _freeze(model, spec, status)
     fast.accelerate(model, fabric.device)
-    optimizer = optim.optimizer(model, spec.train.optim)
+    wrapped = fabric.setup_module(model)
+    optimizer = optim.optimizer(
+        model, spec.train.optim
+    )  # after the network was sharded: its parameters are others then
     schedule = optim.schedule(optimizer, spec.train.optim, steps_per_epoch=steps, total_steps=epochs * steps)
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    if together.rank > 0:
+        torch.manual_seed(seed + together.rank)  # each drops other paths of the network
     if content is None:
         state = resume.State(seed=seed, steps=steps)
     else:  # after everything that draws from the generators
-        state = resume.restore(content, steps, fabric=fabric, optimizer=optimizer, schedule=schedule)
+        state = resume.restore(content, steps, fabric=fabric, group=together, optimizer=optimizer, schedule=schedule)
         status.running(f"Resuming training from checkpoint: {resumed_from}", epoch=state.epoch, step=state.step)
     return Run(
         spec=spec,
         folder=folder,
         status=status,
         fabric=fabric,
+        group=together,
         model=wrapped,
-        optimizer=wrapped_optimizer,
+        optimizer=fabric.setup_optimizers(optimizer),
         plain_optimizer=optimizer,
         schedule=schedule,
-        criterion=fast.criterion(criterion.build(spec), fabric.device, mask_dim=spec.model.sem_seg_head.mask_dim),
+        criterion=fast.criterion(
+            replace(criterion.build(spec), together=together.ranks > 1),
+            fabric.device,
+            mask_dim=spec.model.sem_seg_head.mask_dim,
+        ),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
         classes=annotated.classes,
         epochs=epochs,
         state=state,
         samples=samples,
-        validation=_validation_batches(spec, annotated.classes),
+        validation=_validation_batches(spec, annotated.classes, together),
     )
 
 
@@ -144,7 +160,7 @@ def _training_samples(spec: Experiment, annotated: data.Annotated, seed: int) ->
     return loader.Samples(annotated, rule, spec.dataset.augmentation, seed=seed, cache=keep)
 
 
-def _validation_batches(spec: Experiment, classes: Classes) -> "DataLoader[Batch]":
+def _validation_batches(spec: Experiment, classes: Classes, together: Group) -> "DataLoader[Batch]":
     split = spec.dataset.val
     annotated = data.open_split(split, spec.dataset, num_classes=len(classes), classes=classes)
     rule = targets.rule_for(spec.model.mode, classes)
@@ -153,7 +169,12 @@ def _validation_batches(spec: Experiment, classes: Classes) -> "DataLoader[Batch
     if spec.train.is_dry_run:
         samples.limit = split.batch_size
     return loader.evaluation_loader(
-        samples, batch=split.batch_size, workers=split.num_workers, pin=spec.dataset.pin_memory
+        samples,
+        batch=split.batch_size,
+        workers=split.num_workers,
+        pin=spec.dataset.pin_memory,
+        rank=together.rank,
+        ranks=together.ranks,
     )
 
 
@@ -169,7 +190,8 @@ def _load_weights(model: network.Mask2Former, spec: Experiment, status: StatusLo
     else:
         return
     report = status.path.with_name("weights.json")
-    report.write_text(json.dumps(loaded.report(Path(path)), indent=2) + "\n", encoding="utf-8")
+    if is_first(os.environ):
+        report.write_text(json.dumps(loaded.report(Path(path)), indent=2) + "\n", encoding="utf-8")
     message = f"Loaded {path}: {loaded.summary()}; the names are in {report.name}."
     print(message, flush=True)
     status.running(message)

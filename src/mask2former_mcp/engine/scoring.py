@@ -15,6 +15,7 @@ from mask2former_mcp.engine import postprocess
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.criterion import Criterion
 from mask2former_mcp.engine.data import Truth
+from mask2former_mcp.engine.group import Group
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.metrics import InstanceAP, PanopticQuality, PerClass, SemanticIoU, combined
 from mask2former_mcp.engine.model.network import Prediction
@@ -99,7 +100,8 @@ class Scores:
     mode: str
     format: str
     classes: Classes
-    losses: list[float] = field(default_factory=list)
+    losses: dict[int, float] = field(default_factory=dict)  # by the image's number in the split
+    images: int = 0
 
     def __post_init__(self) -> None:
         known_things = self.classes.things & set(self.classes.known)
@@ -114,7 +116,8 @@ class Scores:
         return Scores(self.mode, self.format, self.classes)
 
     def add(self, truth: Truth, outcome: Outcome, index: int | None = None) -> None:
-        """One image; index: its place among all, where they come in another order."""
+        """One image; index: its number in the split, where others measure the rest or they come in another order."""
+        self.images += 1
         if self._semantic is not None:
             self._semantic.add(truth.class_map(), outcome.semantic)
         if self._panoptic is not None and outcome.panoptic is not None:
@@ -123,8 +126,9 @@ class Scores:
             self._instances.add(truth, outcome.instances, index)
 
     def merge(self, other: "Scores") -> None:
-        """Takes over what another has counted, of other images with the same mode and classes."""
-        self.losses.extend(other.losses)
+        """Takes over what another process has measured, of other images with the same mode and classes."""
+        self.images += other.images
+        self.losses.update(other.losses)
         if self._semantic is not None and other._semantic is not None:
             self._semantic.merge(other._semantic)
         if self._panoptic is not None and other._panoptic is not None:
@@ -134,7 +138,8 @@ class Scores:
 
     def results(self) -> dict[str, float]:
         """Overall metrics; those that could not be measured are left out."""
-        found = {"val_loss": sum(self.losses) / len(self.losses) if self.losses else math.nan}
+        losses = [self.losses[image] for image in sorted(self.losses)]
+        found = {"val_loss": sum(losses) / len(losses) if losses else math.nan}
         for part in (self._semantic, self._panoptic, self._instances):
             if part is not None:
                 found.update(part.results())
@@ -144,7 +149,6 @@ class Scores:
         return combined(*(p.per_class() for p in (self._semantic, self._panoptic, self._instances) if p is not None))
 
 
-@torch.inference_mode()
 def score(
     model: nn.Module,
     loader: "DataLoader[Batch]",
@@ -155,31 +159,42 @@ def score(
     criterion: Criterion | None,
     device: torch.device,
     after_batch: Callable[[Batch, list[Outcome]], None] = lambda batch, outcomes: None,
+    group: Group | None = None,
 ) -> dict[str, float]:
     """Runs the split through the network and returns the overall metrics. The network is in eval mode meanwhile.
 
     With workers to load a split that is not tiny, as many others count its metrics.
-    criterion: for val_loss, over all layers as in training. after_batch may raise to end early.
+    criterion: for val_loss, over all layers as in training. after_batch may raise to end early. group: the processes
+    that have a share of the split each; `scores` of the first then holds everything, and all get the same metrics.
     """
-    was_training, seen = model.training, 0
+    group, was_training = group or Group(), model.training
+    # Shards that are put together in inference mode could not be trained on afterwards.
+    no_gradients = torch.inference_mode() if group.ranks == 1 else torch.no_grad()
     model.eval()
     try:
-        with sharing(scores, len(loader.dataset), loader.num_workers) as shared:  # type: ignore[arg-type]
+        with no_gradients, sharing(scores, len(loader.dataset), loader.num_workers) as shared:  # type: ignore[arg-type]
             for batch in loader:
                 images = normalize(batch.images, batch.sizes, device)
                 prediction = model(images, every_layer=criterion is not None)
-                if criterion is not None:
-                    loss = float(criterion(prediction, batch.targets(device)).total)
-                    scores.losses.extend([loss] * len(batch.names))
+                loss = None if criterion is None else float(criterion(prediction, batch.targets(device)).total)
                 outcomes = interpret_batch(prediction, batch, interpret)
-                for index, (truth, outcome) in enumerate(zip(batch.truths, outcomes, strict=True), seen):
+                for index, truth, outcome in zip(batch.indices, batch.truths, outcomes, strict=True):
                     if truth is not None:
                         shared.add(truth, outcome, index)
-                seen += len(outcomes)
+                        if loss is not None:
+                            scores.losses[index] = loss
                 after_batch(batch, outcomes)
     finally:
         model.train(was_training)
-    return scores.results()
+    return _over_all(scores, group)
+
+
+def _over_all(scores: Scores, group: Group) -> dict[str, float]:
+    """The metrics of all shares together, taken by the first process: no metric here is a mean over shares."""
+    for other in group.things(scores)[1:]:
+        scores.merge(other)
+    measured: dict[str, float] = group.from_first(scores.results() if group.rank == 0 else None)
+    return measured
 
 
 def interpret_batch(prediction: Any, batch: Batch, interpret: Interpret) -> list[Outcome]:

@@ -5,14 +5,16 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mask2former_mcp.engine import out_of_memory
+from mask2former_mcp.engine import launch, out_of_memory, processes
 from mask2former_mcp.engine.interruption import Interrupted, immediate
+from mask2former_mcp.engine.rank import Channel
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.experiment import Experiment, load
@@ -23,28 +25,59 @@ SECRET = "encryption_key"
 
 
 def run(action: str, spec_file: Path, overrides: Sequence[str]) -> int:
-    """Runs `action` and returns the exit code; every failure leaves a FAILURE line where a results folder is known."""
+    """Runs `action` and returns the exit code; every failure leaves a FAILURE line where a results folder is known.
+
+    Where several processes share the work, this one starts them, and each of them comes here with a Channel to it.
+    """
     mapping: dict[str, Any] = {}
     try:
-        mapping = read_spec(spec_file, overrides)
+        mapping = processes.from_environment(action, read_spec(spec_file, overrides), os.environ)
         spec = load(action, mapping)
         folder = results_folder(action, spec)
+        shared = processes.of(action, spec, os.environ)
     except (ValueError, OSError) as error:
         _tell(action, mapping, f"Configuration error: {error}")
         return EXIT_SPEC
-    status = StatusLog(folder)
+    if shared.nodes > 1:  # maybe the spec alone has said so: who writes status.json is asked of the environment
+        os.environ["WORLD_SIZE"] = str(shared.nodes)
+    if shared.node > 0 and action not in processes.SHARED_VERBS:
+        print(f"{action} runs on the first node alone: nothing to do on node {shared.node}", flush=True)
+        return 0
+    verb = partial(_verb, action, spec, folder)
+    if processes.CHANNEL in os.environ:
+        channel = Channel(os.environ)
+        channel.leave(_attempt(action, channel, verb))
+
+    def work() -> None:
+        if shared.node == 0:
+            write_spec(folder / "experiment.yaml", spec)
+        if shared.total > 1 and action in processes.SHARED_VERBS:
+            command = [sys.executable, "-m", "mask2former_mcp.engine", action, "-e", str(spec_file), *overrides]
+            launch.run(shared, command)
+        else:
+            verb()
+
+    return _attempt(action, StatusLog(folder), work)
+
+
+def _verb(action: str, spec: Experiment, folder: Path) -> None:
+    importlib.import_module(f"mask2former_mcp.engine.{action}").run(spec, folder)
+
+
+def _attempt(action: str, status: StatusLog | Channel, work: Callable[[], None]) -> int:
+    """Does the work, says how it ended, and returns the exit code."""
     status.started(f"Starting Mask2Former {action}.")
     try:
         with immediate():
-            write_spec(folder / "experiment.yaml", spec)
-            importlib.import_module(f"mask2former_mcp.engine.{action}").run(spec, folder)
+            work()
     except Interrupted as error:
         status.failure(f"{action.capitalize()} {error}.")
         print(f"mask2former: {error}", file=sys.stderr)
         return 128 + error.signal_number
     except BaseException as error:  # noqa: BLE001 - the outermost frame: whoever watches must read of it, whatever it was
         message = explain(error)
-        traceback.print_exc()
+        if not isinstance(error, launch.RunFailed):  # the process that failed has printed where
+            traceback.print_exc()
         print(f"mask2former: {message}", file=sys.stderr)
         with contextlib.suppress(OSError):  # a full disk takes no line either; the exit code and stderr tell of it
             status.failure(message)
@@ -94,6 +127,8 @@ def write_spec(path: Path, spec: Experiment) -> None:
 def explain(error: BaseException) -> str:
     """The one line that a FAILURE carries."""
     text = str(error) or type(error).__name__
+    if isinstance(error, launch.RunFailed):
+        return text
     if out_of_memory.ran_out(error):
         return out_of_memory.explain(error)
     if "in DataLoader worker process" in text:  # it comes with the worker's whole traceback; the last line says it

@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mask2former_mcp.engine import processes
+
 FILE_NAME = "status.json"
 
 
 class StatusLog:
     """Appends lines to `<folder>/status.json`. Stateless apart from the path, so several writers may take turns.
 
-    Of several processes that train together, only the first writes.
+    Of several processes that train together, only the first writes, and whoever started it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +51,7 @@ class StatusLog:
         kpi: Mapping[str, float] | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> None:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if not processes.is_first(os.environ):
             return
         now = time.localtime()
         line: dict[str, Any] = {

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,9 +43,12 @@ def run(spec: Experiment, results_dir: Path) -> None:
     """
     with interruption.deferred() as asked:
         work = prepare(spec, results_dir)
+        if work.group.ranks > 1:
+            asked.agree = work.group.largest
         asked.obey()
         try:
             fit(work, asked)
+            work.group.meet()  # nobody's sockets may close while another still reads from them
         except interruption.AtOnce:  # maybe in the middle of a step: such a state is not worth keeping
             raise
         except interruption.Interrupted:
@@ -111,8 +115,7 @@ def train_step(work: Run, batch: Batch) -> float:
     prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
     # Outside autocast: its sums over all pixels of a mask are rounded, or infinite, in half precision.
     losses = work.criterion(prediction, batch.targets(at))
-    loss = float(losses.total.detach())
-    _must_be_finite(loss, work, batch)
+    loss = _agreed(float(losses.total.detach()), work, batch)
     work.fabric.backward(losses.total)
     if (largest := work.spec.train.clip_grad_norm) > 0:
         device.clip_gradients(work.fabric, work.model, work.plain_optimizer, largest)
@@ -124,16 +127,21 @@ def train_step(work: Run, batch: Batch) -> float:
 
 def graph_step(work: Run, graph: step_graph.StepGraph, batch: Batch) -> float:
     """The same by one launch. A loss that is no number has reached the weights when it is seen; the run ends on it."""
-    loss = float(graph(batch))
-    _must_be_finite(loss, work, batch)
+    loss = _agreed(float(graph(batch)), work, batch)
     work.schedule.step()
     return loss
 
 
-def _must_be_finite(loss: float, work: Run, batch: Batch) -> None:
-    if not math.isfinite(loss):
-        names = ", ".join(os.path.basename(name) for name in batch.names)
-        raise FloatingPointError(f"the loss is {loss} at step {work.state.step} (images: {names}). {BETTER_LOSS}")
+def _agreed(loss: float, work: Run, batch: Batch) -> float:
+    """The mean over all processes. Raises FloatingPointError in all of them when one has a loss that is no number."""
+    losses = work.group.numbers(loss)
+    mean = sum(losses) / len(losses)
+    if math.isfinite(mean):
+        return mean
+    own = [] if math.isfinite(loss) else [os.path.basename(name) for name in batch.names]
+    names = work.group.from_first(", ".join(name for part in work.group.things(own) for name in part))
+    wrong = next(value for value in [*losses, mean] if not math.isfinite(value))
+    raise FloatingPointError(f"the loss is {wrong} at step {work.state.step} (images: {names}). {BETTER_LOSS}")
 
 
 def report_step(work: Run, epoch: int, loss: float) -> None:
@@ -190,9 +198,10 @@ def validate(work: Run, epoch: int, asked: interruption.Request) -> dict[str, fl
         scoring.Scores(model.mode, work.spec.dataset.val.type, work.classes),
         scoring.Interpreter(model, work.classes),
         normalize=work.normalize,
-        criterion=work.criterion,
+        criterion=replace(work.criterion, together=False),
         device=work.fabric.device,
         after_batch=after_batch,
+        group=work.group,
     )
     if work.fabric.is_global_zero:
         work.status.running("Eval metrics generated.", measured, epoch=epoch, step=work.state.step)
@@ -220,9 +229,9 @@ def _summary(work: Run) -> str:
     weights = sum(p.numel() for p in work.model.parameters()) / 1e6
     split, size = work.spec.dataset.train, work.spec.dataset.augmentation.train_crop_size
     return (
-        f"training on {work.fabric.device}, {work.spec.train.precision}: {weights:.1f} M weights, {len(work.samples)}"
+        f"training on {device.described(work.fabric, work.spec.train)}: {weights:.1f} M weights, {len(work.samples)}"
         f" images in crops of {size[0]} x {size[1]}, {work.epochs} epochs of {work.state.steps} steps,"
-        f" batch {split.batch_size}"
+        f" batch {split.batch_size}{f' x {work.group.ranks} processes' if work.group.ranks > 1 else ''}"
     )
 
 
@@ -244,7 +253,7 @@ def _training_batches(work: Run) -> "DataLoader[Batch]":
         epochs=work.epochs,
         seed=work.state.seed,
         start_step=work.state.step,
-        rank=work.fabric.global_rank,
-        ranks=work.fabric.world_size,
+        rank=work.group.rank,
+        ranks=work.group.ranks,
     )
     return loader.training_loader(work.samples, order, workers=split.num_workers, pin=work.spec.dataset.pin_memory)

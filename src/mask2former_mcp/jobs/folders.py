@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.staging.uri import SCHEME
 
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # nothing that is read as another
 _PLACEHOLDER = re.compile(r"\{(results_dir|job_dir|home)\}")
@@ -75,8 +76,11 @@ def new_id(action: str) -> str:
 
 
 def stored_results_dir(home: Path, job_id: str, chosen: str | None) -> str:
-    """How the store writes a results folder: relative to the home where it lies inside."""
-    if chosen is None:
+    """How the store writes a results folder: relative to the home where it lies inside.
+
+    Results that go to S3 are written in the job's own folder first (jobs/delivery.py brings them there).
+    """
+    if chosen is None or chosen.startswith(SCHEME):
         return f"jobs/{job_id}/results"
     path = Path(chosen).expanduser().absolute()
     return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)

@@ -14,15 +14,18 @@ _STAYS = "status.json"  # whoever follows the attempt reads it there
 
 
 def gather(job: Job, folders: Folders, attempt: int) -> None:
-    """Bring the artifacts of one attempt to the results folder. Links are left where they are."""
+    """Bring the artifacts of one attempt to the results folder. Links are left where they are, and never followed: a
+    container made them."""
     name = attempt_folder(attempt)
     if not folders.own or not name:
         return
-    own = folders.results / name
+    results = folders.results.resolve()
+    own = results / name
     for pattern in job.plan.artifacts:
         for path in sorted(own.glob(pattern)):
-            if path.is_file() and not path.is_symlink():
-                _bring(path, folders.results / path.relative_to(own))
+            target = results / path.relative_to(own)
+            if path.is_file() and not path.is_symlink() and _is_plain(path.parent) and _is_plain(target.parent):
+                _bring(path, target)
 
 
 def gathered(job: Job, folders: Folders) -> Path:
@@ -30,6 +33,10 @@ def gathered(job: Job, folders: Folders) -> Path:
     for attempt in range(2, job.attempt):
         gather(job, folders, attempt)
     return folders.results / job.action
+
+
+def _is_plain(folder: Path) -> bool:
+    return folder.resolve() == folder
 
 
 def _bring(path: Path, target: Path) -> None:

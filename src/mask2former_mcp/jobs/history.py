@@ -100,6 +100,15 @@ class History:
             for row in found
         )
 
+    def seconds(self, job_id: str) -> float | None:
+        """What all attempts took together, the last one so far, without the time between them. None: none began."""
+        attempts = self.attempts(job_id)
+        if not attempts:
+            return None
+        *before, last = attempts
+        ended = sum(attempt.finished_at - attempt.started_at for attempt in before if attempt.finished_at is not None)
+        return ended + (last.finished_at or time.time()) - last.started_at
+
 
 def _state(value: str | None) -> JobState | None:
     return None if value is None else JobState(value)

@@ -50,11 +50,23 @@ def outsiders(store: JobStore, study_id: str, inside: Sequence[Job]) -> tuple[st
 
 def find_winner(results: Path) -> str | None:
     """The job that won the study with these results; None while there is none."""
-    try:
-        found = json.loads((results / STUDY_FILE).read_text(encoding="utf-8"))["winner"]
-    except (OSError, ValueError, KeyError):
+    return _named(results, "winner")
+
+
+def find_leading(results: Path) -> str | None:
+    """The job that won, or leads while the study goes on."""
+    return _named(results, "winner") or _named(results, "best_so_far")
+
+
+def live_study(store: JobStore, job: Job) -> Job | None:
+    """The study that a job belongs to, where it goes on; None for a job that stands alone, or whose study has ended."""
+    if job.study_id is None or not is_member(job):
         return None
-    return str(found["job_id"]) if found else None
+    try:
+        study = store.get(job.study_id)
+    except NotFound:
+        return None
+    return None if study.state.terminal else study
 
 
 def winner_id(job: Job, results: Path) -> str:
@@ -66,3 +78,12 @@ def winner_id(job: Job, results: Path) -> str:
             fix=f"wait_for_job {job.id}, or pass the id of one of its trials (get_job {job.id} lists them).",
         )
     return found
+
+
+def _named(results: Path, place: str) -> str | None:
+    """The job that stands at this place of a study's result."""
+    try:
+        found = json.loads((results / STUDY_FILE).read_text(encoding="utf-8"))[place]
+    except (OSError, ValueError, KeyError):
+        return None
+    return str(found["job_id"]) if found else None

@@ -32,13 +32,14 @@ class AutomlDecision(Frozen):
 class Staging(Frozen):
     """One thing to do in the `preparing` phase so that a spec key points at something readable.
 
-    kind: `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file),
-    `download` (published weights to a file in the cache). `source` is an absolute path, or the link of a download;
-    `keys` are the dotted spec keys that receive the result; `target` is the placeholder path those keys hold in the
-    Plan's spec.
+    kind: `fetch` (parts of an s3:// prefix, or named objects of it, to a mirror in the cache),
+    `extract` (an archive to a folder in the cache), `split` (a seeded hold-out of one annotation file),
+    `download` (published weights to a file in the cache). `source` is an absolute or placeholder path, a URI, or the
+    link of a download; `keys` are the dotted spec keys that receive the result; `target` is the placeholder path those
+    keys hold in the Plan's spec.
     """
 
-    kind: Literal["extract", "split", "download"]
+    kind: Literal["fetch", "extract", "split", "download"]
     source: str
     target: str
     keys: tuple[str, ...] = ()
@@ -46,7 +47,10 @@ class Staging(Frozen):
 
 
 class Checkpoint(Frozen):
-    """The weights a job starts from: which file, its digest, and why this one."""
+    """The weights a job starts from: which file, its digest, and why this one.
+
+    Of a file in S3, `uri` says which, and `sha256` is empty: it is fetched, and its ETag verified, before the start.
+    """
 
     path: str
     sha256: str
@@ -54,6 +58,7 @@ class Checkpoint(Frozen):
     step: int | None = None
     metric: float | None = None
     reason: str
+    uri: str | None = None
 
 
 class Estimate(Frozen):
@@ -90,7 +95,7 @@ class Plan(Frozen):
     # What the supervisor needs beyond what a person reviews.
     run_name: str | None = None
     parent_job_id: str | None = None
-    results_dir: str | None = None  # an absolute folder the user chose; None: the job's own
+    results_dir: str | None = None  # an absolute folder the user chose, or s3://; None: the job's own
     checkpoint: Checkpoint | None = None
     staging: tuple[Staging, ...] = ()
     datasets: dict[str, Any] = {}  # role -> {uri, format, hashes of annotation files}

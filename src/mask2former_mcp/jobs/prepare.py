@@ -22,6 +22,7 @@ from mask2former_mcp.jobs.logs import attempt_header
 from mask2former_mcp.platforms.environment import child_environment, secrets_in
 from mask2former_mcp.platforms.protocol import Task
 from mask2former_mcp.settings import KEY_VARIABLE
+from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.prepare import stage
 
 MASK = "***"
@@ -44,11 +45,19 @@ class Prepared:
 
 
 def prepare(
-    job: Job, folders: Folders, *, devices: Sequence[str], cpu_share: int, environ: Mapping[str, str], report: Report
+    job: Job,
+    folders: Folders,
+    *,
+    devices: Sequence[str],
+    cpu_share: int,
+    environ: Mapping[str, str],
+    report: Report,
+    bound: Bound | None = None,
 ) -> Prepared:
     """Stage the data and write the spec. DatasetError, InvalidRequest or OSError say what is wrong with which file."""
     folders.output.mkdir(parents=True, exist_ok=True)
-    stage([item.model_dump() for item in job.plan.staging], home=folders.home, job_dir=folders.job, progress=report)
+    items = [item.model_dump() for item in job.plan.staging]
+    stage(items, home=folders.home, job_dir=folders.job, progress=report, bound=bound)
     spec = resolved_spec(job, folders)
     _verify_data(job, spec, report)
     action_dir = action_folder(job, spec, folders)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mask2former_mcp.errors import Mask2FormerError, StoreError
+from mask2former_mcp.jobs.cancelling import ask_to_end, live_members
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases
@@ -119,9 +120,20 @@ def _is_due(folders: Folders) -> bool:
 
 
 def _give_up(settings: Settings, store: JobStore, job: Job, reason: str) -> None:
-    """Lost: but first end whatever of it still runs, because its devices are given back now."""
+    """Lost: but first end whatever of it still runs, because its devices are given back now.
+
+    The trials of a lost study hold their own devices and have supervisors of their own: they go on, unless the study
+    was to stop.
+    """
     if job.handle is not None:
         platform_for(job.plan.platform, settings).cancel(job.handle, grace_s=settings.cancel_grace_s)
+    if running := live_members(store, job):
+        if job.state is JobState.STOPPING:
+            for member in running:
+                ask_to_end(store, member.id)
+        else:
+            reason += f" {len(running)} of its jobs still run: resume_job takes them over, cancel_job stops them."
+    store.history.end(job.id, job.attempt, JobState.LOST, None)
     store.transition(
         job.id,
         JobState.LOST,

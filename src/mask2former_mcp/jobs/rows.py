@@ -84,6 +84,12 @@ def one(connection: sqlite3.Connection, job_id: str) -> Job:
     )
 
 
+def state(connection: sqlite3.Connection, job_id: str | None) -> JobState | None:
+    """None when there is no such job."""
+    row = connection.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return None if row is None else JobState(row["state"])
+
+
 def insert(connection: sqlite3.Connection, job: Job) -> None:
     values = {
         "id": job.id,

@@ -13,10 +13,11 @@ from typing import Any
 
 from mask2former_mcp.errors import InvalidRequest, NotAvailable, StoreError, WrongState
 from mask2former_mcp.jobs import reconcile as reconciling
+from mask2former_mcp.jobs.cancelling import ask_to_end, live_members
 from mask2former_mcp.jobs.folders import new_id, stored_results_dir
 from mask2former_mcp.jobs.following import ONE_TRIAL
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.members import members, outsiders
+from mask2former_mcp.jobs.members import live_study, members, outsiders
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.spawn import spawn, supervised
@@ -24,6 +25,7 @@ from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.platforms import engine
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
+from mask2former_mcp.staging.uri import SCHEME
 
 _POLL_S = 0.2
 _ORPHAN_CHECK = 4  # polls
@@ -169,18 +171,23 @@ class Jobs(JobViews):
     # -- ending --
 
     def cancel(self, job_id: str) -> Job:
-        """Ask for the end: a queued job ends at once, another one when its processes are gone. Checkpoints stay."""
+        """Ask for the end: a queued job ends at once, another one when its processes are gone. Checkpoints stay.
+
+        Of a study that has ended without stopping its trials (a lost one) the trials are asked.
+        """
+        for job in self.cancellable(job_id):
+            ask_to_end(self.store, job.id)
+            self._followed(self.store.get(job.id))
+        return self._followed(self.store.get(job_id))
+
+    def cancellable(self, job_id: str) -> Sequence[Job]:
+        """What `cancel` would end: the job, and of a study that nobody follows what still runs; nothing once all ended.
+
+        The supervisor of a study that runs ends its trials itself.
+        """
         job = self.store.get(job_id)
-        if job.state.terminal or job.state is JobState.STOPPING:
-            return self._followed(job)
-        if self.store.transition(
-            job.id, JobState.CANCELLED, expect=(JobState.QUEUED,), text="cancelled while queued", phase="cancelled",
-            message="Cancelled before it started.",
-        ):  # fmt: skip
-            return self.store.get(job.id)
-        live = (JobState.PREPARING, JobState.RUNNING)
-        self.store.transition(job.id, JobState.STOPPING, expect=live, text="cancel asked for", phase="stopping")
-        return self._followed(self.store.get(job.id))
+        unfollowed = live_members(self.store, job) if job.state.terminal or job.state is JobState.QUEUED else ()
+        return unfollowed if job.state.terminal else [job, *unfollowed]
 
     def delete(self, job_id: str) -> Job:
         """Remove an ended job and its folder; a results folder that the user chose elsewhere stays. Answers what was.
@@ -201,6 +208,16 @@ class Jobs(JobViews):
         job = self.store.get(job_id)
         if not job.state.terminal:
             raise WrongState(f"{job.id} is {job.state}: it cannot be deleted", fix=f"cancel_job {job.id} first.")
+        if study := live_study(self.store, job):
+            raise WrongState(
+                f"{job.id} belongs to study {study.id}, which is {study.state} and reads its results",
+                fix=f"cancel_job {study.id} first, or wait_for_job {study.id}. Deleting the study deletes its trials.",
+            )
+        if running := live_members(self.store, job):
+            raise WrongState(
+                f"{job.id} is {job.state}, but {len(running)} of its jobs still run ({running[0].id})",
+                fix=f"cancel_job {job.id} stops them.",
+            )
         inside = members(self.store, job.id) if job.plan.study is not None else []
         if dependents := outsiders(self.store, job.id, inside):
             names = ", ".join(dependents)
@@ -250,7 +267,7 @@ class Jobs(JobViews):
 
 
 def _refuse_used_folder(chosen: str | None) -> None:
-    if chosen is None:
+    if chosen is None or chosen.startswith(SCHEME):  # of S3, the job's preparing asks
         return
     path = Path(chosen).expanduser()
     try:

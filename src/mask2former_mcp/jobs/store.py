@@ -160,10 +160,11 @@ class JobStore:
             return rows.dependents(connection, job_id)
 
     def remove(self, job_id: str) -> bool:
-        """Forget an ended job that nobody depends on; its events stay. False: it lives, or is depended upon."""
+        """Forget an ended job; its events stay. False: it lives, or its study does, or another job depends on it."""
         with self.database.write() as connection:
             job = rows.one(connection, job_id)
-            if not job.state.terminal or rows.dependents(connection, job_id):
+            study = rows.state(connection, job.study_id)
+            if not job.state.terminal or rows.dependents(connection, job_id) or not (study is None or study.terminal):
                 return False
             for table in ("leases", "metrics", "attempts"):
                 connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))

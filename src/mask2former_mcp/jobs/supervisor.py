@@ -15,6 +15,8 @@ from dataclasses import replace
 
 from mask2former_mcp.errors import Mask2FormerError, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
+from mask2former_mcp.jobs.cached import cache_bound
+from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.gathering import gather
 from mask2former_mcp.jobs.job import Job, JobState
@@ -55,6 +57,7 @@ class Supervisor:
         self.platform = platform
         self.environ = environ
         self.leases = Leases(store.database)
+        self.delivering = Delivering(settings, store, environ)
 
     def run(self, job_id: str) -> None:
         while not (job := self.store.get(job_id)).state.terminal:
@@ -125,6 +128,7 @@ class Supervisor:
             self._running(job, job.handle, "found running")
             return
         try:
+            self.delivering.claim(job)
             report = self._reporter(job)
             task, notes = self._prepared(job, report)
             # The handle is stored before the start: killed in between, a successor still finds what was started.
@@ -171,6 +175,7 @@ class Supervisor:
             cpu_share=self._cpu_slots(job),
             environ=self.environ,
             report=report,
+            bound=cache_bound(self.settings, self.store),
         )
         self.store.history.begin(
             job.id,
@@ -201,6 +206,7 @@ class Supervisor:
         follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
         assert job.handle is not None  # stored before the job could be running
         self.store.update(job.id, job.attempt, spawns=0)  # this supervisor got on
+        self.delivering.start(job)
         while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
             seen = self.platform.poll(job.handle)
             over = seen.state in ("exited", "missing")
@@ -291,16 +297,18 @@ class Supervisor:
         succeeded = verdict.state is JobState.SUCCEEDED
         message = self._masked(following.success_message(self.store, job) if succeeded else verdict.message)
         self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
+        # Before the end is recorded: a supervisor that is killed meanwhile has a successor that goes on.
+        state, message, code = self.delivering.finish(job, verdict.state, message, verdict.error_code)
         self.store.transition(
             job.id,
-            verdict.state,
+            state,
             expect=tuple(state for state in JobState if not state.terminal),
             attempt=job.attempt,
             text=message,
             message=message,
-            error_code=verdict.error_code,
-            phase=following.PHASES[verdict.state],
-            **({"progress": 1.0} if succeeded else {}),
+            error_code=code,
+            phase=following.PHASES[state],
+            **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
         )
 
     def _masked(self, text: str) -> str:

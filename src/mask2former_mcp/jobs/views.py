@@ -11,7 +11,7 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
-from mask2former_mcp.jobs.members import find_winner, winner_id
+from mask2former_mcp.jobs.members import find_leading, winner_id
 from mask2former_mcp.jobs.prepare import MASK, masked, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.store import JobStore
@@ -44,12 +44,12 @@ class JobViews:
     def metrics(self, job_id: str, *, max_points: int = 50) -> dict[str, list[list[float]]]:
         """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays).
 
-        Of a study, the winner's; nothing before there is one.
+        Of a study, the winner's, or of the trial that leads; nothing before there is one.
         """
         job = self.store.get(job_id)
         if job.plan.study is not None:
-            won = find_winner(self._folders(job).results)
-            return self.metrics(won, max_points=max_points) if won else {}
+            leading = find_leading(self._folders(job).results)
+            return self.metrics(leading, max_points=max_points) if leading else {}
         epochs = self.store.series.epochs(job.id)
         result: dict[str, list[list[float]]] = {}
         for name in sorted({name for values in epochs.values() for name in values}):

@@ -22,6 +22,10 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {
     "swin": {"patch_size": 4, "out_indices": [0, 1, 2, 3], "out_features": _LEVELS},
     "efficientvit": {"out_features": _LEVELS},
 }
+_TAO_READS: Mapping[str, tuple[str, ...]] = {
+    "train.pretrained_model_path": (".pth", ".pkl"),
+    "model.backbone.pretrained_weights": (".pth", ".pt", ".tlt"),
+}
 
 
 def swin_size(spec: Mapping[str, Any]) -> SwinSize:
@@ -190,12 +194,13 @@ def _training(s: Situation) -> Iterator[str]:
             "train.precision=fp16 does not train on a CPU, and this machine has no GPU",
             fix="Set train.precision to fp32 or bf16 (and train.distributed_strategy to ddp).",
         )
-    start = str(dotted.get(s.spec, "train.pretrained_model_path"))
-    if start and s.runtime == "tao" and not start.endswith((".pth", ".pkl")):
-        raise InvalidRequest(
-            f"train.pretrained_model_path={start!r}: TAO starts from .pth and .pkl files only",
-            fix="Pass such a file, or use runtime=engine.",
-        )
+    for key, suffixes in _TAO_READS.items():
+        start = str(dotted.get(s.spec, key) or "")
+        if start and s.runtime == "tao" and not start.endswith(suffixes):
+            raise InvalidRequest(
+                f"{key}={start!r}: TAO reads {' and '.join(suffixes)} files there only",
+                fix="Pass such a file, or use runtime=engine.",
+            )
     epochs = dotted.get(s.spec, "train.num_epochs")
     milestones = dotted.get(s.spec, "train.optim.milestones")
     steps = dotted.get(s.spec, "train.optim.lr_scheduler") == "MultiStep"

@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.data_source import DataSource, format_rule
@@ -84,10 +85,15 @@ def _implied_folder(row: DataSource, value: object, dataset_format: str | None, 
     return folder
 
 
-def complete(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) -> bool:
-    """Fill in the folders that were not named; whether the evaluation set is a hold-out of the training set."""
+def complete(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str], home: Path) -> bool:
+    """Fill in the folders that were not named; whether the evaluation set is a hold-out of the training set.
+
+    What lies in S3 gets its mirror here: only its annotation files are read.
+    """
+    _outline(folders, home)
     _descend(folders, warnings)
     was_holdout = _inherited(asked, folders, warnings)
+    _outline(folders, home)
     match asked.action:
         case "train":
             train = _required(asked, folders, "train_datasets")
@@ -106,6 +112,11 @@ def complete(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) 
     if was_holdout:
         del folders["eval_dataset"]  # its annotation files were the parent's own; this action reads none
     return False
+
+
+def _outline(folders: dict[str, DatasetRef], home: Path) -> None:
+    for source, ref in list(folders.items()):
+        folders[source] = ref.outlined(home)
 
 
 def _descend(folders: dict[str, DatasetRef], warnings: list[str]) -> None:

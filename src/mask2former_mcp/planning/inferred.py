@@ -1,7 +1,7 @@
 """Spec values of the inferred parameters, by the bundle's table; and how a Plan and its digest name the files."""
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.weights import Weights
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.staging import download
+from mask2former_mcp.staging.uri import Uri
 
 Params = Mapping[str, str | Mapping[str, str]]
 
@@ -74,7 +75,8 @@ def _backbone(
     """Backbone weights: the file that the caller names, none where a whole network is loaded, or the published ones."""
     file = chosen.files.get(key)
     if file is not None:
-        return portable(file.path, home), f"backbone weights: {file.path.name}, sha256 {file.sha256[:12]}"
+        what = f"sha256 {file.sha256[:12]}" if file.uri is None else file.uri
+        return portable(file.path, home), f"backbone weights: {file.path.name}, {what}"
     named = said.get(key)
     if chosen.files:
         return "", f"{key}={show(named)} is left out: the whole network starts from a checkpoint" if named else ""
@@ -100,14 +102,27 @@ def checkpoint(chosen: Weights, home: Path) -> Checkpoint | None:
     for file in chosen.files.values():
         return Checkpoint(
             path=portable(file.path, home), sha256=file.sha256, epoch=file.epoch, step=file.step, metric=file.metric,
-            reason=file.reason,
+            reason=file.reason, uri=file.uri,
         )  # fmt: skip
     return None
 
 
+def staging(chosen: Weights, home: Path) -> Iterator[Staging]:
+    """What is to be fetched from S3 of the files that the job starts from."""
+    for key, file in chosen.files.items():
+        if file.uri is not None:
+            yield Staging(
+                kind="fetch",
+                source=str(Uri.parse(file.uri).parent),
+                target=portable(file.path.parent, home),
+                keys=(key,),
+                options={"parts": ("",), "only": (file.path.name, lineage.SIDECAR), "state": file.state},
+            )
+
+
 def stand_ins(chosen: Weights, staging: Sequence[Staging], home: Path) -> dict[str, str]:
     """For the digest: what a path means, where the path itself holds an id or a time."""
-    meaning = {portable(file.path, home): f"sha256:{file.sha256}" for file in chosen.files.values()}
+    meaning = {portable(file.path, home): file.identity for file in chosen.files.values()}
     for item in staging:
         if item.kind == "download":
             meaning[item.target] = f"link:{item.source}"

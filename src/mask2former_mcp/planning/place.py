@@ -12,6 +12,7 @@ from mask2former_mcp.jobs.contained import SYSTEM
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.settings import Settings
+from mask2former_mcp.staging.uri import SCHEME, Uri
 
 Runtime = Literal["engine", "tao"]
 
@@ -36,8 +37,6 @@ def choose(request: ActionRequest, action: str, bundle: Bundle, settings: Settin
     results_dir = None
     if request.results_dir is not None:
         results_dir = _results_dir(request.results_dir, settings, may_exist=request.run_name is not None)
-        if results_dir.startswith("s3://"):
-            missing.append("results in S3 are not written by this version")
     return Place(platform, runtime, image, results_dir, tuple(missing))
 
 
@@ -66,9 +65,9 @@ def _image(
 
 
 def _results_dir(text: str, settings: Settings, *, may_exist: bool) -> str:
-    """A new or empty folder that does not lie in the home; an `s3://` prefix is taken as it is."""
-    if text.startswith("s3://"):
-        return text.rstrip("/")
+    """A new or empty folder that does not lie in the home, or an `s3://` prefix, of which nobody is asked here."""
+    if text.lower().startswith(SCHEME):
+        return str(_results_prefix(text))
     if "://" in text:
         raise InvalidRequest(f"results_dir={text!r}: only local folders and s3:// prefixes", fix="Pass a local folder.")
     path = Path(os.path.expanduser(text))
@@ -93,6 +92,30 @@ def _results_dir(text: str, settings: Settings, *, may_exist: bool) -> str:
     except OSError as cause:
         raise InvalidRequest(f"results_dir={text!r} cannot be used: {cause.strerror}", fix=fix) from cause
     return str(path)
+
+
+def _results_prefix(text: str) -> Uri:
+    fix = "Pass s3://bucket/prefix, of which nothing exists yet."
+    try:
+        uri = Uri.parse(text)
+    except ValueError as cause:
+        raise InvalidRequest(f"results_dir={text[:200]!r}: {cause}", fix=fix) from cause
+    if not uri.key:
+        raise InvalidRequest(f"results_dir={text!r} is a whole bucket", fix=fix)
+    return uri
+
+
+def refuse_among_data(results_dir: str | None, datasets: Mapping[str, Any]) -> None:
+    """Results in a dataset's prefix would change the dataset: the next Plan would mean other bytes."""
+    if results_dir is None or not results_dir.startswith(SCHEME):
+        return
+    for role, known in datasets.items():
+        text = str(known.get("uri", ""))
+        if text.startswith(SCHEME) and Uri.parse(text).holds(Uri.parse(results_dir)):
+            raise InvalidRequest(
+                f"results_dir={results_dir!r} lies in the {role} dataset {text}",
+                fix="Name a prefix outside of the data.",
+            )
 
 
 def devices(said: Mapping[str, Any], action: str) -> dict[str, Any]:

@@ -86,13 +86,16 @@ class Planner:
         terms = contract.terms(bundle, action, schema, template, runtime=where.runtime, tensorrt=tensorrt)
         metric = (parent.metric if parent else None) or self.metric
         chosen = weights.choose(
-            request, action, said, terms.source.spec_params(action), parent, tensorrt=tensorrt, metric=metric
-        )
+            request, action, said, terms.source.spec_params(action), parent,
+            tensorrt=tensorrt, metric=metric, home=self.settings.home,
+        )  # fmt: skip
         data = self._data(request, terms.source, said, parent, chosen.known_spec)
+        place.refuse_among_data(where.results_dir, data.datasets)
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
         draft = self._draft(request, said, terms, data, chosen, where, parent, tensorrt)
-        spec, staging, home = draft.situation.spec, (*data.staging, *draft.staging), self.settings.home
+        spec, home = draft.situation.spec, self.settings.home
+        staging = (*data.staging, *draft.staging, *inferred.staging(chosen, home))
         estimate, judged = self._judge(request, draft, schema, where, automl)
         has_key, key_notes = self._key(terms.source, action, where)
         notes = (*automl.warnings, *contract_notes, *data.warnings, *chosen.warnings, *judged, *key_notes)

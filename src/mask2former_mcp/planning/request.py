@@ -58,7 +58,7 @@ class ActionRequest(BaseModel):
     image: str | None = None
     num_gpus: Positive | None = None
     num_nodes: Positive | None = None
-    results_dir: str | None = Field(None, description="A new or empty folder; left out, the job's own.")
+    results_dir: str | None = Field(None, description="A new folder or s3:// prefix; left out, the job's own folder.")
     run_name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] | None = Field(
         None, description="Idempotency key: same name and same plan is the same job."
     )
@@ -83,7 +83,7 @@ class TrainRequest(ActionRequest):
     parent_job_id: str | None = Field(None, description="Fine-tune this job's best checkpoint.")
     checkpoint: str | None = Field(
         None,
-        description="A .pth or .pkl file, a transformers folder, or best, latest, epoch=N[,step=M] of the parent.",
+        description="A .pth or .pkl file, transformers folder, s3:// URI, or best, latest, epoch=N[,step=M] of the parent.",
     )
     automl_policy: Literal["auto", "on", "off"] | None = None
     request: str | None = Field(None, description="The user's own words; read for the AutoML policy only.")

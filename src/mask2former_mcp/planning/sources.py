@@ -4,7 +4,7 @@ A dataset is a folder with conventional names; the bundle's data sources say whi
 """
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mask2former_mcp.formats.names import ANNOTATIONS
 from mask2former_mcp.jobs.plan import Staging
 from mask2former_mcp.planning import folders
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
+from mask2former_mcp.planning.inferred import portable
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.settings import Settings
 from mask2former_mcp.spec import dotted
@@ -67,7 +68,7 @@ def gather(asked: Asked, settings: Settings) -> Data:
         return Data()
     warnings: list[str] = []
     places, read = folders.name(asked, warnings)
-    is_holdout = folders.complete(asked, places, warnings)
+    is_holdout = folders.complete(asked, places, warnings, settings.home)
     dataset_format = _format(asked, places)
     values, staging = _resolve(asked, places, dataset_format, warnings)
     found = {
@@ -101,7 +102,24 @@ def gather(asked: Asked, settings: Settings) -> Data:
             "train_dataset and eval_dataset are the same folder: the metric will say nothing about new images"
         )
     labels = _labels(values.get("dataset.label_map"))
-    return Data(dataset_format, values, tuple(staging), datasets, found, images, labels, tuple(warnings), read)
+    return Data(
+        dataset_format, _portable(values, settings.home), tuple(_portable_staging(staging, settings.home)), datasets,
+        found, images, labels, tuple(warnings), read,
+    )  # fmt: skip
+
+
+def _portable(values: Mapping[str, Any], home: Path) -> dict[str, Any]:
+    """Paths in the cache (what is mirrored from S3) without this machine's home."""
+    inside = (f"{home}/", f"{home.resolve()}/")
+    return {
+        key: portable(Path(value), home) if isinstance(value, str) and value.startswith(inside) else value
+        for key, value in values.items()
+    }
+
+
+def _portable_staging(staging: Sequence[Staging], home: Path) -> Iterator[Staging]:
+    for item in staging:
+        yield item.model_copy(update=_portable({"source": item.source, "target": item.target}, home))
 
 
 # --- what they hold --------------------------------------------------------------------------------------------------
@@ -161,7 +179,10 @@ def _resolve(
         for item in resolved.staging:
             earlier = staging.get(item["target"])
             keys = (*(earlier.keys if earlier else ()), *item["keys"])
-            staging[item["target"]] = Staging(**{**item, "keys": tuple(dict.fromkeys(keys))})
+            options = dict(item["options"])
+            if earlier and item["kind"] == "fetch":  # train/ and val/ of one mirror
+                options["parts"] = tuple(dict.fromkeys((*earlier.options["parts"], *options["parts"])))
+            staging[item["target"]] = Staging(**{**item, "keys": tuple(dict.fromkeys(keys)), "options": options})
 
     for source in dict.fromkeys(row.source for row in asked.rows):
         rows = [row for row in asked.rows if row.source == source]

@@ -11,7 +11,7 @@ import yaml
 from mask2former_mcp import lineage
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.lineage import Chosen, Parent
-from mask2former_mcp.planning import arguments, transformers_folder
+from mask2former_mcp.planning import arguments, stored_weights, transformers_folder
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 
@@ -21,7 +21,6 @@ _SUFFIXES = {
     "pretrained_model_path": (*lineage.WEIGHT_SUFFIXES, ".pkl"),
     "model_path": (*lineage.WEIGHT_SUFFIXES, ".onnx"),
 }
-_SIDECAR = "experiment.yaml"  # the resolved spec that train writes beside its checkpoints
 _SIDECAR_LIMIT = 2_000_000
 
 
@@ -43,10 +42,12 @@ def choose(
     *,
     tensorrt: bool,
     metric: str,
+    home: Path,
 ) -> Weights:
     """Resolve every parameter of the action that holds a model file.
 
-    A file may be named by an argument or an override; a choice such as `best` or `epoch=3` needs a parent.
+    A file on this disk or in S3 may be named by an argument or an override; a choice such as `best` or `epoch=3` needs
+    a parent.
     InvalidRequest when neither a file nor a parent says which weights to use.
     """
     named = arguments.model_files(request, said, action)
@@ -63,7 +64,7 @@ def choose(
                     fix="Pass parent_job_id (list_jobs), or the checkpoint file itself.",
                 )
             continue
-        files[key], own = _named(key, argument, text)
+        files[key], own = _named(key, argument, text, home)
         if parent is None:
             known = own
     for key in _keys(action, params, tensorrt):
@@ -82,18 +83,25 @@ def choose(
         # Published weights fill the backbone only, and only where no checkpoint fills the whole network.
         for key, function in params.items():
             if isinstance(function, Mapping) and said.get(key):
-                files[key] = lineage.explicit_file("pretrained_weights", str(said[key]))
+                suffixes = _SUFFIXES["pretrained_model_path"]
+                files[key] = _named_file("pretrained_weights", str(said[key]), suffixes, home)
     return Weights(files, known, notes)
 
 
-def _named(key: str, argument: str, text: str) -> tuple[Chosen, Mapping[str, Any] | None]:
+def _named(key: str, argument: str, text: str, home: Path) -> tuple[Chosen, Mapping[str, Any] | None]:
     """The file that the caller names, or for training to start from a folder, and the spec of its network if known."""
     leaf, place = key.rsplit(".", 1)[-1], Path(os.path.expanduser(text))
-    if leaf == "pretrained_model_path" and place.is_dir():
+    if leaf == "pretrained_model_path" and os.path.isdir(place):  # which is False, too, for names that cannot be
         return transformers_folder.choose(argument, place)
     suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
-    file = lineage.explicit_file(argument, text, suffixes)
+    file = _named_file(argument, text, suffixes, home)
     return file, beside(file.path)
+
+
+def _named_file(argument: str, text: str, suffixes: tuple[str, ...], home: Path) -> Chosen:
+    if stored_weights.is_stored(text):
+        return stored_weights.find(argument, text, suffixes, home)
+    return lineage.explicit_file(argument, text, suffixes)
 
 
 def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: bool) -> list[str]:
@@ -133,7 +141,7 @@ def _notes(
         notes.append(f"{parent.job_id} ended as {parent.state}: its weights may be of an unfinished run")
     if parent is None and files and known is not None:
         is_folder = any(chosen.path.is_dir() for chosen in files.values())
-        told = "config.json in the folder" if is_folder else f"{_SIDECAR} beside the file"
+        told = "config.json in the folder" if is_folder else f"{lineage.SIDECAR} beside the file"
         notes.append(f"the architecture is taken from {told}")
     if parent is None and files and known is None and action != "gen_trt_engine":
         notes.append(
@@ -145,7 +153,7 @@ def _notes(
 
 def beside(path: Path) -> dict[str, Any] | None:
     """The spec written beside a checkpoint; None when there is none that can be read."""
-    sidecar = path.parent / _SIDECAR
+    sidecar = path.parent / lineage.SIDECAR
     try:
         if sidecar.stat().st_size > _SIDECAR_LIMIT:
             return None

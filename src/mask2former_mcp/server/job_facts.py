@@ -1,11 +1,11 @@
 """A job as the tools show it: at most ten fields, the same everywhere; get_job and lists add what it is `about`."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from mask2former_mcp.automl import result
 from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.server.schema import Schema
 
 _STATES = [state.value for state in JobState]
@@ -116,11 +116,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def study(job: Job, results: Path) -> dict[str, Any] | None:
-    """The study that a train job on the AutoML route is: leaderboard, winner, baseline, budget. None for other jobs."""
+def study(job: Job, jobs: JobViews) -> dict[str, Any] | None:
+    """The study that a train job on the AutoML route is: leaderboard, winner, baseline, budget; `result` and `pictures`
+    are links. None for other jobs."""
+    whole = study_result(job, jobs)
+    if whole is None:
+        return None
+    facts = result.shown(whole)
+    pictures = [f"m2f://jobs/{job.id}/artifacts/{path}" for path in facts["pictures"] or ()]
+    return {**facts, "pictures": pictures, "result": f"m2f://jobs/{job.id}/study"}
+
+
+def study_result(job: Job, jobs: JobViews) -> dict[str, Any] | None:
+    """The whole result: full spec of the winner, all trials, failures with their causes."""
     if job.action != "train" or job.plan.automl.route != "automl":
         return None
-    return result.shown_of(job, results)
+    return result.whole(job, jobs)
 
 
 def membership(job: Job) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from mask2former_mcp.server.schema import Schema
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, in_thread, request_tool
 from mask2former_mcp.server.untrusted import clean_line, fenced
+from mask2former_mcp.staging.uri import SCHEME
 
 _POLL_S = 0.5
 _HAIR = 1e-6
@@ -153,7 +154,7 @@ def _branch(job: Job) -> str:
 def _get_job(services: Services, request: JobRequest) -> CallToolResult:
     job = services.jobs.get(request.job_id)
     facts = {**summary(job), "about": about(job)}
-    found = study(job, services.jobs.results_dir(job.id))
+    found = study(job, services.jobs)
     if found is not None:
         facts["study"] = found
     return answer(facts, headline=headline(job))
@@ -224,14 +225,18 @@ def _artifacts(services: Services, request: ListArtifactsRequest) -> CallToolRes
     ]
     cursor = str(start + request.limit) if start + request.limit < len(found) else None
     facts = {"job_id": request.job_id, "folder": folder, "artifacts": page, "next_cursor": cursor}
-    return answer(facts)
+    chosen = services.jobs.store.get(request.job_id).plan.results_dir or ""
+    return answer({**facts, "uploaded_to": chosen} if chosen.startswith(SCHEME) else facts)
 
 
 async def _cancel(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
     job: Job = await anyio.to_thread.run_sync(services.jobs.get, request.job_id)
-    if not job.state.terminal:
-        question = f"Cancel {job.id} ({job.state.value}, {job.progress:.0%})? Its checkpoints stay."
-        if (asked := await confirmed(context, question, confirm=request.confirm)) is not None:
+    ends = await anyio.to_thread.run_sync(services.jobs.cancellable, job.id)
+    if ends:
+        what = f"{job.id} ({job.state.value}, {job.progress:.0%})"
+        question = f"Cancel {what if ends[0].id == job.id else f'the {len(ends)} running jobs of {what}'}? "
+        asked = await confirmed(context, f"{question}Checkpoints stay.", confirm=request.confirm)
+        if asked is not None:
             return asked
     job = await anyio.to_thread.run_sync(services.jobs.cancel, request.job_id)
     return answer(summary(job), headline=headline(job))

@@ -13,7 +13,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.server.answers import presentable
-from mask2former_mcp.server.job_facts import about, listed, study, summary
+from mask2former_mcp.server.job_facts import about, listed, study, study_result, summary
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.untrusted import clean_line, fenced
 
@@ -35,6 +35,15 @@ def _add_job_resources(server: MCPServer[None], services: Services) -> None:
     @server.resource("m2f://jobs/{id}", name="job", description="One job.", mime_type="application/json")
     def job(id: str) -> str:
         return _guard(lambda: _job_text(services, id))
+
+    @server.resource(
+        "m2f://jobs/{id}/study",
+        name="study",
+        description="A search's whole result: winner with its spec, all trials, failures, baseline.",
+        mime_type="application/json",
+    )
+    def whole_study(id: str) -> str:
+        return _guard(lambda: _json(_study(services, id)))
 
     @server.resource(
         "m2f://jobs/{id}/spec", name="job spec", description="The resolved spec.", mime_type="application/yaml"
@@ -78,7 +87,7 @@ def _add_bundle_resources(server: MCPServer[None], services: Services) -> None:
 
 def _job_text(services: Services, job_id: str) -> str:
     found = services.jobs.get(job_id)
-    extra = study(found, services.jobs.results_dir(job_id))
+    extra = study(found, services.jobs)
     return _json({**summary(found), "about": about(found), **({"study": extra} if extra else {})})
 
 
@@ -89,6 +98,14 @@ def _lines_wanted(tail: str) -> int:
         f"tail={show(tail)} is not a whole number from 1 to {_MAX_LOG_TAIL}",
         fix=f"Read ...log?tail={_LOG_TAIL}, or leave tail out for the last {_LOG_TAIL} lines.",
     )
+
+
+def _study(services: Services, job_id: str) -> dict[str, Any]:
+    job = services.jobs.get(job_id)
+    found = study_result(job, services.jobs)
+    if found is None:
+        raise NotFound(f"{job.id} is no study", fix="A train job on the AutoML route is one; list_jobs shows them.")
+    return found
 
 
 def _skill_text(services: Services) -> str:

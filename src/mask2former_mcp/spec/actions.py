@@ -18,7 +18,7 @@ from mask2former_mcp.spec.field import (
 )
 
 _RESULTS = "Folder of this action's results; empty: a folder named after the action below the top results_dir."
-_GPUS = "GPUs per node; on a machine without one, 1 means a CPU process."
+_GPUS = "GPUs per node; a machine without any runs as many processes on its CPU."
 
 
 class Evaluate(Section):
@@ -40,7 +40,7 @@ class Evaluate(Section):
 class Inference(Section):
     """Predicts on the images of dataset.test.img_dir."""
 
-    num_gpus: Positive = spec_field(1, _GPUS, popular=True)
+    num_gpus: Positive = spec_field(1, "GPUs per node. Our engine predicts with one process.", popular=True)
     gpu_ids: GpuIds = spec_field((0,), "GPU indices, as many as num_gpus.", popular=True)
     num_nodes: Positive = spec_field(1, "Machines that work together.", popular=True)
     checkpoint: str = spec_field(

@@ -83,7 +83,9 @@ class Optim(Section):
 
 
 class Train(Section):
-    num_gpus: Positive = spec_field(1, "GPUs per node; on a machine without one, 1 means a CPU process.", popular=True)
+    num_gpus: Positive = spec_field(
+        1, "GPUs per node, one process each; a machine without any runs as many processes on its CPU.", popular=True
+    )
     gpu_ids: GpuIds = spec_field(
         (0,), "GPU indices, as many as num_gpus. The server rewrites it to match the lease.", popular=True
     )
@@ -137,7 +139,8 @@ class Train(Section):
         "own engine, not in TAO's images.",
     )
     distributed_strategy: Literal["ddp", "fsdp"] = spec_field(
-        "ddp", "How several GPUs share the work: ddp copies the network to each, fsdp shards it and forces fp16."
+        "ddp",
+        "How several GPUs share the work: ddp copies the network to each, fsdp shards it and forces fp16, not on CPUs.",
     )
     activation_checkpoint: bool = spec_field(
         False, "Recompute activations in the backward pass: less memory, about a third more time."

@@ -1,20 +1,37 @@
-"""One process at a time does a piece of staging; the kernel gives the lock back however its holder ends."""
+"""Lock files beside what they guard; the kernel gives them back when their holder dies."""
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits until this lock file is ours alone."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def locked(path: Path) -> Iterator[Path]:
+    """Holds a lock file, alone. The holder may unlink it: a waiter then takes the new one."""
+    while True:
+        with path.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_still(lock.fileno(), path):
+                yield path
+                return
+
+
+@contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """The same without waiting: whether the lock is held."""
+    with path.open("a") as lock:
         try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.utime(path)
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield _is_still(lock.fileno(), path)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -6,6 +6,8 @@ from typing import Any
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.staging import archives, download, holdout
+from mask2former_mcp.staging.eviction import Bound
+from mask2former_mcp.staging.uri import Uri
 
 Progress = Callable[[str, float], None]  # what is being done, 0..1 of it
 
@@ -17,9 +19,12 @@ def stage(
     job_dir: Path,
     progress: Progress | None = None,
     network: download.Network = download.PUBLIC,
+    bound: Bound | None = None,
 ) -> dict[str, str]:
     """Does each item ({kind, source, target, options}) and returns {placeholder path: real path}.
 
+    fetch: an s3:// prefix to a mirror in the cache; options `parts` (files, or folders as `images/`), `state`, and
+        `only` (names, where the mirror holds a few objects); `bound` makes room for it.
     extract: `target` receives the archive's content; options `expects` names a file that must lie directly in it.
     split: options `train` and `val` are the targets of the two annotation files, with `format`, `seed`, `fraction`.
     download: an https link to `target` in the cache; options `sha256` where it is known.
@@ -29,8 +34,10 @@ def stage(
     places: dict[str, str] = {}
     for item in items:
         options = dict(item.get("options") or {})
-        source = Path(item["source"])
-        if item["kind"] == "extract":
+        source = real(item["source"], home, job_dir)
+        if item["kind"] == "fetch":
+            places[item["target"]] = str(_fetched(item["source"], options, home, progress, bound))
+        elif item["kind"] == "extract":
             target = real(item["target"], home, job_dir)
             _same_archive(source, target)
             report = _reporter(f"extracting {source.name}", progress)
@@ -54,6 +61,23 @@ def stage(
         else:
             raise InvalidRequest(f"staging of kind {item['kind']!r} is not known", fix="Plan the job again.")
     return places
+
+
+def _fetched(
+    source: str, options: Mapping[str, Any], home: Path, progress: Progress | None, bound: Bound | None
+) -> Path:
+    # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
+    from mask2former_mcp.staging import mirror
+
+    return mirror.fill(
+        Uri.parse(source),
+        home,
+        options["parts"],
+        only=options.get("only", ()),
+        expected=options.get("state"),
+        progress=_reporter(f"fetching {source}", progress),
+        bound=bound,
+    )
 
 
 def real(placeholder: str, home: Path, job_dir: Path) -> Path:

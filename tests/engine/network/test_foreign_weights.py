@@ -134,6 +134,15 @@ def test_a_published_backbone_of_another_window_and_image_is_interpolated(tmp_pa
     assert torch.allclose(model.backbone.absolute_pos_embed, wanted)
 
 
+def test_a_backbone_in_detectron2s_pickle_is_read_as_well(tmp_path: Path) -> None:
+    source, model = network(1), network(2)
+    arrays = {f"backbone.{n}": v.numpy() for n, v in source.backbone.state_dict().items() if not n.startswith("norm")}
+    (tmp_path / "swin.pkl").write_bytes(pickle.dumps({"model": arrays, "matching_heuristics": True}))
+    loaded = checkpoint.load_backbone(model, tmp_path / "swin.pkl")
+    assert not loaded.unknown
+    assert torch.equal(model.backbone.patch_embed.proj.weight, source.backbone.patch_embed.proj.weight)
+
+
 def reference() -> Mask2FormerForUniversalSegmentation:
     swin = SwinConfig(
         embed_dim=24,

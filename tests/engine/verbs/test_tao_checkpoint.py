@@ -93,6 +93,7 @@ def measured(folder: Path) -> dict[str, float]:
     return dict(json.loads((folder / "evaluate" / "metrics.json").read_text())["overall"])
 
 
+@pytest.mark.slow  # six verbs, one of which traces
 def test_it_is_evaluated_exported_and_used_like_one_of_ours(
     tiny: Spec, weights: Path, tao: Path, tmp_path: Path, shapes: Path
 ) -> None:

@@ -1,11 +1,13 @@
 """A laboratory: a home, a tiny data set, real planning and real jobs around an engine that answers in a blink."""
 
+import contextlib
 import json
 import math
 import os
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from mask2former_mcp import bundle
 from mask2former_mcp.automl import result
 from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.demo import scenes
+from mask2former_mcp.jobs.checkpoints import newest_intact
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.members import members
 from mask2former_mcp.jobs.plan import Plan
@@ -51,19 +54,29 @@ class PlayedJobs(Jobs):
 
     def _train(self, job: Job) -> None:
         if job.state is JobState.STOPPING:
-            self.store.transition(job.id, JobState.CANCELLED, expect=LIVE, text="stopped")
+            self._end(job, JobState.CANCELLED, "stopped")
             return
-        self.store.transition(job.id, JobState.RUNNING, expect=(JobState.QUEUED,), text="runs")
-        self.store.history.begin(job.id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
+        folder = self.results_dir(job.id) / "train"
+        if self.store.transition(job.id, JobState.RUNNING, expect=(JobState.QUEUED,), text="runs"):
+            kept = newest_intact(folder).epoch if job.attempt > 1 else None
+            self.store.history.begin(job.id, job.attempt, resumed_from=None, resume_epoch=kept, status_offset=0)
+        if job.action == "evaluate":
+            self.store.update(job.id, job.attempt, metrics={"mIoU": 0.5})
+            self._end(job, JobState.SUCCEEDED, "measured")
+            return
         epoch, epochs = len(self.store.series.epochs(job.id)), job.plan.spec["train"]["num_epochs"]
         rate = job.plan.spec["train"]["optim"]["lr"]
         top = 0.8 * math.exp(-((math.log10(rate / 2e-3)) ** 2))
-        self.store.series.write(job.id, 1, epoch, {"mIoU": top * (1 - math.exp(-3 * (epoch + 1) / epochs))})
-        folder = self.results_dir(job.id) / "train"
+        self.store.series.write(job.id, job.attempt, epoch, {"mIoU": top * (1 - math.exp(-3 * (epoch + 1) / epochs))})
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth").write_bytes(b"weights")
+        with zipfile.ZipFile(folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", b"weights")
         if epoch + 1 == epochs:
-            self.store.transition(job.id, JobState.SUCCEEDED, expect=LIVE, text="done")
+            self._end(job, JobState.SUCCEEDED, "done")
+
+    def _end(self, job: Job, state: JobState, text: str) -> None:
+        self.store.history.end(job.id, job.attempt, state, 0)
+        self.store.transition(job.id, state, expect=LIVE, text=text)
 
 
 class Laboratory:
@@ -89,17 +102,17 @@ class Laboratory:
     def played(self) -> PlayedJobs:
         return PlayedJobs(self.settings, self.environ)
 
-    def planner(self) -> Planner:
-        machine = Machine(gpus=0, gpu_memory_gb=None, cpus=2, memory_gb=8.0)
+    def planner(self, gpus: int = 0) -> Planner:
+        machine = Machine(gpus=gpus, gpu_memory_gb=24.0 if gpus else None, cpus=2, memory_gb=8.0)
         return Planner(bundle.load(), self.settings, self.jobs, machine, self.environ)
 
-    def plan(self, *, epochs: int = 9, request: dict[str, Any] | None = None, **automl: Any) -> Plan:
+    def plan(self, *, epochs: int = 9, gpus: int = 0, request: dict[str, Any] | None = None, **automl: Any) -> Plan:
         said = {"max_trials": 4, "seed": 3, **automl}
-        asked = TrainRequest(
-            train_dataset=str(self.data), preset="mini", num_epochs=epochs,
-            overrides={"dataset.train.batch_size": 2}, automl=AutomlSettings(**said), **(request or {}),
-        )  # fmt: skip
-        return StudyPlanner(self.planner()).plan(asked)
+        asked: dict[str, Any] = {
+            "train_dataset": str(self.data), "preset": "mini", "num_epochs": epochs,
+            "overrides": {"dataset.train.batch_size": 2}, "automl": AutomlSettings(**said), **(request or {}),
+        }  # fmt: skip
+        return StudyPlanner(self.planner(gpus)).plan(TrainRequest(**asked))
 
     def start(self, **changes: Any) -> Job:
         return self.jobs.submit(self.plan(**changes))
@@ -150,15 +163,31 @@ class Laboratory:
         path = self.settings.home / "jobs" / study.id / "supervisor.log"
         return path.read_text() if path.exists() else ""
 
-    def close(self) -> None:
-        self.jobs.close()
-        home = str(self.settings.home)
+    def processes(self) -> list[psutil.Process]:
+        """Supervisors, launchers and engines of this home."""
+        home, found = str(self.settings.home), []
         for process in psutil.process_iter():
             try:
                 values = process.environ()
             except psutil.Error:
                 continue
             if values.get("M2F_HOME") == home or values.get("M2F_RUN", "").startswith(home):
+                found.append(process)
+        return found
+
+    def lose_the_machine(self) -> None:
+        """Everything killed at once: frozen first, so that nobody sees how another one ended."""
+        victims = self.processes()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in victims:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+        self.until(lambda: not any(runs(process.pid) for process in victims), "all processes to be dead")
+
+    def close(self) -> None:
+        self.jobs.close()
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def with_settings(self, **changes: Any) -> None:

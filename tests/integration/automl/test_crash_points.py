@@ -4,7 +4,9 @@ The jobs are real rows in a real store and the search is real Optuna; only the t
 look, so that every single write can be the last one.
 """
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,18 @@ from mask2former_mcp.spec import dotted
 
 pytestmark = pytest.mark.timeout(280)
 EPOCHS = 3
+Told = Callable[[int], None]
 
 
 class Killed(BaseException):
     """No handler may catch it: that is what kill -9 is like."""
 
 
-class Grave:
-    """Dies before or after the n-th write of a supervisor's life; n None: never."""
+class Writes:
+    """A supervisor's writes, counted from 1; `before` and `after` are told the number of each."""
 
-    def __init__(self, writes_left: int | None, *, after: bool) -> None:
-        self.left, self.after = writes_left, after
+    def __init__(self, before: Told = lambda _: None, after: Told = lambda _: None) -> None:
+        self.before, self.after = before, after
         self.seen = 0
 
     def watch(self, target: Any, names: Sequence[str]) -> None:
@@ -39,26 +42,34 @@ class Grave:
     def _watched(self, write: Any) -> Any:
         def watched(*values: Any, **named: Any) -> Any:
             self.seen += 1
-            fatal = self.left is not None and self.seen == self.left
-            if fatal and not self.after:
-                raise Killed
+            number = self.seen
+            self.before(number)
             answer = write(*values, **named)
-            if fatal:
-                raise Killed
+            self.after(number)
             return answer
 
         return watched
 
 
-def lived(laboratory: Any, study: Job, settings: StudySettings, grave: Grave) -> bool:
+def killer(last: int, *, after: bool) -> Writes:
+    """Dies before or after this write."""
+
+    def kill(number: int) -> None:
+        if number == last:
+            raise Killed
+
+    return Writes(after=kill) if after else Writes(before=kill)
+
+
+def lived(laboratory: Any, study: Job, settings: StudySettings, writes: Writes) -> bool:
     """One supervisor's life; whether it saw the end."""
     jobs = laboratory.played()
     folder: Path = laboratory.settings.home / "jobs" / study.id
     folder.mkdir(parents=True, exist_ok=True)
     search = Search(folder, settings, dotted.flatten(study.plan.spec))
-    grave.watch(jobs, ("submit", "cancel"))
-    grave.watch(search, ("note", "finish", "stop", "fail", "report"))
-    grave.watch(search.study, ("ask",))
+    writes.watch(jobs, ("submit", "cancel"))
+    writes.watch(search, ("note", "finish", "stop", "fail", "report"))
+    writes.watch(search.study, ("ask",))
     running = RunningStudy(study, settings, search, jobs, laboratory.planner(), started_at=0.0, keep_all=False)
     try:
         for _ in range(60):
@@ -103,20 +114,29 @@ def settings(laboratory: Any) -> tuple[Plan, StudySettings]:
 
 
 def test_whatever_write_is_the_last_the_successor_tells_the_same_story(
-    laboratory: Any, settings: tuple[Plan, StudySettings]
+    laboratory: Any, settings: tuple[Plan, StudySettings], tmp_path: Path
 ) -> None:
+    """One life in full; what it leaves on the disk at each write is what a supervisor killed there leaves behind."""
     plan, study_settings = settings
-    undisturbed = begun(laboratory, plan)
-    whole = Grave(None, after=False)
-    assert lived(laboratory, undisturbed, study_settings, whole)
-    expected = story(laboratory, undisturbed, study_settings)
+    study, home = begun(laboratory, plan), laboratory.settings.home
+    left: dict[int, Path] = {}
+
+    def keep(number: int) -> None:
+        left[number] = Path(shutil.copytree(home, tmp_path / f"left-{number}"))
+
+    writes = Writes(
+        before=lambda number: keep(number) if number % 2 else None,
+        after=lambda number: None if number % 2 else keep(number),
+    )
+    assert lived(laboratory, study, study_settings, writes)
+    expected = story(laboratory, study, study_settings)
     assert {status for _, status, *_ in expected} == {"finished", "pruned"}
-    assert whole.seen > 15
-    for write in range(1, whole.seen + 1):
-        study = begun(laboratory, plan)
-        assert not lived(laboratory, study, study_settings, Grave(write, after=write % 2 == 0))
-        assert lived(laboratory, study, study_settings, Grave(None, after=False))
-        assert story(laboratory, study, study_settings) == expected, f"killed at write {write}"
+    assert writes.seen > 15
+    assert sorted(left) == list(range(1, writes.seen + 1))
+    for number, found in left.items():
+        laboratory.settings = replace(laboratory.settings, home=found)
+        assert lived(laboratory, study, study_settings, Writes())
+        assert story(laboratory, study, study_settings) == expected, f"killed at write {number}"
 
 
 def test_a_supervisor_that_dies_at_every_tenth_write_still_comes_to_the_end(
@@ -124,9 +144,9 @@ def test_a_supervisor_that_dies_at_every_tenth_write_still_comes_to_the_end(
 ) -> None:
     plan, study_settings = settings
     undisturbed, study = begun(laboratory, plan), begun(laboratory, plan)
-    assert lived(laboratory, undisturbed, study_settings, Grave(None, after=False))
+    assert lived(laboratory, undisturbed, study_settings, Writes())
     lives = 1
-    while not lived(laboratory, study, study_settings, Grave(10, after=lives % 2 == 0)):
+    while not lived(laboratory, study, study_settings, killer(10, after=lives % 2 == 0)):
         lives += 1
         assert lives < 30
     assert lives > 2

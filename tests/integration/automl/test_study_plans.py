@@ -11,10 +11,11 @@ from mask2former_mcp.automl.planner import StudyPlanner
 from mask2former_mcp.automl.trials import trial_plan
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.jobs.plan import Plan, Staging
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import AutomlSettings, EvaluateRequest, TrainRequest
+from mask2former_mcp.spec import dotted
 
 ONE_GPU = Machine(gpus=1, gpu_memory_gb=24.0, cpus=8, memory_gb=64.0)
 FOUR_GPUS = Machine(gpus=4, gpu_memory_gb=24.0, cpus=32, memory_gb=256.0)
@@ -160,6 +161,15 @@ def test_a_trial_is_the_studys_spec_with_its_values_checked_like_any_plan(labora
     assert trial.digest != plan.digest
     with pytest.raises(InvalidRequest, match="hidden_dim"):
         member(laboratory, plan, 3, {"model.mask_former.hidden_dim": 100})
+
+
+def test_data_is_staged_and_checked_once_by_the_study_and_its_trials_read_it_in_its_folder(laboratory: Any) -> None:
+    plan = planned(laboratory, ONE_GPU)
+    split = Staging(kind="split", source="/data/a.json", target="{job_dir}/a.json", keys=("dataset.val.panoptic_json",))
+    spec = dotted.with_value(plan.spec, "dataset.val.panoptic_json", "{job_dir}/a.json")
+    trial = member(laboratory, plan.model_copy(update={"staging": (split,), "spec": spec}), 1, {})
+    assert trial.staging == ()
+    assert dotted.get(trial.spec, "dataset.val.panoptic_json") == "{home}/jobs/train-study/a.json"
 
 
 def test_a_batch_that_makes_no_step_is_lowered_and_the_adjustment_is_recorded(laboratory: Any) -> None:

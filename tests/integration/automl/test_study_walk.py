@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mask2former_mcp.automl import resume
-from mask2former_mcp.errors import InvalidRequest, NotFound, WrongState
+from mask2former_mcp.errors import InvalidRequest, NotFound
 from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.job import JobState
 from mask2former_mcp.jobs.members import members
@@ -74,24 +74,6 @@ def test_a_study_runs_its_trials_as_jobs_and_hands_over_one_winner(laboratory: A
         laboratory.jobs.get(trials[0].id)
 
 
-def test_weak_trials_are_stopped_at_a_rung_and_their_processes_are_gone_within_seconds(laboratory: Any) -> None:
-    # The plain run is the best there can be, so every other trial loses at its first rung.
-    laboratory.behave(best_lr=2e-3, epoch_s=0.4)
-    study = laboratory.start(
-        max_trials=2, algorithm="asha", search_space={"train.optim.lr": {"min": 0.02, "max": 0.05, "log": True}}
-    )
-    pruned = laboratory.until(lambda: laboratory.trials(study).get(1), "the second trial")
-    laboratory.until(lambda: laboratory.jobs.store.series.epochs(pruned.id), "its first epoch")
-    laboratory.until(lambda: laboratory.jobs.store.get(pruned.id).state.terminal, "its end")
-    assert len(laboratory.jobs.store.series.epochs(pruned.id)) < 9
-    assert len(laboratory.spans(pruned)) == 1
-    assert laboratory.finish(study).state is JobState.SUCCEEDED
-    line = laboratory.result(study)["trials"][1]
-    assert line["status"] == "pruned"
-    assert "rung" in line["cause"]
-    assert laboratory.result(study)["winner"]["trial"] == 0
-
-
 def test_two_trials_really_run_at_once_and_a_failed_one_never_wins_and_tells_its_cause(laboratory: Any) -> None:
     # Trial 0 crashes. The other two wait for each other, so that neither ends unless both run: no clock decides.
     laboratory.behave(fails=[2e-3], meet=2)
@@ -121,28 +103,3 @@ def test_a_study_without_any_success_fails_with_the_causes_and_stops_trying(labo
     assert "out of memory" in ended.message
     with pytest.raises(NotFound, match="no winner"):
         laboratory.jobs.parent(study.id)
-
-
-def test_cancelling_a_study_stops_its_trials_and_resuming_goes_on_with_them(laboratory: Any) -> None:
-    laboratory.behave(epoch_s=0.4)
-    study = laboratory.start(max_trials=2, epochs=5)
-    first = laboratory.until(lambda: laboratory.trials(study).get(0), "the first trial")
-    laboratory.until(lambda: laboratory.jobs.store.series.epochs(first.id), "its first epoch")
-    with pytest.raises(WrongState):
-        laboratory.jobs.delete(study.id)
-    laboratory.jobs.cancel(study.id)
-    assert laboratory.finish(study).state is JobState.CANCELLED
-    assert laboratory.jobs.get(first.id).state is JobState.CANCELLED
-    # What it came to so far is told, and can be used.
-    (line,) = laboratory.result(study)["trials"]
-    assert (line["status"], line["cause"]) == ("stopped", "cancelled with the study, before its last epoch")
-    assert laboratory.jobs.parent(study.id).job_id == first.id
-    laboratory.behave()
-    cancelled = laboratory.jobs.get(study.id)
-    ended = laboratory.finish(laboratory.jobs.resume(study.id, study=resume.changes(cancelled, None, None, MACHINE)))
-    assert ended.state is JobState.SUCCEEDED, ended.message + laboratory.log(study)
-    trials = laboratory.trials(study)
-    assert sorted(trials) == [0, 1]
-    assert trials[0].id == first.id
-    assert len(laboratory.starts(first)) == 2
-    assert laboratory.result(study)["trials"][0]["status"] == "finished"

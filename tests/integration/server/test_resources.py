@@ -13,8 +13,9 @@ import yaml
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
+from mask2former_mcp.automl import result
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.planning.request import TrainRequest
+from mask2former_mcp.planning.request import AutomlSettings, TrainRequest
 from mask2former_mcp.server.app import build
 from mask2former_mcp.server.services import Services
 
@@ -79,6 +80,7 @@ def test_all_documented_resources_are_listed(services):
         "m2f://jobs",
         "m2f://jobs/{id}",
         "m2f://jobs/{id}/spec",
+        "m2f://jobs/{id}/study",
         "m2f://jobs/{id}/log{?tail}",
         "m2f://jobs/{id}/metrics",
         "m2f://jobs/{id}/artifacts/{+path}",
@@ -97,6 +99,38 @@ def test_a_job_shows_what_get_job_shows(services):
     assert row["about"] == job["about"]
     assert row["about"].items() >= {"created_at": "1970-01-01T00:00:01+00:00", "metric": "mIoU"}.items()
     assert row["about"]["dataset"].endswith("belt/train")
+
+
+def test_a_study_is_read_whole_and_its_pictures_are_links_that_can_be_followed(services, tiny_training):
+    whole = json.loads(read(services, f"m2f://jobs/{ID}/study").text)
+    assert [failure["trial"] for failure in whole["failures"]] == [0]
+    asked = TrainRequest(**tiny_training, automl=AutomlSettings(max_trials=2))
+    study = Job(
+        id="train-study222", action="train", state=JobState.QUEUED, plan=services.planner.plan(asked), created_at=2.0,
+        results_dir="jobs/train-study222/results", study_id="train-study222",
+    )  # fmt: skip
+    services.jobs.store.insert(study)
+    results = services.jobs.results_dir(study.id)
+    won = {"trial": 1, "job_id": "train-w", "spec": {"train": {"optim": {"lr": 0.1}}}}
+    services.jobs.store.transition(study.id, JobState.SUCCEEDED, expect=(JobState.QUEUED,), text="made to succeed")
+    result.write(results, {"winner": won, "pictures": ["pictures/optimization_history.png"]})
+    (results / "pictures").mkdir()
+    (results / "pictures" / "optimization_history.png").write_bytes(b"a picture")
+    shown = json.loads(read(services, f"m2f://jobs/{study.id}").text)["study"]
+    assert "spec" not in shown["winner"]
+    (link,) = shown["pictures"]
+    assert _bytes(read(services, link)) == b"a picture"
+    assert json.loads(read(services, shown["result"]).text)["winner"]["spec"] == won["spec"]
+
+
+def test_a_job_that_is_no_study_has_none(services, tiny_training):
+    plan = services.planner.plan(TrainRequest(**tiny_training, automl_policy="off"))
+    alone = Job(
+        id="train-alone222", action="train", state=JobState.QUEUED, plan=plan, created_at=3.0,
+        results_dir="jobs/train-alone222/results",
+    )  # fmt: skip
+    services.jobs.store.insert(alone)
+    assert "is no study" in refused(services, f"m2f://jobs/{alone.id}/study")
 
 
 def test_a_spec_is_yaml_with_real_paths(services):

@@ -28,6 +28,13 @@ def test_a_stopped_trial_wins_only_where_none_was_finished_and_only_with_a_check
     assert leaderboard.winner([trial(0, 0.9, "stopped", checkpoint=False), stopped]) == stopped
 
 
+def test_who_leads_is_who_would_win_now_or_before_any_has_ended_the_best_one_running() -> None:
+    running = [trial(1, 0.4, "running", checkpoint=False), trial(2, 0.7, "running"), trial(3, None, "running")]
+    assert leaderboard.leading([*running, trial(0, 0.9, "failed")]) == running[1]
+    assert leaderboard.leading([*running, trial(0, 0.5)]) == trial(0, 0.5)
+    assert leaderboard.leading([trial(3, None, "running")]) is None
+
+
 def test_the_leaderboard_is_compact_ranked_and_always_shows_the_plain_run() -> None:
     many = [trial(0, 0.1)] + [trial(n, 0.5 + n / 1000) for n in range(1, 30)] + [trial(30, None, "failed", cause="x")]
     lines = leaderboard.compact(many, shown=5)

@@ -1,16 +1,23 @@
 """study.json, and what get_job shows of it."""
 
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from mask2former_mcp.automl import result, retention
+from mask2former_mcp.automl import report, result, retention
+from mask2former_mcp.automl.budget import StudySettings
+from mask2former_mcp.automl.report import Outcome
+from mask2former_mcp.automl.space import Space
 from mask2former_mcp.errors import NotFound
 from mask2former_mcp.jobs import members
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan
+from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.reports.tables import leaderboard_table
 
 LINE = {
@@ -19,39 +26,140 @@ LINE = {
 }  # fmt: skip
 
 
+SPEC = {
+    "results_dir": "{results_dir}",
+    "train": {"num_epochs": 4, "validation_interval": 1, "checkpoint_interval": 1, "optim": {"lr": 0.002}},
+    "model": {"mask_former": {"hidden_dim": 64}},
+}
+LIVE = tuple(state for state in JobState if not state.terminal)
+CURVE = [0.2, 0.6, 0.9, 0.5]  # mIoU after epochs 0 to 3
+
+
 def job(**changes: Any) -> Job:
     plan = Plan(
         action="train",
         automl=AutomlDecision(policy="auto", route="automl", source="default", reason="test"),
-        spec_overrides={}, spec={}, command=("mask2former",), image=None, platform="local", runtime="engine",
+        spec_overrides={}, spec=SPEC, command=("mask2former",), image=None, platform="local", runtime="engine",
         estimate=Estimate(gpus=0, memory_gb=None, steps=None, seconds=None, disk_gb=None, basis="table"),
         digest="d" * 64, study=changes.pop("study", None),
     )  # fmt: skip
-    return Job(id="train-s", action="train", state=JobState.SUCCEEDED, plan=plan, created_at=0.0, **changes)
+    fields: dict[str, Any] = {"state": JobState.SUCCEEDED, "created_at": 0.0, "results_dir": "jobs/train-s/results"}
+    return Job(id="train-s", action="train", plan=plan, **{**fields, **changes})
 
 
-def test_what_was_written_is_read_and_shown_without_the_long_parts(tmp_path: Path) -> None:
-    won = {"trial": 0, "job_id": "train-0", "metric": 0.5, "spec": {"model": {}}, "sha256": "a" * 64}
-    result.write(tmp_path, {"leaderboard": [LINE], "winner": won, "trials": [LINE] * 50, "budget": {"max_trials": 50}})
-    shown = result.shown_of(job(study={"max_trials": 50}, eta_s=7.0), tmp_path)
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[Callable[..., tuple[Job, JobViews]]]:
+    """A job in a store of its own; `epochs` of them trained, those but `without` with a checkpoint, then `ended`."""
+    store = JobStore(tmp_path)
+
+    def insert(
+        epochs: int = 0, *, without: Sequence[int] = (), ended: JobState | None = None, message: str = "", **fields: Any
+    ) -> tuple[Job, JobViews]:
+        found, jobs = store.insert(job(state=JobState.QUEUED, **fields))[0], JobViews(store)
+        folder = jobs.results_dir(found.id) / "train"
+        folder.mkdir(parents=True)
+        store.history.begin(found.id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
+        for epoch in range(epochs):
+            store.series.write(found.id, 1, epoch, {"mIoU": CURVE[epoch]})
+            if epoch not in without:
+                (folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth").write_bytes(b"epoch %d" % epoch)
+        if ended is not None:
+            store.history.end(found.id, 1, ended, 0)
+            store.transition(found.id, ended, expect=LIVE, text=message, message=message)
+        return store.get(found.id), jobs
+
+    yield insert
+    store.close()
+
+
+WON = {
+    "trial": 0, "job_id": "train-0", "metric": 0.5, "epoch": 3, "spec": {"model": {}}, "sha256": "a" * 64,
+    "parameters": {}, "reason": "best mIoU 0.5000",
+}  # fmt: skip
+
+
+def test_what_was_written_is_read_and_shown_without_the_long_parts(stored: Any) -> None:
+    study, jobs = stored(study={"max_trials": 50}, ended=JobState.SUCCEEDED)
+    results = jobs.results_dir(study.id)
+    result.write(results, {"leaderboard": [LINE], "winner": WON, "trials": [LINE] * 50, "budget": {"max_trials": 50}})
+    shown = result.shown(result.whole(study, jobs))
     assert shown["leaderboard"] == [LINE]
     assert "spec" not in shown["winner"]
     assert "trials" not in shown
-    assert shown["eta_s"] == 7.0
-    assert members.winner_id(job(), tmp_path) == "train-0"
+    assert members.winner_id(job(), results) == "train-0"
 
 
-def test_before_the_first_trial_there_is_an_empty_leaderboard_and_no_winner(tmp_path: Path) -> None:
-    shown = result.shown_of(job(study={"max_trials": 8}), tmp_path)
+def test_before_the_first_trial_there_is_an_empty_leaderboard_and_no_winner(stored: Any) -> None:
+    study, jobs = stored(study={"max_trials": 8})
+    shown = result.shown(result.whole(study, jobs))
     assert (shown["leaderboard"], shown["budget"]) == ([], {"max_trials": 8})
     with pytest.raises(NotFound, match="no winner"):
-        members.winner_id(job(), tmp_path)
+        members.winner_id(study, jobs.results_dir(study.id))
 
 
-def test_a_plain_run_is_a_study_of_one_trial_the_job_itself(tmp_path: Path) -> None:
-    shown = result.shown_of(job(metrics={"mIoU": 0.7}, started_at=1.0, finished_at=4.0), tmp_path)
-    assert shown["leaderboard"][0]["duration_s"] == 3.0
-    assert shown["winner"]["job_id"] == "train-s"
+def test_who_won_leads_as_soon_as_the_study_is_resumed_and_is_named_as_such(stored: Any) -> None:
+    study, jobs = stored(study={"max_trials": 8}, ended=JobState.SUCCEEDED)
+    result.write(jobs.results_dir(study.id), {"leaderboard": [LINE], "winner": WON, "best_so_far": None})
+    resumed = jobs.store.resume(study.id, expect=JobState.SUCCEEDED, attempt=1, changes={})
+    shown = result.shown(result.whole(resumed, jobs))
+    assert shown["winner"] is None
+    assert shown["best_so_far"]["job_id"] == "train-0"
+    assert shown["best_so_far"]["reason"].startswith("so far: best mIoU 0.5000")
+
+
+def test_a_study_of_one_trial_has_the_result_of_any_study_the_job_itself_being_the_trial(stored: Any) -> None:
+    only, jobs = stored(epochs=4, ended=JobState.SUCCEEDED)
+    found = result.whole(only, jobs)
+    won = found["winner"]
+    assert (won["job_id"], won["trial"], won["epoch"], won["metric"]) == ("train-s", 0, 2, 0.9)
+    assert won["checkpoint"] == "jobs/train-s/results/train/model_epoch_002_step_00002.pth"
+    assert won["sha256"] == hashlib.sha256(b"epoch 2").hexdigest()
+    # The spec without what belongs to a budget, with the architecture.
+    assert won["spec"] == {"train": {"optim": {"lr": 0.002}}, "model": {"mask_former": {"hidden_dim": 64}}}
+    assert "only trial" in won["reason"]
+    assert {found[name]["status"] for name in ("baseline", "final")} == {"unavailable"}
+    assert found["baseline"]["reason"]
+    assert [(t["trial"], t["status"], t["metric"], t["epochs"]) for t in found["trials"]] == [(0, "finished", 0.9, 4)]
+    assert found["duration_s"] is not None
+    assert found["failures"] == []
+    many = StudySettings(
+        algorithm="bayesian", metric="mIoU", max_trials=4, max_concurrent=1, epochs=4, first_rung=2,
+        reduction_factor=3, seed=0, space=Space(),
+    )  # fmt: skip
+    assert found.keys() == report.compose("train-m", many, [], Outcome(baseline={}), 1.0).keys()
+
+
+def test_an_only_trial_wins_with_the_best_epoch_that_kept_a_checkpoint(stored: Any) -> None:
+    only, jobs = stored(epochs=4, without=(2,), ended=JobState.SUCCEEDED)
+    won = result.whole(only, jobs)["winner"]
+    assert (won["epoch"], won["metric"]) == (1, 0.6)
+
+
+def test_an_only_trial_that_failed_is_a_failure_with_its_cause_and_no_winner(stored: Any) -> None:
+    only, jobs = stored(epochs=2, ended=JobState.FAILED, message="CUDA out of memory")
+    found = result.whole(only, jobs)
+    assert (found["winner"], found["best_so_far"]) == (None, None)
+    assert found["failures"] == [{"trial": 0, "job_id": "train-s", "cause": "failed: CUDA out of memory"}]
+
+
+def test_an_only_trial_that_never_measured_anything_has_failed_not_scored_zero(stored: Any) -> None:
+    only, jobs = stored(epochs=0, ended=JobState.SUCCEEDED)
+    found = result.whole(only, jobs)
+    assert found["winner"] is None
+    assert found["trials"][0]["metric"] is None
+    assert "without any mIoU" in found["failures"][0]["cause"]
+
+
+def test_an_only_trial_that_runs_leads_and_one_that_was_cancelled_wins_with_what_it_reached(stored: Any) -> None:
+    only, jobs = stored(epochs=2)
+    running = result.whole(only, jobs)
+    assert (running["winner"], running["best_so_far"]["epoch"], running["leaderboard"][0]["status"]) == (
+        None, 1, "running",
+    )  # fmt: skip
+    jobs.store.transition(only.id, JobState.CANCELLED, expect=LIVE, text="", message="Cancelled.")
+    stopped = result.whole(jobs.store.get(only.id), jobs)
+    assert stopped["winner"]["epoch"] == 1
+    assert "no trial ran to its end" in stopped["winner"]["reason"]
 
 
 def test_a_torn_or_foreign_file_is_no_result(tmp_path: Path) -> None:

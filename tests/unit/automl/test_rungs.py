@@ -56,6 +56,15 @@ def test_a_rung_counts_at_the_first_report_after_it() -> None:
     assert PRUNER.prune(study, study.get_trials()[-1])
 
 
+def test_a_failed_trial_takes_no_place_among_those_that_go_on() -> None:
+    study = study_of([0.3] * 9, [0.2, 0.2])
+    failed = create_trial(state=TrialState.FAIL, intermediate_values={1: 0.9, 2: 0.9})
+    for _ in range(3):
+        study.add_trial(failed)
+    study.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values={1: 0.4, 2: 0.4}))
+    assert not PRUNER.prune(study, study.get_trials()[-1])
+
+
 def test_brackets_begin_at_later_rungs_in_turn() -> None:
     pruner = RungPruner(first=1, longest=9, reduction_factor=3, brackets=True)
     assert [pruner._of(number) for number in range(4)] == [[1, 3], [3], [], [1, 3]]

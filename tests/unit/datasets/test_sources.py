@@ -76,11 +76,13 @@ def test_an_archive_is_extracted_once_for_all_keys_that_hold_it(shop: Path, tmp_
     assert Path(real, "val_00000.jpg").is_file()
 
 
-def test_s3_is_named_without_a_look() -> None:
-    ref = DatasetRef.parse("s3://bucket/data/train")
-    found = sources.resolve(rows("train"), {"train_datasets": ref, "eval_dataset": ref}, "coco_panoptic")
-    assert found.values["dataset.train.panoptic_dir"] == "s3://bucket/data/train/images_panoptic.tar.gz"
-    assert found.values["dataset.label_map"] == "s3://bucket/data/train/label_map_panoptic.json"
+def test_what_lies_in_s3_is_a_path_in_its_mirror_and_fetched_first(shop: Path) -> None:
+    ref = DatasetRef("s3://bucket/data", "s3", shop).child("train")
+    found = sources.resolve(rows("train"), {"train_datasets": ref, "eval_dataset": ref}, "coco")
+    assert found.values["dataset.train.img_dir"] == str(shop / "train" / "images")
+    first = found.staging[0]
+    assert (first["kind"], first["source"], first["target"]) == ("fetch", "s3://bucket/data", str(shop))
+    assert {"train/images/", "train/annotations.json", "train/label_map.json"} <= set(first["options"]["parts"])
 
 
 def test_a_plain_folder_of_images_serves_inference(shop: Path) -> None:

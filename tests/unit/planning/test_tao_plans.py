@@ -118,6 +118,8 @@ def test_a_spec_for_tao_holds_only_keys_that_taos_config_knows(
     assert not list(unknown(tao("train", train_dataset=str(data / "shop"))))
     assert "format" in tao("export", parent_job_id=swin.job_id, runtime="engine").spec["export"]
     assert "format" not in tao("export", parent_job_id=swin.job_id, format="onnx").spec["export"]
+    with pytest.raises(InvalidRequest, match="format=transformers is our engine's"):
+        tao("export", parent_job_id=swin.job_id, format="transformers")
 
 
 def test_tensorrt_actions_are_planned_from_the_deploy_twin(tao: Any, tao_engine: Any, swin: Any, data: Path) -> None:

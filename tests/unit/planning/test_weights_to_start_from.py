@@ -37,7 +37,7 @@ def test_training_starts_from_each_kind_of_file_that_the_engine_reads(plan: Any,
     (folder / "model.safetensors").write_bytes(b"other weights")
     assert plan("train", checkpoint=str(folder), **asked).digest != made.digest
     published = write_transformers_folder(tmp_path / "published", backbone_config={"model_type": "swin"})
-    with pytest.raises(InvalidRequest, match="TAO starts from"):
+    with pytest.raises(InvalidRequest, match=r"TAO reads \.pth and \.pkl"):
         plan("train", checkpoint=str(published), runtime="tao", platform="docker", train_dataset=str(data / "shop"))
 
 
@@ -58,3 +58,12 @@ def test_a_folder_that_the_engine_could_not_read_is_refused(
     spoil(folder)
     with pytest.raises(InvalidRequest, match=complaint):
         plan("train", checkpoint=str(folder), train_dataset=str(data / "shop"))
+
+
+def test_a_backbone_may_come_from_a_pickle_but_not_for_tao(plan: Any, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "swin_tiny_patch4_window7_224.pkl"
+    file.write_bytes(b"weights")
+    made = plan("train", pretrained_weights=str(file), train_dataset=str(data / "shop"))
+    assert made.spec["model"]["backbone"]["pretrained_weights"] == str(file)
+    with pytest.raises(InvalidRequest, match=r"pretrained_weights=.*TAO reads \.pth"):
+        plan("train", pretrained_weights=str(file), train_dataset=str(data / "shop"), runtime="tao", platform="docker")

@@ -1,0 +1,59 @@
+"""Batch norm over two processes on CPUs is batch norm of the whole batch."""
+
+import socket
+import subprocess
+import sys
+
+WAIT_S = 60
+PROGRAM = """
+import sys
+import torch
+from torch import distributed, nn
+from mask2former_mcp.engine import batch_norm
+
+rank, port = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+torch.manual_seed(0)
+x, target = torch.randn(4, 3, 5, 6, dtype=torch.float64) * 3 + 7, torch.randn(4, 3, 5, 6, dtype=torch.float64)
+plain = nn.BatchNorm2d(3, dtype=torch.float64)
+nn.init.normal_(plain.weight), nn.init.normal_(plain.bias)
+shared = nn.Sequential(nn.BatchNorm2d(3, dtype=torch.float64))
+shared[0].load_state_dict(plain.state_dict())
+batch_norm.synchronise(shared, torch.device("cpu"))
+assert type(shared[0]) is batch_norm.SharedBatchNorm
+mine = slice(2 * rank, 2 * rank + 2)
+whole, part = x.clone().requires_grad_(), x[mine].clone().requires_grad_()
+((plain(whole) - target) ** 2).mean().backward()
+out = shared(part)
+((out - target[mine]) ** 2).mean().backward()
+for parameter in shared.parameters():  # as DDP does
+    distributed.all_reduce(parameter.grad)
+    parameter.grad /= 2
+close = torch.testing.assert_close
+close(out, plain(x)[mine])
+close(part.grad / 2, whole.grad[mine])
+close(shared[0].weight.grad, plain.weight.grad)
+close(shared[0].bias.grad, plain.bias.grad)
+plain(x)  # once more above: the running means have seen the batch two and three times
+shared(x[mine]), shared(x[mine])
+close(shared[0].running_mean, plain.running_mean)
+close(shared[0].running_var, plain.running_var)
+assert int(shared[0].num_batches_tracked) == int(plain.num_batches_tracked) == 3
+close(shared.eval()(x), plain.eval()(x))
+distributed.barrier()
+"""
+
+
+def test_statistics_and_gradients_are_those_of_the_whole_batch() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, str(rank), str(port)], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        ended = [(process.communicate(timeout=WAIT_S)[1], process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [code for _, code in ended] == [0, 0], ended[0][0] + ended[1][0]
