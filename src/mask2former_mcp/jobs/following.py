@@ -92,7 +92,7 @@ class Follower:
 def success_message(store: JobStore, job: Job) -> str:
     """What a finished job says of itself."""
     epochs = store.series.epochs(job.id)
-    parts = []
+    parts: list[str] = []
     best = best_epoch(epochs, job.plan.metric)
     if job.action == "train":
         parts += _doubts(epochs, job.plan.metric)

@@ -330,7 +330,8 @@ def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: 
 def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
     if missing and not request.dry_run:
         raise NotAvailable(
-            "; ".join(missing), fix="Change the request as said, or call with dry_run=true to see the whole Plan."
+            "; ".join(missing),
+            fix="Mend what is named, or ask for another platform or runtime; dry_run=true shows the whole Plan.",
         )
 
 

@@ -12,6 +12,7 @@ from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, summary
 from mask2former_mcp.server.schema import Schema
 from mask2former_mcp.server.services import Services
+from mask2former_mcp.server.start_check import lacking, refuse_hopeless
 from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, request_tool
 
 # Either a job summary or, with dry_run, a Plan. Of the Plan only what a caller needs to go on is described here: its
@@ -60,8 +61,12 @@ def _action_tool(services: Services, action: str) -> RequestTool:
 def _plan_or_submit(services: Services, request: ActionRequest) -> Answer:
     plan = services.planner.plan(request)
     if request.dry_run:
+        if (found := lacking(services, plan)) is not None:
+            warnings = (*plan.warnings, f"cannot start yet: {found[0]}. {found[1]}")
+            plan = plan.model_copy(update={"warnings": warnings})
         return answer(plan.model_dump(mode="json"), headline=_plan_headline(plan))
     _refuse_another_digest(services, request, plan)
+    refuse_hopeless(services, plan)
     job = services.jobs.submit(plan)
     notes = "".join(f"\nWarning: {warning}" for warning in plan.warnings)
     return answer(summary(job), headline=f"{headline(job)}{notes}")
