@@ -83,7 +83,7 @@ class TrainRequest(ActionRequest):
     parent_job_id: str | None = Field(None, description="Fine-tune this job's best checkpoint.")
     checkpoint: str | None = Field(
         None,
-        description="A .pth or .pkl file, transformers folder, s3:// URI; of the parent best, latest, epoch=N[,step=M].",
+        description="A .pth or .pkl, transformers folder, s3:// URI; of the parent best, latest, epoch=N[,step=M].",
     )
     automl_policy: Literal["auto", "on", "off"] | None = None
     request: str | None = Field(None, description="The user's own words; read for the AutoML policy only.")

@@ -95,7 +95,7 @@ def _reading_tools(services: Services) -> list[RequestTool]:
         ),
         make(
             "list_artifacts",
-            "Files that the job wrote: checkpoints, ONNX, metrics, pictures.",
+            "Files that the job wrote: checkpoints, ONNX, metrics, pictures; id_map: pixels are ids, not for the eye.",
             ListArtifactsRequest,
             in_thread(partial(_artifacts, services)),
             read("Artifacts"),

@@ -147,8 +147,20 @@ def test_a_log_is_stripped_capped_and_fenced_as_data(services):
     assert read(services, f"m2f://jobs/{ID}/log?tail=1").text.count("\n") == 3
 
 
-def test_an_artifact_is_read_by_its_listed_path(services):
-    assert b"epoch,mIoU" in _bytes(read(services, f"m2f://jobs/{ID}/artifacts/train/metrics.csv"))
+def test_an_artifact_is_read_by_its_listed_path_as_what_it_is(services):
+    results = services.settings.home / "jobs" / ID / "results" / "train"
+    table = read(services, f"m2f://jobs/{ID}/artifacts/train/metrics.csv")
+    assert (table.text, table.mime_type) == ("epoch,mIoU\n0,0.5\n", "text/csv")
+    (results / "seen.png").write_bytes(b"\x89PNG")
+    (results / "seen.pth").write_bytes(b"PK")
+    (results / "odd.txt").write_bytes(b"\xff\xfe")
+    (results / "said.json").write_text('{"name": "a\u202eb\x1b[31m"}')
+    for name, mime in (("seen.png", "image/png"), ("seen.pth", "application/octet-stream")):
+        found = read(services, f"m2f://jobs/{ID}/artifacts/train/{name}")
+        assert (_bytes(found), found.mime_type) == ((results / name).read_bytes(), mime)
+    assert _bytes(read(services, f"m2f://jobs/{ID}/artifacts/train/odd.txt")) == b"\xff\xfe"
+    said = read(services, f"m2f://jobs/{ID}/artifacts/train/said.json")
+    assert (said.text, said.mime_type) == ('{"name": "ab"}', "application/json")
 
 
 def _bytes(content: Any) -> bytes:
