@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -49,20 +50,25 @@ def prepare(bucket: str, scratch: Path, gigabytes: float, objects: int, kilobyte
         list(pool.map(lambda n: upload.put(b"%06d" % n + content, Uri(bucket, f"small/{n:06d}.png")), range(objects)))
 
 
-def timed(command: list[str], target: Path, expected: tuple[int, int]) -> float:
-    """Seconds until the command says that it is done, or ends; `expected`: (files, bytes) below the target."""
+def timed(command: list[str], target: Path, expected: tuple[int, int]) -> tuple[float, float]:
+    """Seconds until the command says that it is done, or ends, and the processor's seconds that it took in all.
+
+    `expected`: (files, bytes) below the target.
+    """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         seconds = time.perf_counter() - began
     assert process.returncode == 0, command
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found = [path.stat().st_size for path in target.rglob("*") if path.suffix in (".bin", ".png")]
     assert (len(found), sum(found)) == expected, (len(found), sum(found), expected)
     shutil.rmtree(target)
-    return seconds
+    return round(seconds, 2), round(worked, 2)
 
 
 def aws_cli(folder: Path) -> str:
@@ -98,12 +104,13 @@ def main() -> None:
             "many objects": ([*ours, small, str(there)], sync, many),
         }
         for title, (mine, theirs, expected) in commands.items():
-            seconds: dict[str, list[float]] = {"ours": [], "aws": []}
+            took: dict[str, list[tuple[float, float]]] = {"ours": [], "aws": []}
             for _ in range(options.rounds):
-                seconds["ours"].append(round(timed(mine, there, expected), 2))
-                seconds["aws"].append(round(timed(theirs, there, expected), 2))
+                took["ours"].append(timed(mine, there, expected))
+                took["aws"].append(timed(theirs, there, expected))
+            seconds, cpu = ({name: [pair[k] for pair in pairs] for name, pairs in took.items()} for k in (0, 1))
             ratio = statistics.median(seconds["aws"]) / statistics.median(seconds["ours"])
-            line = {"what": title, "files": expected[0], "bytes": expected[1], **seconds}
+            line = {"what": title, "files": expected[0], "bytes": expected[1], "seconds": seconds, "cpu_seconds": cpu}
             machine = {"cpus": os.cpu_count(), "machine": platform.machine()}
             print(json.dumps({**line, "times_as_fast": round(ratio, 2), **machine}), flush=True)
 

@@ -71,8 +71,14 @@ class TrainRequest(ActionRequest):
     eval_dataset: str | None = Field(
         None, description="Validation folder; left out: val/ beside train/, or a 10 % hold-out."
     )
-    preset: str | None = Field(None, description="Named overrides of the bundle; `mini` trains on a CPU in minutes.")
-    mode: Mode | None = None
+    preset: str | None = Field(
+        None, description="Named overrides of the bundle: `mini`, a small network; needed without a GPU."
+    )
+    mode: Mode | None = Field(
+        None,
+        description="coco_panoptic: panoptic (default), instance, semantic; coco: instance (default), semantic; "
+        "ade: semantic.",
+    )
     backbone: Backbone | None = None
     num_classes: Positive | None = Field(None, description="Derived from the data when left out.")
     contiguous_id: StrictBool | None = None
@@ -83,7 +89,7 @@ class TrainRequest(ActionRequest):
     parent_job_id: str | None = Field(None, description="Fine-tune this job's best checkpoint.")
     checkpoint: str | None = Field(
         None,
-        description="A .pth or .pkl, transformers folder, s3:// URI; of the parent best, latest, epoch=N[,step=M].",
+        description="A .pth or .pkl file, a folder, an s3:// URI, or best, latest, epoch=N[,step=M] of the parent.",
     )
     automl_policy: Literal["auto", "on", "off"] | None = None
     request: str | None = Field(None, description="The user's own words; read for the AutoML policy only.")

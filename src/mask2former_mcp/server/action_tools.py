@@ -31,11 +31,12 @@ _OUTPUT: Schema = {
 _DESCRIPTIONS = {
     "train": "Train Mask2Former on a folder of images and annotations. Starts a durable job and returns its id at "
     "once; with dry_run, the whole Plan. Classes are derived from the data. Follows the AutoML policy.",
-    "evaluate": "Measure a model on a dataset: mIoU, PQ, AP, per class, with pictures. Starts a job.",
-    "export": "Export a checkpoint to ONNX, checked against the trained network. Starts a job.",
+    "evaluate": "Measure a model on a dataset: mIoU, PQ, AP (instances: AP alone), per class in metrics.json, with "
+    "pictures. Starts a job.",
+    "export": "Export a checkpoint to export/model.onnx, checked against the trained network. Starts a job.",
     "quantize": "Quantize a model to 8 bits; measures size, latency and metrics before and after. Starts a job.",
-    "inference": "Run a model on images: overlays and structured results (panoptic, COCO instances, semantic). "
-    "Starts a job.",
+    "inference": "Run a model on images: overlays, categories.json, and by mode instances.json (COCO results), "
+    "panoptic.json with maps of ids, semantic maps. Starts a job.",
     "gen_trt_engine": "Build a TensorRT engine from ONNX; needs an NVIDIA GPU and the package tensorrt. Starts a job.",
 }
 _TITLES = {"gen_trt_engine": "Build TensorRT engine"}
