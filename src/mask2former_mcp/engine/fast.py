@@ -1,9 +1,9 @@
 """The fast path on CUDA: which parts of the plain path are replaced, and when.
 
-It is chosen by itself; M2F_FAST_PATH=0 switches all of it off. M2F_COMPILE=always or =never decides about
-torch.compile, which otherwise is used when the run is long enough to repay it. Neither is a key of the spec: they
-change how fast a result comes, not which. Triton is imported here, by the functions that need it: machines without
-CUDA lack it.
+It is chosen by itself; M2F_FAST_PATH=0 switches all of it off, M2F_STEP_GRAPH=0 the CUDA graph of training steps only.
+M2F_COMPILE=always or =never decides about torch.compile, which otherwise is used when the run is long enough to repay
+it. None of them is a key of the spec: they change how fast a result comes, not which. Triton is imported here, by the
+functions that need it: machines without CUDA lack it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mask2former_mcp.engine.model.swin import WindowAttention
 if TYPE_CHECKING:
     from mask2former_mcp.engine.model.swin import WindowKernel
 
-SWITCH, COMPILE = "M2F_FAST_PATH", "M2F_COMPILE"
+SWITCH, GRAPH, COMPILE = "M2F_FAST_PATH", "M2F_STEP_GRAPH", "M2F_COMPILE"
 CAPABILITY = (8, 0)  # of the oldest GPU that computes in bfloat16
 LARGEST_WINDOW = 8  # its tokens fill a tile of the kernel
 WINDOW_DIMS, SAMPLE_DIMS = (16, 32, 64, 128), (8, 16, 32, 64, 128)  # per head: powers of two

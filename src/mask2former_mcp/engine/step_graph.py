@@ -7,6 +7,7 @@ graph of its own; they share their memory. Reading the loss is the only time tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,6 +169,8 @@ def make(work: Run) -> tuple[StepGraph | None, str]:
     """The graph for a run, or None where the plain loop is needed; and what to say of it in the log."""
     if not fast.available(work.fabric.device):
         return None, ""
+    if os.environ.get(fast.GRAPH) == "0":
+        return None, f"kernels, but no CUDA graph ({fast.GRAPH}=0)"
     if work.fabric.world_size > 1:
         return None, "kernels, but no CUDA graph: several processes reduce their gradients outside of one"
     if work.spec.train.precision == "fp16":

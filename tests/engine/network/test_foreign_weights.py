@@ -138,7 +138,7 @@ def test_a_backbone_in_detectron2s_pickle_is_read_as_well(tmp_path: Path) -> Non
     source, model = network(1), network(2)
     arrays = {f"backbone.{n}": v.numpy() for n, v in source.backbone.state_dict().items() if not n.startswith("norm")}
     (tmp_path / "swin.pkl").write_bytes(pickle.dumps({"model": arrays, "matching_heuristics": True}))
-    loaded = checkpoint.load_backbone(model, tmp_path / "swin.pkl")
+    loaded = initial_weights.load_backbone(model, tmp_path / "swin.pkl")
     assert not loaded.unknown
     assert torch.equal(model.backbone.patch_embed.proj.weight, source.backbone.patch_embed.proj.weight)
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from transformers import Mask2FormerForUniversalSegmentation
 
-from mask2former_mcp.engine import checkpoint, export, session
+from mask2former_mcp.engine import export, initial_weights, session
 from mask2former_mcp.engine.model.network import build
 from mask2former_mcp.spec.experiment import load
 
@@ -86,7 +86,7 @@ def test_a_transformers_folder_is_written_once(tiny: Spec, weights: Path, tmp_pa
     assert not (tmp_path / "m.onnx").exists()
     theirs = Mask2FormerForUniversalSegmentation.from_pretrained(folder).eval().double()
     ours = build(load("export", tiny(export__checkpoint="a.pth", export__onnx_file="a.onnx"))).eval().double()
-    checkpoint.load_weights(ours, weights)
+    initial_weights.load_weights(ours, weights)
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         prediction, expected = ours(images), theirs(images)
