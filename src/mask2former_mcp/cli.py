@@ -124,13 +124,17 @@ def _check(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
 def _jobs(_: argparse.Namespace, environ: dict[str, str]) -> int:
     from rich.console import Console
 
-    from mask2former_mcp.reports.tables import jobs_table
+    from mask2former_mcp.reports.tables import jobs_lines, jobs_table
     from mask2former_mcp.server.answers import presentable
-    from mask2former_mcp.server.job_facts import summary
+    from mask2former_mcp.server.job_facts import listed
     from mask2former_mcp.server.services import Services
 
     jobs, _next = Services(environ).jobs.list(limit=50)
-    Console().print(jobs_table([presentable(summary(job)) for job in jobs]))
+    rows, console = [presentable(listed(job)) for job in jobs], Console()
+    if console.is_terminal:
+        console.print(jobs_table(rows))
+    else:  # for a pipe: nothing wrapped, nothing cut
+        print(*jobs_lines(rows), sep="\n", end="\n" if rows else "")
     return 0
 
 

@@ -29,7 +29,7 @@ MARGIN, INK, PAPER = 12, (32, 36, 42), (250, 250, 248)
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What is drawn as one: mask [H, W], its class, a name to print or None, and its number among its class."""
+    """What is drawn as one: mask [H, W], its class, words to print or None, its number in its class."""
 
     mask: NDArray[np.bool_]
     class_: int
@@ -42,18 +42,18 @@ def truth_regions(truth: Truth, classes: Classes, *, semantic: bool = False) -> 
     if semantic:
         return class_regions(truth.class_map(), classes)
     wanted = [(k, int(c)) for k, c in enumerate(truth.labels, 1) if not truth.crowd[k - 1]]
-    return _numbered([(truth.mask(k), c) for k, c in wanted], classes)
+    return _numbered([(truth.mask(k), c, None) for k, c in wanted], classes)
 
 
 def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold: float) -> list[Region]:
     """What the mode predicts: segments, instances with at least the threshold as score, or classes."""
     if mode == "panoptic" and outcome.panoptic is not None:
         found = outcome.panoptic
-        return _numbered([(found.ids == s.id, s.class_) for s in found.segments], classes)
+        return _numbered([(found.ids == s.id, s.class_, s.score) for s in found.segments], classes)
     if mode == "instance" and outcome.instances is not None:
         best = outcome.instances
         chosen = [i for i, score in enumerate(best.scores) if score >= threshold]
-        masks = [(_decoded(best.masks[i]), int(best.classes[i])) for i in chosen]
+        masks = [(_decoded(best.masks[i]), int(best.classes[i]), float(best.scores[i])) for i in chosen]
         return _numbered(list(reversed(masks)), classes)
     return class_regions(outcome.semantic, classes)
 
@@ -127,12 +127,15 @@ def _decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
     return rle.decode({"size": [int(n) for n in mask["size"]], "counts": mask["counts"].decode("ascii")})
 
 
-def _numbered(masks: Sequence[tuple[NDArray[np.bool_], int]], classes: Classes) -> list[Region]:
-    """Stuff first, so that things are drawn over it; things counted per class, so that neighbours differ in shade."""
+def _numbered(masks: Sequence[tuple[NDArray[np.bool_], int, float | None]], classes: Classes) -> list[Region]:
+    """(mask, class, score) as regions. Stuff first, so that things are drawn over it; things with their score, and
+    counted per class, so that neighbours differ in shade."""
     seen: dict[int, int] = {}
     regions = []
-    for mask, class_ in sorted(masks, key=lambda pair: pair[1] in classes.things):
-        regions.append(Region(mask, class_, classes[class_].name, seen.get(class_, 0)))
+    for mask, class_, score in sorted(masks, key=lambda each: each[1] in classes.things):
+        name = classes[class_].name
+        shown = f"{name} {score:.2f}" if score is not None and class_ in classes.things else name
+        regions.append(Region(mask, class_, shown, seen.get(class_, 0)))
         seen[class_] = seen.get(class_, 0) + 1
     return regions
 

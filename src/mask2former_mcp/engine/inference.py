@@ -2,8 +2,10 @@
 
     <stem>.jpg                  overlay: contours, names
     panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), described in panoptic.json (COCO panoptic)
-    instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score
+    instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score; and for readers
+                                without the other files category (its name) and file_name
     semantic/<stem>.png         category id per pixel: 8 bit, 16 bit with ids above 255, as segment ids above 65535
+    categories.json             category_id -> name, isthing, color
     images.json                 image_id -> file (from img_dir on), stem, size: what the ids above refer to
     unreadable.json             the images that were passed over, and why
 
@@ -39,7 +41,6 @@ from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec.dataset import Augmentation
 from mask2former_mcp.spec.experiment import Experiment
 
-LEAST_SCORE = 0.05  # instances below are not written: most of the hundred candidates an image has are noise
 PENDING = 2  # images a core that wait to be written
 
 
@@ -162,6 +163,7 @@ class Writer:
 
     def __init__(self, folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment) -> None:
         self._folder, self._classes, self._model = folder, classes, spec.model
+        self._min_score = spec.inference.min_score
         self._names = [path.relative_to(spec.dataset.test.img_dir).as_posix() for path in paths]
         self._stems = unique_stems(paths)
         self._pool = ThreadPoolExecutor(loader.cores())  # drawing and compressing leave Python's lock alone
@@ -195,7 +197,7 @@ class Writer:
         if mode != "instance":
             write_categories(self._file("semantic", stem), self._ids[outcome.semantic], int(self._ids.max()))
         entry = ImageEntry(image_id, self._names[photo.index], width, height)
-        return Described(entry, described, [] if outcome.instances is None else self._results(image_id, outcome))
+        return Described(entry, described, [] if outcome.instances is None else self._results(entry, outcome))
 
     def close(self) -> None:
         with self._pool:
@@ -206,27 +208,31 @@ class Writer:
             for i in images
         ]
         _write_json(self._folder / "images.json", listing)
+        known = {c: self._classes[c] for c in self._classes.known}
+        named = [{"id": e.category_id, "name": e.name, "isthing": e.isthing, "color": e.color} for e in known.values()]
+        _write_json(self._folder / "categories.json", named)
         if self._model.mode in ("panoptic", "instance"):
             _write_json(self._folder / "instances.json", [found for one in self._described for found in one.instances])
         if self._model.mode == "panoptic":
-            entries = [self._classes[c] for c in self._classes.known]
-            categories = [Category(e.category_id, e.name, e.isthing) for e in entries]
+            categories = [Category(e.category_id, e.name, e.isthing) for e in known.values()]
             segments = [one.panoptic for one in self._described if one.panoptic is not None]
             panoptic.write(self._folder / "panoptic.json", categories, images, segments)
 
-    def _results(self, image_id: int, outcome: scoring.Outcome) -> list[dict[str, Any]]:
+    def _results(self, image: ImageEntry, outcome: scoring.Outcome) -> list[dict[str, Any]]:
         found = outcome.instances
         assert found is not None  # the caller has looked
         return [
             {
-                "image_id": image_id,
+                "image_id": image.id,
+                "file_name": image.file_name,
                 "category_id": int(self._ids[class_]),
+                "category": self._classes[int(class_)].name,
                 "segmentation": {"size": [int(n) for n in mask["size"]], "counts": mask["counts"].decode("ascii")},
                 "bbox": [float(v) for v in coco_mask.toBbox(mask)],
                 "score": round(float(score), 5),
             }
             for class_, score, mask in zip(found.classes, found.scores, found.masks, strict=True)
-            if score >= LEAST_SCORE and coco_mask.area(mask) > 0
+            if score >= self._min_score and coco_mask.area(mask) > 0
         ]
 
     def _file(self, kind: str, stem: str) -> Path:

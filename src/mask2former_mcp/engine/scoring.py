@@ -90,7 +90,12 @@ class Interpret(Protocol):
 
 @dataclass
 class Scores:
-    """What mode and data allow: mIoU always, PQ for panoptic data in panoptic mode, AP where there are things."""
+    """What mode and data allow: mIoU but for instances, PQ for panoptic data in panoptic mode, AP where there are
+    things.
+
+    In instance mode most pixels are nobody's target, and a map of classes, which names one for every pixel, is no
+    answer to that task: over the few annotated pixels mIoU can be 1 with no object found. It is not taken there.
+    """
 
     mode: str
     format: str
@@ -100,8 +105,7 @@ class Scores:
 
     def __post_init__(self) -> None:
         known_things = self.classes.things & set(self.classes.known)
-        self._things = known_things
-        self._semantic = SemanticIoU(len(self.classes))
+        self._semantic = None if self.mode == "instance" else SemanticIoU(len(self.classes))
         whole = self.mode == "panoptic" and self.format == "coco_panoptic"
         self._panoptic = PanopticQuality(len(self.classes), self.classes.things) if whole else None
         single = self.mode in ("panoptic", "instance") and self.format in ("coco", "coco_panoptic") and known_things
@@ -114,7 +118,8 @@ class Scores:
     def add(self, truth: Truth, outcome: Outcome, index: int | None = None) -> None:
         """One image; index: its number in the split, where others measure the rest or they come in another order."""
         self.images += 1
-        self._semantic.add(self._semantic_truth(truth), outcome.semantic)
+        if self._semantic is not None:
+            self._semantic.add(truth.class_map(), outcome.semantic)
         if self._panoptic is not None and outcome.panoptic is not None:
             self._panoptic.add(truth, outcome.panoptic)
         if self._instances is not None and outcome.instances is not None:
@@ -124,7 +129,8 @@ class Scores:
         """Takes over what another process has measured, of other images with the same mode and classes."""
         self.images += other.images
         self.losses.update(other.losses)
-        self._semantic.merge(other._semantic)
+        if self._semantic is not None and other._semantic is not None:
+            self._semantic.merge(other._semantic)
         if self._panoptic is not None and other._panoptic is not None:
             self._panoptic.merge(other._panoptic)
         if self._instances is not None and other._instances is not None:
@@ -141,12 +147,6 @@ class Scores:
 
     def per_class(self) -> PerClass:
         return combined(*(p.per_class() for p in (self._semantic, self._panoptic, self._instances) if p is not None))
-
-    def _semantic_truth(self, truth: Truth) -> NDArray[np.int64]:
-        classes = truth.class_map()
-        if self.mode == "instance":  # stuff is nobody's target there, so its pixels say nothing
-            classes[~np.isin(classes, list(self._things))] = 0
-        return classes
 
 
 def score(

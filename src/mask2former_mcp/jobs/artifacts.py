@@ -22,6 +22,7 @@ _KINDS = {
     ".txt": "text",
     ".html": "report",
 }
+_ID_MAPS = ("panoptic", "semantic")  # folders of inference: their pixels are ids, and nearly black to the eye
 _MAX_LISTED = 20_000
 
 
@@ -112,4 +113,6 @@ def _kind(path: Path) -> str:
         return "tensorboard"
     if path.name == "status.json":
         return "status"
+    if path.suffix.lower() == ".png" and path.parent.name in _ID_MAPS:
+        return "id_map"
     return _KINDS.get(path.suffix.lower(), "file")

@@ -1,7 +1,7 @@
 """From status.json into the store: metrics per epoch, progress, time left, phase, and the closing words."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mask2former_mcp.jobs.folders import Folders
@@ -18,6 +18,8 @@ PHASES = {
     JobState.LOST: "lost",
 }
 ONE_TRIAL = "AutoML policy: auto. This is a study of one trial, the resolved spec itself."
+DIVERGED = 1.5  # times the first epoch's loss: a loss that merely wavers stays below
+USELESS = 0.001  # of any metric, all of which are 0..1
 _PRINTED = re.compile(r"\b(mIOU|Acc): (\d+\.\d+|nan)\b")
 _PRINTED_AS = {"mIOU": "mIoU", "Acc": "ACC_all"}
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
@@ -90,8 +92,10 @@ class Follower:
 def success_message(store: JobStore, job: Job) -> str:
     """What a finished job says of itself."""
     epochs = store.series.epochs(job.id)
-    parts = []
+    parts: list[str] = []
     best = best_epoch(epochs, job.plan.metric)
+    if job.action == "train":
+        parts += _doubts(epochs, job.plan.metric)
     if best is not None and job.action == "train":
         parts.append(f"Best {job.plan.metric} {epochs[best][job.plan.metric]:.4f} at epoch {best} (counted from 0).")
     if job.action == "quantize" and (cost := _cost_of_quantization(epochs.get(0, {}))):
@@ -99,6 +103,16 @@ def success_message(store: JobStore, job: Job) -> str:
     if job.plan.automl.route == "automl":
         parts.append(ONE_TRIAL)
     return " ".join(parts) or f"{job.action} finished."
+
+
+def _doubts(epochs: Mapping[int, Mapping[str, float]], metric: str) -> Iterator[str]:
+    """Why a training that ran to its end may have taught nothing."""
+    losses = [values["train_loss"] for _, values in sorted(epochs.items()) if "train_loss" in values]
+    if losses and losses[-1] > DIVERGED * losses[0]:
+        yield f"It diverged: train_loss went from {losses[0]:.3g} to {losses[-1]:.3g}. Lower learning_rate to a tenth."
+    best = max((values[metric] for values in epochs.values() if metric in values), default=None)
+    if best is not None and best < USELESS:
+        yield f"It finds nothing yet: the best {metric} is {best:.4f}. Look at its pictures before you use it."
 
 
 def _cost_of_quantization(measured: Mapping[str, float]) -> str:

@@ -114,8 +114,16 @@ def insert(connection: sqlite3.Connection, job: Job) -> None:
 
 
 def dependents(connection: sqlite3.Connection, job_id: str) -> tuple[str, ...]:
-    query = "SELECT id FROM jobs WHERE (parent_job_id = ?1 OR study_id = ?1) AND id != ?1 ORDER BY created_at"
-    return tuple(row["id"] for row in connection.execute(query, (job_id,)))
+    """Jobs that need the files of this one: members of its study, and of its children those that a study keeps (the
+    evaluations of its trials), those that go on, and those that were interrupted and may be resumed."""
+    query = "SELECT * FROM jobs WHERE (parent_job_id = ?1 OR study_id = ?1) AND id != ?1 ORDER BY created_at"
+    found = connection.execute(query, (job_id,)).fetchall()
+    return tuple(row["id"] for row in found if row["study_id"] not in (None, row["id"]) or _goes_on(row))
+
+
+def _goes_on(row: sqlite3.Row) -> bool:
+    state = JobState(row["state"])
+    return not state.terminal or (state is not JobState.SUCCEEDED and row["started_at"] is not None)
 
 
 def move(

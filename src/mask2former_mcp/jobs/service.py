@@ -84,7 +84,8 @@ class Jobs(JobViews):
         """Continue an ended job as its next attempt: same id, same folder; a training from its last whole checkpoint.
 
         `study`: for a study, what changes of its budget (automl/resume.py checks it).
-        WrongState: it has not ended. InvalidRequest: num_epochs for another action, or not more than it had.
+        WrongState: it has not ended, or has nothing left to do. InvalidRequest: num_epochs for another action, or not
+        more than it had.
         """
         job = self.store.get(job_id)
         if not job.state.terminal:
@@ -98,6 +99,11 @@ class Jobs(JobViews):
             num_epochs is not None or (job.action == "train" and job.state is JobState.SUCCEEDED)
         ):
             changes["train.num_epochs"] = self._more_epochs(job, num_epochs)
+        if job.action != "train" and job.state is JobState.SUCCEEDED:
+            raise WrongState(
+                f"{job.id} has succeeded: there is nothing to continue, and running it again would replace its results",
+                fix=f"Call {job.action} again: that is a new job in a folder of its own.",
+            )
         resumed = self.store.resume(job.id, expect=job.state, attempt=job.attempt, changes=changes)
         if resumed is None:
             raise WrongState(
@@ -186,7 +192,7 @@ class Jobs(JobViews):
     def delete(self, job_id: str) -> Job:
         """Remove an ended job and its folder; a results folder that the user chose elsewhere stays. Answers what was.
 
-        WrongState: it has not ended, or other jobs depend on it.
+        WrongState: it has not ended, or other jobs depend on it. One that has succeeded does so no more.
         """
         job, inside = self.deletable(job_id)
         for member in inside:  # newest first: an evaluation before the trial that it evaluated
@@ -214,10 +220,11 @@ class Jobs(JobViews):
             )
         inside = members(self.store, job.id) if job.plan.study is not None else []
         if dependents := outsiders(self.store, job.id, inside):
-            names = ", ".join(dependents[:5])
+            names = ", ".join(dependents)
             raise WrongState(
-                f"{job.id} cannot be deleted: {names} depend{'s' if len(dependents) == 1 else ''} on its files",
-                fix=f"delete_job {names} first.",
+                f"{job.id} cannot be deleted: {names} still need{'s' if len(dependents) == 1 else ''} its files, to run"
+                " or to be resumed",
+                fix=f"wait_for_job or delete_job {names} first.",
                 details={"job_ids": list(dependents)},
             )
         return job, inside

@@ -155,7 +155,7 @@ class JobStore:
             return rows.change(connection, job_id, attempt, LIVE, changes)
 
     def dependents(self, job_id: str) -> tuple[str, ...]:
-        """Jobs that name this one as their parent or their study."""
+        """Jobs that need this one's files (rows.py)."""
         with self.database.read() as connection:
             return rows.dependents(connection, job_id)
 

@@ -55,7 +55,11 @@ def _mode_and_format(s: Situation) -> Iterator[str]:
             f"measure {mode} segmentation",
             fix=f"Choose a legal pair ({pairs}).",
         )
-    yield from ()
+    if mode == "semantic" and s.format == "coco":
+        yield (
+            "coco annotations leave pixels outside all masks unannotated: in mode=semantic they do not count, so mIoU "
+            "says nothing of what is predicted there"
+        )
 
 
 def _metric(s: Situation) -> Iterator[str]:
@@ -63,7 +67,7 @@ def _metric(s: Situation) -> Iterator[str]:
     if s.metric is None or s.format is None:
         return
     mode = dotted.get(s.spec, "model.mode")
-    measured = ["mIoU"]
+    measured = [] if mode == "instance" and s.runtime == "engine" else ["mIoU"]
     if mode == "panoptic" and s.format == "coco_panoptic":
         measured.append("PQ")
     if mode in ("panoptic", "instance") and s.format in ("coco", "coco_panoptic"):

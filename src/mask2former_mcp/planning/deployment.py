@@ -23,8 +23,8 @@ _BACKENDS: Mapping[str, str] = {
     "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
 }
 _TENSORRT = (
-    "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU, or fails and says so; the other "
-    "way is NVIDIA's TAO deploy container (runtime=tao)"
+    "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU; the other way is NVIDIA's TAO "
+    "deploy container (runtime=tao)"
 )
 
 
@@ -39,7 +39,7 @@ def tensorrt(s: Situation) -> Iterator[str]:
                 "checkpoint itself.",
             )
         if s.runtime == "engine":
-            yield _TENSORRT
+            yield _tensorrt_here(s)
     if s.action != "gen_trt_engine":
         return
     block = dotted.get(s.spec, "gen_trt_engine.tensorrt")
@@ -50,7 +50,14 @@ def tensorrt(s: Situation) -> Iterator[str]:
             fix="Choose min <= opt <= max.",
         )
     if s.runtime == "engine":
-        yield _TENSORRT
+        yield _tensorrt_here(s)
+
+
+def _tensorrt_here(s: Situation) -> str:
+    """A note, or (with !) what keeps it from starting. A Plan for containers needs no GPU where it is made."""
+    if s.machine.gpus or s.platform != "local":
+        return _TENSORRT
+    return f"!{s.action} has no NVIDIA GPU here: with TensorRT it {_TENSORRT}"
 
 
 def graphs(s: Situation) -> Iterator[str]:

@@ -18,6 +18,7 @@ from mask2former_mcp.spec.swin_sizes import SWIN_SIZES
 NUM_CLASSES = "model.sem_seg_head.num_classes"
 CONTIGUOUS = "dataset.contiguous_id"
 BATCH = "dataset.train.batch_size"
+THRESHOLD, MIN_SCORE = "model.object_mask_threshold", "inference.min_score"
 WEIGHTS = "model.backbone.pretrained_weights"
 _SAME_CLASSES = "Pass a dataset with the same categories in the same order as the one it was trained on."
 _DEFAULT_MODE = {"coco_panoptic": "panoptic", "coco": "instance", "ade": "semantic"}
@@ -42,6 +43,7 @@ class Mask2FormerRules:
         "train.precision": "fp16, fp32, and bf16 on our engine",
         "model.mode": "one head, read out in three ways",
     }
+    metrics: Mapping[str, str] = {"instance": "AP"}
     tao_needs_key = False
 
     def arguments(self, request: ActionRequest) -> dict[str, dict[str, Any]]:
@@ -53,7 +55,7 @@ class Mask2FormerRules:
             values["backbone"] = {"model.backbone.type": family, named: size}
         for name, key in (
             ("pretrained_weights", WEIGHTS),
-            ("threshold", "model.object_mask_threshold"),
+            ("threshold", THRESHOLD),
             ("quantize_mode", "quantize.mode"),
         ):
             if getattr(request, name, None) is not None:
@@ -79,6 +81,8 @@ class Mask2FormerRules:
             values |= _intervals(situation, warnings)
             values |= _precision(situation, warnings)
             values |= _pretrained(situation, warnings)
+        if situation.action == "inference" and THRESHOLD in situation.said and MIN_SCORE not in situation.said:
+            values[MIN_SCORE] = situation.said[THRESHOLD]
         if situation.action == "quantize":
             values |= deployment.completed(situation, warnings)
         of_tao = tao.derive(situation)

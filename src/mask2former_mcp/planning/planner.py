@@ -120,7 +120,7 @@ class Planner:
             datasets=dict(data.datasets or (parent.datasets if parent else {})),
             artifacts=contract.artifacts(action, spec, terms.source, tensorrt and where.runtime == "tao"),
             key_from_environment=has_key,
-            metric=self.metric,
+            metric=self._metric(spec, where),
         )
 
     # --- steps -------------------------------------------------------------------------------------------------------
@@ -176,6 +176,12 @@ class Planner:
         notes = [f"left out, the image does not read it: {', '.join(unread)}"] if unread else []
         notes = [*preset_notes, *file_notes, *derived.warnings, *fetch_notes, *notes]
         return _Draft(overrides, replace(situation, spec=spec), tuple(notes), staging)
+
+    def _metric(self, spec: Mapping[str, Any], where: Place) -> str:
+        """What tells a good epoch: the bundle's metric, or that of the mode. TAO's images measure the bundle's only."""
+        if where.runtime == "tao":
+            return self.metric
+        return self.rules.metrics.get(spec.get("model", {}).get("mode"), self.metric)
 
     def _key(self, source: Bundle, action: str, where: Place) -> tuple[bool, list[str]]:
         """Whether the encryption key enters the spec; and a note where it is there and does not."""
@@ -330,7 +336,8 @@ def _urgency(note: str) -> int:
 def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
     if missing and not request.dry_run:
         raise NotAvailable(
-            "; ".join(missing), fix="Change the request as said, or call with dry_run=true to see the whole Plan."
+            "; ".join(missing),
+            fix="Mend what is named, or ask for another platform or runtime; dry_run=true shows the whole Plan.",
         )
 
 

@@ -71,8 +71,14 @@ class TrainRequest(ActionRequest):
     eval_dataset: str | None = Field(
         None, description="Validation folder; left out: val/ beside train/, or a 10 % hold-out."
     )
-    preset: str | None = Field(None, description="Named overrides of the bundle; `mini` trains on a CPU in minutes.")
-    mode: Mode | None = None
+    preset: str | None = Field(
+        None, description="Named overrides of the bundle: `mini`, a small network; needed without a GPU."
+    )
+    mode: Mode | None = Field(
+        None,
+        description="coco_panoptic: panoptic (default), instance, semantic; coco: instance (default), semantic; "
+        "ade: semantic.",
+    )
     backbone: Backbone | None = None
     num_classes: Positive | None = Field(None, description="Derived from the data when left out.")
     contiguous_id: StrictBool | None = None
@@ -128,7 +134,7 @@ class InferenceRequest(ActionRequest):
     trt_engine: str | None = None
     mode: Mode | None = None
     threshold: Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)] | None = Field(
-        None, description="Lowest score that is kept."
+        None, description="Lowest score kept, in overlays, panoptic files and instances.json (there 0.05 if left out)."
     )
 
 

@@ -55,6 +55,7 @@ class Rules(Protocol):
     """At most five methods; chosen by the bundle's name. All are pure; a broken rule raises InvalidRequest."""
 
     remarks: Mapping[str, str]  # spec key -> a sentence for the error when its value is refused by the schema
+    metrics: Mapping[str, str]  # model.mode -> the metric that tells a good epoch, where it is not the bundle's
     tao_needs_key: bool  # whether TAO's scripts of this model ever use the encryption key
 
     def arguments(self, request: ActionRequest) -> dict[str, dict[str, Any]]:
@@ -77,6 +78,7 @@ class GenericRules:
     """For a bundle this package has no rules for: everything comes from its schemas, templates and tables."""
 
     remarks: Mapping[str, str] = {}
+    metrics: Mapping[str, str] = {}
     tao_needs_key = True
 
     def arguments(self, request: ActionRequest) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mask2former_mcp
@@ -25,8 +25,8 @@ print(json.dumps([name for name in sys.argv[1:] if importlib.util.find_spec(name
 """
 
 
-def missing(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Packages of the engine that its Python lacks, or the command itself where it is not there.
+def missing(settings: Settings, environ: Mapping[str, str], packages: Sequence[str] = PACKAGES) -> tuple[str, ...]:
+    """Packages that the engine's Python lacks, or the command itself where it is not there.
 
     Empty also where it cannot be told: an engine command of the operator's is not looked into, and an interpreter that
     is slow to answer may still run the job.
@@ -36,10 +36,10 @@ def missing(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
         return () if shutil.which(command, path=environ.get("PATH")) else (command,)
     if settings.python == sys.executable:
         importlib.invalidate_caches()  # it may have been installed since this process started
-        return tuple(name for name in PACKAGES if importlib.util.find_spec(name) is None)
+        return tuple(name for name in packages if importlib.util.find_spec(name) is None)
     try:
         run = subprocess.run(
-            [settings.python, "-P", "-c", _PROBE, *PACKAGES],
+            [settings.python, "-P", "-c", _PROBE, *packages],
             env=importable(environ), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_S,
         )  # fmt: skip
         found = json.loads(run.stdout.splitlines()[-1])

@@ -1,8 +1,10 @@
 """Figures as tables for a terminal."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 HEADLINE_METRICS = ("mIoU", "PQ", "SQ", "RQ", "AP")
@@ -21,21 +23,36 @@ def metrics_table(
     return table
 
 
-def jobs_table(jobs: Sequence[Mapping[str, object]]) -> Table:
-    """Job summaries (server/job_facts.py), newest first."""
-    table = Table(title="Jobs")
-    for column in ("job", "status", "progress", "phase", "mIoU", "message"):
-        table.add_column(column, overflow="fold")
+def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of list_jobs (server/job_facts.py), newest first. Ids and times stay whole in 80 columns."""
+    table = Table(title="Jobs", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("job", "created", "status", "metric"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("says", overflow="fold")
     for job in jobs:
-        metrics = job["metrics"]
-        miou = metrics.get("mIoU") if isinstance(metrics, Mapping) else None
-        progress = job["progress"]
-        percent = f"{progress:.0%}" if isinstance(progress, int | float) else "-"
-        figure = f"{miou:.3f}" if isinstance(miou, float) else "-"
-        table.add_row(
-            str(job["job_id"]), str(job["status"]), percent, str(job["phase"]), figure, str(job["message"])[:80]
-        )
+        created = datetime.fromisoformat(job["about"]["created_at"]).astimezone()
+        table.add_row(job["job_id"], f"{created:%m-%d %H:%M}", _status(job), _figure(job), _says(job)[:160])
     return table
+
+
+def jobs_lines(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same for programs: a line a job, fields between tabs, times in UTC."""
+    rows = [(job["job_id"], job["about"]["created_at"], _status(job), _figure(job), _says(job)) for job in jobs]
+    return ["\t".join(" ".join(str(field).split()) for field in row) for row in rows]
+
+
+def _status(job: Mapping[str, Any]) -> str:
+    return f"running {job['progress']:.0%}" if job["status"] == "running" else str(job["status"])
+
+
+def _figure(job: Mapping[str, Any]) -> str:
+    """The metric that chose the best epoch; a dash where none was measured."""
+    name = job["about"].get("metric")
+    return f"{name} {job['metrics'][name]:.3f}" if name in job["metrics"] else "-"
+
+
+def _says(job: Mapping[str, Any]) -> str:
+    return str(job["message"] or job["phase"])
 
 
 def leaderboard_table(trials: Sequence[Mapping[str, Any]], *, title: str) -> Table:

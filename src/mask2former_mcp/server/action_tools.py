@@ -12,6 +12,7 @@ from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, summary
 from mask2former_mcp.server.schema import Schema
 from mask2former_mcp.server.services import Services
+from mask2former_mcp.server.start_check import lacking, refuse_hopeless
 from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, request_tool
 
 # Either a job summary or, with dry_run, a Plan. Of the Plan only what a caller needs to go on is described here: its
@@ -30,11 +31,12 @@ _OUTPUT: Schema = {
 _DESCRIPTIONS = {
     "train": "Train Mask2Former on a folder of images and annotations. Starts a durable job and returns its id at "
     "once; with dry_run, the whole Plan. Classes are derived from the data. Follows the AutoML policy.",
-    "evaluate": "Measure a model on a dataset: mIoU, PQ, AP, per class, with pictures. Starts a job.",
-    "export": "Export a checkpoint to ONNX, checked against the trained network. Starts a job.",
+    "evaluate": "Measure a model on a dataset: mIoU, PQ, AP (instances: AP alone), per class in metrics.json, with "
+    "pictures. Starts a job.",
+    "export": "Export a checkpoint to export/model.onnx, checked against the trained network. Starts a job.",
     "quantize": "Quantize a model to 8 bits; measures size, latency and metrics before and after. Starts a job.",
-    "inference": "Run a model on images: overlays and structured results (panoptic, COCO instances, semantic). "
-    "Starts a job.",
+    "inference": "Run a model on images: overlays, categories.json, and by mode instances.json (COCO results), "
+    "panoptic.json with maps of ids, semantic maps. Starts a job.",
     "gen_trt_engine": "Build a TensorRT engine from ONNX; needs an NVIDIA GPU and the package tensorrt. Starts a job.",
 }
 _TITLES = {"gen_trt_engine": "Build TensorRT engine"}
@@ -60,8 +62,12 @@ def _action_tool(services: Services, action: str) -> RequestTool:
 def _plan_or_submit(services: Services, request: ActionRequest) -> Answer:
     plan = services.planner.plan(request)
     if request.dry_run:
+        if (found := lacking(services, plan)) is not None:
+            warnings = (*plan.warnings, f"cannot start yet: {found[0]}. {found[1]}")
+            plan = plan.model_copy(update={"warnings": warnings})
         return answer(plan.model_dump(mode="json"), headline=_plan_headline(plan))
     _refuse_another_digest(services, request, plan)
+    refuse_hopeless(services, plan)
     job = services.jobs.submit(plan)
     notes = "".join(f"\nWarning: {warning}" for warning in plan.warnings)
     return answer(summary(job), headline=f"{headline(job)}{notes}")

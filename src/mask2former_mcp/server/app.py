@@ -15,6 +15,7 @@ from mask2former_mcp.server.instructions import INSTRUCTIONS
 from mask2former_mcp.server.job_tools import job_tools
 from mask2former_mcp.server.resources import add_resources
 from mask2former_mcp.server.services import Services
+from mask2former_mcp.server.typed_contents import TypedServer
 from mask2former_mcp.version import version
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def build(services: Services, *, reconcile: bool = True) -> MCPServer[None]:
         finally:
             stop.set()
 
-    server = MCPServer[None](
+    server = TypedServer(
         "mask2former-mcp",
         title="Mask2Former",
         version=version(),

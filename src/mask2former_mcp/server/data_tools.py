@@ -52,7 +52,9 @@ def data_tools(services: Services) -> list[RequestTool]:
         request_tool(
             "check_dataset",
             "Check a dataset before training: counts, class table, problems with file and id, derived num_classes and "
-            "label map, ready or not. A long check goes on in the background: call again.",
+            "label map, ready or not. Layouts: images/ with annotations_panoptic.json and images_panoptic/, with "
+            "annotations.json (COCO), or with masks/ and annotations.jsonl (ADE); each with a label map; or train/ and "
+            "val/ of these. A long check goes on in the background: call again.",
             CheckDatasetRequest,
             in_thread(partial(_check_dataset, services)),
             Behaviour("Check dataset", read_only=True),

@@ -28,11 +28,8 @@ def look(settings: Settings, images: Sequence[str], environ: Mapping[str, str]) 
     try:
         info, version = daemon.info(), daemon.version()
         here = {image: daemon.has_image(image) for image in images}
-    except Unreachable as error:
-        yield "docker", "error", f"no daemon answers: {error}", "Start Docker, or give this user access to its socket."
-        return
-    except Refused as error:
-        yield "docker", "error", f"the daemon refuses: {error}", "Give this user access to Docker's socket."
+    except (Unreachable, Refused) as error:
+        yield ("docker", "error", *_silent(error))
         return
     if reason := fitness.unfit(info, version):
         yield ("docker", "error", *reason)
@@ -45,6 +42,23 @@ def look(settings: Settings, images: Sequence[str], environ: Mapping[str, str]) 
         yield ("docker image", "ok", f"{image} is here", "") if there else _offered(daemon, image, environ)
     yield _login(images, environ)
     yield _disk(Path(info.get("DockerRootDir") or "/"))
+
+
+def unusable(environ: Mapping[str, str]) -> fitness.Reason | None:
+    """Why no job can run in containers now: (what is wrong, what to do)."""
+    daemon = Daemon(environ.get("DOCKER_HOST"))
+    if reason := fitness.remote(daemon.host):
+        return reason
+    try:
+        return fitness.unfit(daemon.info(), daemon.version())
+    except (Unreachable, Refused) as error:
+        return _silent(error)
+
+
+def _silent(error: Unreachable | Refused) -> fitness.Reason:
+    if isinstance(error, Unreachable):
+        return f"no daemon answers: {error}", "Start Docker, or give this user access to its socket."
+    return f"the daemon refuses: {error}", "Give this user access to Docker's socket."
 
 
 def _daemon(info: Mapping[str, Any]) -> Found:

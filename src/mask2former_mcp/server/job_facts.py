@@ -1,5 +1,6 @@
-"""A job as the tools show it: at most ten fields, the same everywhere."""
+"""A job as the tools show it: at most ten fields, the same everywhere; get_job and lists add what it is `about`."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from mask2former_mcp.automl import result
@@ -51,7 +52,7 @@ def summary(job: Job, *, message: str | None = None) -> dict[str, Any]:
 def next_step(job: Job) -> str:
     """The one call that makes sense now."""
     if job.state in (JobState.FAILED, JobState.LOST):
-        return f"get_job_logs(job_id='{job.id}'), then resume_job(job_id='{job.id}')"
+        return f"{_look(job)}, then resume_job(job_id='{job.id}')"
     if job.plan.study is not None and not job.state.terminal:
         return f"wait_for_job(job_id='{job.id}'); get_job(job_id='{job.id}') shows the leaderboard"
     if job.state is JobState.CANCELLED:
@@ -59,6 +60,45 @@ def next_step(job: Job) -> str:
     if job.state is JobState.SUCCEEDED:
         return _FOLLOW_UPS.get(job.action, "list_artifacts(job_id='{id}')").format(id=job.id)
     return f"wait_for_job(job_id='{job.id}')"
+
+
+def _look(job: Job) -> str:
+    """Where the cause of a failure shows: a job that never started has an empty log."""
+    if job.error_code == "dataset_invalid" and (dataset := _dataset(job)):
+        return f"check_dataset(dataset='{dataset}') and repair what it finds"
+    if job.error_code in ("cannot_start", "engine_missing", "platform_away", "image_not_available"):
+        return f"doctor(platform='{job.plan.platform}') and mend what it finds"
+    return f"get_job_logs(job_id='{job.id}')"
+
+
+def about(job: Job) -> dict[str, Any]:
+    """Which job it is, for one who has forgotten its id; what does not apply is left out."""
+    facts = {
+        "created_at": datetime.fromtimestamp(job.created_at, UTC).isoformat(timespec="seconds"),
+        "run_name": job.run_name,
+        "parent_job_id": job.parent_job_id,
+        "dataset": _dataset(job),
+        "metric": job.plan.metric if job.action in ("train", "evaluate") else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _dataset(job: Job) -> str | None:
+    """The folder that the action is about."""
+    role = {"train": "train", "evaluate": "eval", "inference": "inference"}.get(job.action)
+    found = job.plan.datasets.get(role) if role else None
+    return str(found["uri"]) if found and "uri" in found else None
+
+
+def listed(job: Job) -> dict[str, Any]:
+    """A row of a list, ten fields: the summary, what it is about, and for a member of a study whose."""
+    whose = membership(job)
+    left_out = ("next", "error_code", "eta_s") if whose else ("next",)
+    return {
+        **{name: value for name, value in summary(job).items() if name not in left_out},
+        "about": about(job),
+        **whose,
+    }
 
 
 def headline(job: Job) -> str:

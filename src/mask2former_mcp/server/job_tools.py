@@ -15,7 +15,7 @@ from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.logs import MAX_READ
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.confirmation import confirmed
-from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, membership, study, summary
+from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, about, headline, listed, membership, study, summary
 from mask2former_mcp.server.requests import (
     ConfirmedRequest,
     JobLogsRequest,
@@ -62,7 +62,7 @@ def _reading_tools(services: Services) -> list[RequestTool]:
         ),
         make(
             "get_job",
-            "One job now. A training on the AutoML route also shows its study.",
+            "One job now, and what it is about. A training on the AutoML route also shows its study.",
             JobRequest,
             in_thread(partial(_get_job, services)),
             read("Job"),
@@ -95,7 +95,7 @@ def _reading_tools(services: Services) -> list[RequestTool]:
         ),
         make(
             "list_artifacts",
-            "Files that the job wrote: checkpoints, ONNX, metrics, pictures.",
+            "Files that the job wrote: checkpoints, ONNX, metrics, pictures; id_map: pixels are ids, not for the eye.",
             ListArtifactsRequest,
             in_thread(partial(_artifacts, services)),
             read("Artifacts"),
@@ -145,12 +145,6 @@ def _list_jobs(services: Services, request: ListJobsRequest) -> CallToolResult:
     return answer(facts, headline="\n".join(_branch(job) for job in jobs) or "No jobs.")
 
 
-def listed(job: Job) -> dict[str, Any]:
-    """A summary that says whose trial it is; still ten fields."""
-    facts, whose = summary(job), membership(job)
-    return {**{name: facts[name] for name in facts if not (whose and name in ("next", "error_code"))}, **whose}
-
-
 def _branch(job: Job) -> str:
     whose = membership(job)
     part = f"trial {job.trial}" if job.trial is not None else "evaluation"
@@ -159,7 +153,7 @@ def _branch(job: Job) -> str:
 
 def _get_job(services: Services, request: JobRequest) -> CallToolResult:
     job = services.jobs.get(request.job_id)
-    facts = summary(job)
+    facts = {**summary(job), "about": about(job)}
     found = study(job, services.jobs)
     if found is not None:
         facts["study"] = found

@@ -13,7 +13,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.server.answers import presentable
-from mask2former_mcp.server.job_facts import study, study_result, summary
+from mask2former_mcp.server.job_facts import about, listed, study, study_result, summary
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.untrusted import clean_line, fenced
 
@@ -30,7 +30,7 @@ def add_resources(server: MCPServer[None], services: Services) -> None:
 def _add_job_resources(server: MCPServer[None], services: Services) -> None:
     @server.resource("m2f://jobs", name="jobs", description="The newest jobs.", mime_type="application/json")
     def jobs() -> str:
-        return _guard(lambda: _json({"jobs": [summary(job) for job in services.jobs.list(limit=50)[0]]}))
+        return _guard(lambda: _json({"jobs": [listed(job) for job in services.jobs.list(limit=50)[0]]}))
 
     @server.resource("m2f://jobs/{id}", name="job", description="One job.", mime_type="application/json")
     def job(id: str) -> str:
@@ -88,7 +88,7 @@ def _add_bundle_resources(server: MCPServer[None], services: Services) -> None:
 def _job_text(services: Services, job_id: str) -> str:
     found = services.jobs.get(job_id)
     extra = study(found, services.jobs)
-    return _json({**summary(found), **({"study": extra} if extra else {})})
+    return _json({**summary(found), "about": about(found), **({"study": extra} if extra else {})})
 
 
 def _lines_wanted(tail: str) -> int:

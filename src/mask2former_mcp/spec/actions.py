@@ -10,6 +10,7 @@ from mask2former_mcp.spec.field import (
     NotNegative,
     Objects,
     Positive,
+    Real,
     Section,
     Texts,
     section,
@@ -48,6 +49,14 @@ class Inference(Section):
     trt_engine: str = spec_field("", "TensorRT engine to predict with instead of a checkpoint.")
     results_dir: str = spec_field("", _RESULTS)
     batch_size: BatchOrDefault = spec_field(-1, "Images per step; -1: dataset.test.batch_size.")
+    min_score: Real = spec_field(
+        0.05,
+        "Lowest score of a row in instances.json. Planning sets it to model.object_mask_threshold where that was said; "
+        "the low default leaves out noise only, and keeps what a precision-recall curve needs.",
+        ge=0,
+        le=1,
+        engine_only=True,
+    )
 
 
 class Export(Section):

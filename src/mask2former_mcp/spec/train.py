@@ -26,7 +26,8 @@ class Cudnn(Section):
 class Optim(Section):
     type: Literal["AdamW"] = spec_field("AdamW", "Optimiser.")
     monitor_name: Literal["val_loss", "train_loss"] = spec_field(
-        "train_loss", "Name logged with the scheduler. It does not choose the best checkpoint: mIoU does."
+        "train_loss",
+        "Name logged with the scheduler. The best checkpoint is chosen by mIoU (mode instance: AP), not by this.",
     )
     lr: Real = spec_field(
         2e-4,
@@ -95,7 +96,7 @@ class Train(Section):
     checkpoint_interval: Positive = spec_field(
         1,
         "Checkpoint every so many epochs or steps (see the unit); in epochs at most num_epochs. All are kept, and the "
-        "best one by mIoU can only be among them.",
+        "best one by mIoU (mode instance: AP) can only be among them.",
         popular=True,
     )
     checkpoint_interval_unit: Literal["epoch", "step"] = spec_field("epoch", "What checkpoint_interval counts.")

@@ -107,7 +107,7 @@ def test_it_learns(tiny: Spec, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("format", "mode", "measured", "absent"),
-    [("coco", "instance", {"mIoU", "AP"}, {"PQ"}), ("ade", "semantic", {"mIoU", "ACC_all"}, {"PQ", "AP"})],
+    [("coco", "instance", {"AP"}, {"PQ", "mIoU"}), ("ade", "semantic", {"mIoU", "ACC_all"}, {"PQ", "AP"})],
 )
 def test_the_other_formats_train_and_measure_what_they_can(
     tiny: Spec, tmp_path: Path, format: str, mode: str, measured: set[str], absent: set[str]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from mask2former_mcp.engine import inference, session
 from mask2former_mcp.engine.classes import Classes, Entry
@@ -91,14 +92,39 @@ def test_inference_writes_pictures_and_structured_results_that_agree(
         assert all(s["area"] == (ids == s["id"]).sum() for s in row["segments_info"])
     instances = json.loads((out / "instances.json").read_text())
     assert instances
+    names = {c["id"]: c["name"] for c in json.loads((out / "categories.json").read_text())}
+    assert set(names) == {3, 5, 9}
     for row in instances:
         image = next(i for i in content["images"] if i["id"] == row["image_id"])
         mask = coco_mask.decode(row["segmentation"])
         assert mask.shape == (image["height"], image["width"])
-        assert row["category_id"] in (3, 5)
-        assert 0 < row["score"] <= 1
+        assert names[row["category_id"]] == row["category"] in ("disc", "box")
+        assert row["file_name"] == image["file_name"]
+        assert 0.05 <= row["score"] <= 1
     with Image.open(out / "semantic" / "b.png") as semantic:
         assert set(np.unique(np.asarray(semantic))) <= {3, 5, 9}
+
+
+def test_instances_can_be_read_without_the_training_and_keep_the_score_that_was_asked(
+    tiny: Spec, weights: Path, tmp_path: Path, shapes: Path
+) -> None:
+    spec = tiny(model__mode="instance", dataset__test__img_dir=str(shapes / "val" / "images"))
+
+    def found(folder: Path, *more: str) -> list[dict[str, Any]]:
+        assert act("inference", folder, spec, f"inference.checkpoint={weights}", *more) == 0
+        rows: list[dict[str, Any]] = json.loads((folder / "inference" / "instances.json").read_text())
+        return rows
+
+    every = found(tmp_path / "a")
+    least = sorted(row["score"] for row in every)[len(every) // 2]
+    surer = [row for row in every if row["score"] >= least]
+    assert 0 < len(surer) < len(every)
+    assert found(tmp_path / "b", f"inference.min_score={least - 1e-5}") == surer
+    named = json.loads((tmp_path / "a" / "inference" / "categories.json").read_text())
+    assert {entry["id"]: entry["name"] for entry in named}.items() >= {3: "disc", 5: "box"}.items()
+    truth = COCO(str(shapes / "val" / "instances.json"))
+    results = truth.loadRes([{**row, "image_id": truth.getImgIds()[0]} for row in every])
+    assert len(results.getAnnIds()) == len(every)
 
 
 def test_results_of_images_with_one_name_do_not_overwrite_each_other() -> None:

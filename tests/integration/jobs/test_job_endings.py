@@ -1,5 +1,6 @@
 """Cancel and resume: what the user does to a job."""
 
+import os
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -91,12 +92,28 @@ def test_a_finished_training_is_resumed_with_more_epochs_only(bench: Any, jobs: 
     assert jobs.spec(job.id)["train"]["num_epochs"] == 4
 
 
-def test_other_actions_run_again_and_must_write_their_files_anew(bench: Any, jobs: Jobs) -> None:
+def test_results_of_other_actions_are_never_run_over(bench: Any, jobs: Jobs) -> None:
     job = bench.finish(jobs, jobs.submit(bench.plan("export", fake={"writes": ["model.onnx"]})))
     assert job.state is JobState.SUCCEEDED
     with pytest.raises(InvalidRequest, match="no epochs"):
         jobs.resume(job.id, num_epochs=3)
-    assert bench.finish(jobs, jobs.resume(job.id)).state is JobState.SUCCEEDED
+    with pytest.raises(WrongState, match="nothing to continue") as refused:
+        jobs.resume(job.id)
+    assert "Call export again" in refused.value.fix
+    assert len(bench.starts(jobs, job)) == 1
+
+
+def test_other_actions_that_failed_run_again_and_must_write_their_files_anew(bench: Any, jobs: Jobs) -> None:
+    fake = {"writes": ["model.onnx"], "no_done": True, "exit": 1}
+    job = bench.finish(jobs, jobs.submit(bench.plan("export", fake=fake)))
+    assert job.state is JobState.FAILED
+    with jobs.store.database.write() as connection:  # the engine changes meanwhile
+        plan = bench.plan("export", fake={}).model_dump_json()
+        connection.execute("UPDATE jobs SET plan = ? WHERE id = ?", (plan, job.id))
+    os.utime(bench.folder(jobs, job) / "model.onnx", (1000, 1000))
+    again = bench.finish(jobs, jobs.resume(job.id))
+    assert again.state is JobState.FAILED
+    assert "export/*.onnx" in again.message
     assert len(bench.starts(jobs, job)) == 2
 
 

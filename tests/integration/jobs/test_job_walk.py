@@ -179,14 +179,21 @@ def test_delete_refuses_live_and_depended_upon_jobs_and_never_follows_links(
     (treasure / "gold.txt").write_text("gold")
     parent = bench.finish(jobs, jobs.submit(bench.plan(epochs=1)))
     (jobs.results_dir(parent.id) / "link").symlink_to(treasure)
-    child = bench.finish(jobs, jobs.submit(bench.plan("evaluate", parent_job_id=parent.id)))
-    with pytest.raises(WrongState, match=child.id):
+    broken = {"fake": {"exit": 1, "no_done": True}, "parent_job_id": parent.id}
+    failed = [bench.finish(jobs, jobs.submit(bench.plan("evaluate", **broken))) for _ in range(2)]
+    done = bench.finish(jobs, jobs.submit(bench.plan("evaluate", parent_job_id=parent.id)))
+    live = bench.hang(jobs, parent_job_id=parent.id)
+    with pytest.raises(WrongState, match="still need its files") as refused:
         jobs.delete(parent.id)
-    live = bench.hang(jobs)
+    assert all(job.id in refused.value.message for job in (*failed, live))
+    assert done.id not in refused.value.message
     with pytest.raises(WrongState, match="running"):
         jobs.delete(live.id)
-    jobs.delete(child.id)
+    jobs.cancel(live.id)
+    for job in (*failed, bench.finish(jobs, live)):
+        jobs.delete(job.id)
     jobs.delete(parent.id)
+    assert jobs.get(done.id).parent_job_id == parent.id
     assert (treasure / "gold.txt").read_text() == "gold"
     assert not bench.job_dir(parent).exists()
     with pytest.raises(NotFound, match="was deleted"):

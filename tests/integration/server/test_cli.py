@@ -46,7 +46,8 @@ def test_jobs_and_logs_show_what_the_store_holds(capsys, environ, tiny_training)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").write_text("first\n\x1b[31msecond\x1b[0m\n")
     assert cli.main(["jobs"]) == 0
-    assert "failed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.split("\t")[:3] == ["train-7f3k9q2d", "1970-01-01T00:00:01+00:00", "failed"]
     assert cli.main(["logs", "train-7f3k9q2d", "--tail", "1"]) == 0
     assert capsys.readouterr().out == "second\n"
 

@@ -94,7 +94,11 @@ def test_a_job_shows_what_get_job_shows(services):
     job = json.loads(read(services, f"m2f://jobs/{ID}").text)
     assert job["status"] == "failed"
     assert job["study"]["leaderboard"][0]["job_id"] == ID
-    assert [found["job_id"] for found in json.loads(read(services, "m2f://jobs").text)["jobs"]] == [ID]
+    (row,) = json.loads(read(services, "m2f://jobs").text)["jobs"]
+    assert row["job_id"] == ID
+    assert row["about"] == job["about"]
+    assert row["about"].items() >= {"created_at": "1970-01-01T00:00:01+00:00", "metric": "mIoU"}.items()
+    assert row["about"]["dataset"].endswith("belt/train")
 
 
 def test_a_study_is_read_whole_and_its_pictures_are_links_that_can_be_followed(services, tiny_training):
@@ -143,8 +147,20 @@ def test_a_log_is_stripped_capped_and_fenced_as_data(services):
     assert read(services, f"m2f://jobs/{ID}/log?tail=1").text.count("\n") == 3
 
 
-def test_an_artifact_is_read_by_its_listed_path(services):
-    assert b"epoch,mIoU" in _bytes(read(services, f"m2f://jobs/{ID}/artifacts/train/metrics.csv"))
+def test_an_artifact_is_read_by_its_listed_path_as_what_it_is(services):
+    results = services.settings.home / "jobs" / ID / "results" / "train"
+    table = read(services, f"m2f://jobs/{ID}/artifacts/train/metrics.csv")
+    assert (table.text, table.mime_type) == ("epoch,mIoU\n0,0.5\n", "text/csv")
+    (results / "seen.png").write_bytes(b"\x89PNG")
+    (results / "seen.pth").write_bytes(b"PK")
+    (results / "odd.txt").write_bytes(b"\xff\xfe")
+    (results / "said.json").write_text('{"name": "a\u202eb\x1b[31m"}')
+    for name, mime in (("seen.png", "image/png"), ("seen.pth", "application/octet-stream")):
+        found = read(services, f"m2f://jobs/{ID}/artifacts/train/{name}")
+        assert (_bytes(found), found.mime_type) == ((results / name).read_bytes(), mime)
+    assert _bytes(read(services, f"m2f://jobs/{ID}/artifacts/train/odd.txt")) == b"\xff\xfe"
+    said = read(services, f"m2f://jobs/{ID}/artifacts/train/said.json")
+    assert (said.text, said.mime_type) == ('{"name": "ab"}', "application/json")
 
 
 def _bytes(content: Any) -> bytes:

@@ -12,6 +12,7 @@ from mask2former_mcp.jobs import logs
 from mask2former_mcp.jobs.artifacts import find_artifacts, missing
 from mask2former_mcp.jobs.checkpoints import intact, newest_intact, saved, set_aside_broken
 from mask2former_mcp.jobs.folders import Folders, new_id, stored_results_dir
+from mask2former_mcp.jobs.following import success_message
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.series import best_epoch, headline, thin
 from mask2former_mcp.jobs.store import JobStore
@@ -119,6 +120,25 @@ def test_the_best_epoch_decides_the_headline_and_thinning_keeps_it() -> None:
     assert len(shown) <= 10
     assert {0, 33, 99} <= set(shown)
     assert shown == sorted(shown)
+
+
+def test_a_training_that_taught_nothing_says_so_at_its_end(store: JobStore, add: Callable[..., Job]) -> None:
+    courses = {
+        "train-1": [(60.0, 0.2), (70.0, 0.3), (40.0, 0.5)],
+        "train-2": [(60.0, 0.2), (700.0, 0.0), (8e6, 0.0)],
+        "train-3": [(60.0, 0.0), (58.0, 0.0)],
+    }
+    said = {}
+    for job_id, epochs in courses.items():
+        job = add(job_id)
+        store.history.begin(job_id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
+        for epoch, (loss, value) in enumerate(epochs):
+            store.series.write(job_id, 1, epoch, {"train_loss": loss, "mIoU": value})
+        said[job_id] = success_message(store, job)
+    assert said["train-1"] == "Best mIoU 0.5000 at epoch 2 (counted from 0)."
+    assert "diverged: train_loss went from 60 to 8e+06" in said["train-2"]
+    assert "finds nothing" not in said["train-2"]
+    assert "finds nothing yet: the best mIoU is 0.0000" in said["train-3"]
 
 
 def test_metrics_follow_the_history_of_the_weights(store: JobStore, add: Callable[..., Job]) -> None:

@@ -629,3 +629,31 @@ def test_a_handful_of_validation_images_is_said_to_be_noise(plan: Any, data: Pat
     assert "only 5 validation image(s): the metric is mostly noise" in made.warnings[0]
     many = plan("train", train_dataset=str(data / "shop" / "train"), eval_dataset=str(data / "alone"))
     assert not said(many, "mostly noise")
+
+
+def test_instances_are_judged_by_ap_and_everything_else_by_miou(plan: Any, data: Path) -> None:
+    """In instance mode most pixels are unannotated, and mIoU over the others can be 1 with no object found."""
+    assert plan("train", train_dataset=str(data / "coco")).metric == "AP"
+    assert plan("train", train_dataset=str(data / "shop"), mode="instance").metric == "AP"
+    assert plan("train", train_dataset=str(data / "shop")).metric == "mIoU"
+    assert plan("train", train_dataset=str(data / "ade")).metric == "mIoU"
+
+
+def test_a_search_over_instances_maximises_ap(plan: Any, data: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"automl.metric=mIoU is not measured with mode=instance"):
+        plan("train", train_dataset=str(data / "coco"), automl_policy="on", automl={"metric": "mIoU"})
+
+
+def test_classes_of_coco_annotations_are_measured_where_there_are_annotations(plan: Any, data: Path) -> None:
+    made = plan("train", train_dataset=str(data / "coco"), mode="semantic")
+    assert made.metric == "mIoU"
+    assert any("pixels outside all masks" in note for note in made.warnings)
+
+
+def test_a_threshold_chooses_the_rows_of_the_instances_too(plan: Any, trained: Any) -> None:
+    asked = {"parent_job_id": trained.job_id}
+    assert plan("inference", **asked).spec["inference"]["min_score"] == 0.05
+    said = plan("inference", **asked, threshold=0.7).spec
+    assert said["inference"]["min_score"] == said["model"]["object_mask_threshold"] == 0.7
+    both = plan("inference", **asked, overrides={"model.object_mask_threshold": 0.7, "inference.min_score": 0.2}).spec
+    assert both["inference"]["min_score"] == 0.2

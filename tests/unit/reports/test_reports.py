@@ -6,7 +6,7 @@ from rich.console import Console
 
 from mask2former_mcp.reports.curves import curves
 from mask2former_mcp.reports.panels import sheet
-from mask2former_mcp.reports.tables import jobs_table, metrics_table
+from mask2former_mcp.reports.tables import jobs_lines, jobs_table, metrics_table
 
 
 def picture(path, colour, size=(30, 20)):
@@ -56,14 +56,30 @@ def test_a_table_of_metrics_has_a_dash_for_what_was_not_measured():
     assert "-" in text
 
 
-def test_a_table_of_jobs_shows_state_and_figure():
-    job = {
-        "job_id": "train-1",
-        "status": "running",
-        "progress": 0.4,
-        "phase": "epoch 2",
-        "metrics": {"mIoU": 0.5},
-        "message": "",
-    }
-    text = printed(jobs_table([job]))
-    assert all(part in text for part in ("train-1", "running", "40%", "0.500"))
+JOB = {
+    "job_id": "gen-trt-engine-7f3k9q2d",
+    "status": "running",
+    "progress": 0.4,
+    "phase": "epoch 2",
+    "metrics": {"mIoU": 0.5, "AP": 0.25},
+    "message": "",
+    "about": {"created_at": "2026-11-24T04:10:00+00:00", "metric": "AP"},
+}
+
+
+def test_a_table_of_jobs_shows_state_and_its_own_figure_with_whole_ids_in_80_columns():
+    ended = {**JOB, "status": "failed", "message": "a long explanation " * 10, "metrics": {}}
+    console = Console(width=80, record=True)
+    console.print(jobs_table([JOB, ended]))
+    text = console.export_text()
+    assert text.count("gen-trt-engine-7f3k9q2d") == 2
+    assert all(part in text for part in ("running 40%", "AP 0.250", "failed", "epoch 2"))
+    assert "mIoU" not in text
+
+
+def test_jobs_for_a_pipe_are_one_line_each_with_nothing_cut():
+    said = "first line\nsecond\tline " + "x" * 300
+    (line,) = jobs_lines([{**JOB, "message": said}])
+    assert line.split("\t") == [
+        "gen-trt-engine-7f3k9q2d", "2026-11-24T04:10:00+00:00", "running 40%", "AP 0.250", " ".join(said.split()),
+    ]  # fmt: skip
