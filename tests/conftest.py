@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 from mcp.client.stdio import StdioServerParameters
 
 from mask2former_mcp.demo import scenes
@@ -36,6 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
     for name in [name for name in os.environ if name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL")]:
         del os.environ[name]
+    # On shared cores one example may take long for no fault of its own.
+    settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("shared")
     config.addinivalue_line("markers", "slow: takes up to two minutes; part of the whole run all the same")
 
 

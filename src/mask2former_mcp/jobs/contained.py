@@ -19,6 +19,7 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.platforms.protocol import Bind, Task
 
 RESULTS, INSIDE = "/results", "/job"
+_READABLE = ("results", "holdout", "derived")  # of any job: a trial reads what its study staged
 UNPRIVILEGED = 65532  # who a container is where the caller is root
 # Its entry point reports every run to NVIDIA otherwise. JOB_ID and WORLD_SIZE must stay unset: the one wants a log
 # folder that nobody makes, the other makes it rewrite the spec.
@@ -124,9 +125,8 @@ class _Mounts:
             why = "it belongs to the system"
         elif source.is_relative_to(home):
             below = source.relative_to(home).parts
-            shared = below[0] == "cache" or (below[0] == "jobs" and len(below) > 3 and below[2] == "results")
-            ours = any(source.is_relative_to(self.folders.job.resolve() / name) for name in ("holdout", "derived"))
-            why = "" if shared or ours else "it is the server's own file"
+            of_job = below[0] == "jobs" and len(below) > 3 and below[2] in _READABLE
+            why = "" if below[0] == "cache" or of_job else "it is the server's own file"
         if why:
             raise InvalidRequest(
                 f"{text} cannot be given to a container: {why}", fix="Put the data into a folder of its own."

@@ -77,8 +77,10 @@ def test_results_of_another_job_and_the_cache_may_be_read(folders: Folders) -> N
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch(0o644)
     archive.mkdir(parents=True)
-    task = in_container(folders, {"a": str(checkpoint), "b": str(archive)})
-    assert [bind.source for bind in task.binds[2:]] == [checkpoint, archive]
+    held_out = folders.home / "jobs" / "train-0" / "holdout" / "0f"  # the study's, for each of its trials
+    held_out.mkdir(parents=True)
+    task = in_container(folders, {"a": str(checkpoint), "b": str(archive), "c": str(held_out)})
+    assert [bind.source for bind in task.binds[2:]] == [checkpoint, archive, held_out]
     assert all(bind.read_only for bind in task.binds[2:])
 
 
