@@ -79,7 +79,7 @@ def tao_server(stdio: Any) -> Any:
 @pytest.fixture
 def small(belt: Path) -> dict[str, Any]:
     """Arguments of a training in the stand-in; `model_name` in its overrides chooses quirks."""
-    return {"train_dataset": str(belt), "num_epochs": 3, "automl_policy": "off", "image": PYT}
+    return {"train_dataset": str(belt), "num_epochs": 3, "automl_policy": "off", "pretrained_weights": "", "image": PYT}
 
 
 def run(story: Any, *arguments: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mask2former_mcp.jobs.job import JobState
+from mask2former_mcp.platforms.locks import is_held
 
 pytestmark = pytest.mark.timeout(90)
 PREFIX = "s3://out/runs/one"
@@ -44,6 +45,8 @@ def test_checkpoints_status_and_log_arrive_while_it_runs_and_after_a_killed_supe
     sent_before = [line for line in cutting.asked if line.startswith("PUT") and "epoch_000" in line]
     checkpoint.unlink()  # as retention does
     bench.kill(bench.supervisor(jobs, job))
+    # Its lock is free when the last of its threads is gone, which comes a moment after it counts as dead.
+    bench.until(lambda: not is_held(bench.job_dir(job) / "supervisor.lock"), "its lock to be free")
     jobs = bench.jobs(upload_every_s=0.2)  # reconciles
     (bench.folder(jobs, job) / "late.csv").write_text("epoch,loss\n")
     bench.until(lambda: "train/late.csv" in names(out), "the new supervisor to go on")
