@@ -3,9 +3,10 @@
 On GPUs PyTorch's own SyncBatchNorm does it, which refuses a CPU; there the same statistics travel through all-reduce.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -42,7 +43,23 @@ def synchronise(model: nn.Module, device: torch.device) -> None:
             module.__class__ = SharedBatchNorm  # it has no attributes of its own
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes. Each share is part of every process's sum, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 def _mean(own: Tensor) -> Tensor:
     """Over all processes; gradients flow to each of them."""
-    total: Tensor = all_reduce(own)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]
     return total / torch.distributed.get_world_size()

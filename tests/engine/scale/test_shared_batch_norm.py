@@ -41,6 +41,7 @@ close(shared[0].running_var, plain.running_var)
 assert int(shared[0].num_batches_tracked) == int(plain.num_batches_tracked) == 3
 close(shared.eval()(x), plain.eval()(x))
 distributed.barrier()
+distributed.destroy_process_group()  # its threads must not outlive the interpreter
 """
 
 
