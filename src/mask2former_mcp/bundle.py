@@ -70,9 +70,7 @@ class Bundle:
         arch = schema.get("x_tao_schema", {}).get("network_arch", self.network_arch)
         if arch != self.network_arch:
             raise _broken(path, f"it is made for network '{arch}', this bundle for '{self.network_arch}'")
-        if dialect.is_standard(schema):
-            return schema
-        return _checked(path, dialect.standard(schema))
+        return _checked(path, schema if dialect.is_standard(schema) else dialect.standard(schema))
 
     def automl_runnable(self) -> str | None:
         """None when the train schema and template exist and parse; otherwise the reason why a search cannot run."""
@@ -232,7 +230,8 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
 
 def _checked(path: Path, schema: dict[str, Any]) -> dict[str, Any]:
     try:
-        Draft202012Validator.check_schema(schema)
+        # With the formats: a pattern that is no regular expression would only fail in the middle of a plan.
+        Draft202012Validator.check_schema(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
     except SchemaError as cause:
         raise _broken(path, f"it is no JSON Schema at {cause.json_path}: {cause.message}") from cause
     return schema

@@ -54,8 +54,10 @@ def _action_tool(services: Services, action: str) -> RequestTool:
     async def handle(request: ActionRequest, _: Context[Any, Any]) -> Answer:
         return await anyio.to_thread.run_sync(_plan_or_submit, services, request, abandon_on_cancel=True)
 
-    # Additive (a new job, new files), not idempotent unless a run_name makes it so; reads and writes local files only.
-    behaviour = Behaviour(_TITLES.get(action, action.capitalize()), read_only=False, idempotent=False)
+    # Additive (a new job, new files), not idempotent unless a run_name makes it so. The job may fetch from S3, fetch
+    # published weights and pull images.
+    title = _TITLES.get(action, action.capitalize())
+    behaviour = Behaviour(title, read_only=False, idempotent=False, open_world=True)
     return request_tool(action, _DESCRIPTIONS[action], REQUESTS[action], handle, behaviour, _OUTPUT)
 
 
@@ -65,12 +67,11 @@ def _plan_or_submit(services: Services, request: ActionRequest) -> Answer:
         if (found := lacking(services, plan)) is not None:
             warnings = (*plan.warnings, f"cannot start yet: {found[0]}. {found[1]}")
             plan = plan.model_copy(update={"warnings": warnings})
-        return answer(plan.model_dump(mode="json"), headline=_plan_headline(plan))
+        return answer(plan.model_dump(mode="json"), _plan_headline(plan))
     _refuse_another_digest(services, request, plan)
     refuse_hopeless(services, plan)
     job = services.jobs.submit(plan)
-    notes = "".join(f"\nWarning: {warning}" for warning in plan.warnings)
-    return answer(summary(job), headline=f"{headline(job)}{notes}")
+    return answer(summary(job), headline(job), *(f"Warning: {warning}" for warning in plan.warnings))
 
 
 def _plan_headline(plan: Plan) -> str:

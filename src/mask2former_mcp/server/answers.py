@@ -8,18 +8,24 @@ from typing import Any
 from mcp.types import CallToolResult, TextContent
 
 from mask2former_mcp.errors import Mask2FormerError
-from mask2former_mcp.server.untrusted import clean_tree
+from mask2former_mcp.server.untrusted import clean_line, clean_tree
 
 MASK = "***"
+MAX_HEADLINE = 1_000
 _SECRET_KEYS = frozenset({"encryption_key"})
 
 
-def answer(facts: Mapping[str, Any], *, headline: str = "", text: str | None = None) -> CallToolResult:
-    """A successful result. `text` replaces the JSON rendering where it holds the same facts more readably."""
+def answer(facts: Mapping[str, Any], *headlines: str, text: str | None = None) -> CallToolResult:
+    """A successful result: a line for each headline, then the facts.
+
+    Headlines quote names from data sets and logs: each is cleaned and stays one line. `text` replaces the JSON
+    rendering where it holds the same facts more readably.
+    """
     structured = presentable(facts)
     body = text if text is not None else _json(structured)
+    lines = [clean_line(headline, limit=MAX_HEADLINE) for headline in headlines]
     return CallToolResult(
-        content=[TextContent(type="text", text=f"{headline}\n{body}" if headline else body)],
+        content=[TextContent(type="text", text="\n".join([*lines, body]))],
         structured_content=structured,
     )
 

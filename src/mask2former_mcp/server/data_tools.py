@@ -46,7 +46,7 @@ def data_tools(services: Services) -> list[RequestTool]:
             "What this machine can run, each check with a fix. Works when everything is broken.",
             DoctorRequest,
             in_thread(partial(_doctor, services)),
-            Behaviour("Doctor", read_only=True),
+            Behaviour("Doctor", read_only=True, open_world=True),
             _DOCTOR_OUTPUT,
         ),
         request_tool(
@@ -57,7 +57,7 @@ def data_tools(services: Services) -> list[RequestTool]:
             "val/ of these. A long check goes on in the background: call again.",
             CheckDatasetRequest,
             in_thread(partial(_check_dataset, services)),
-            Behaviour("Check dataset", read_only=True),
+            Behaviour("Check dataset", read_only=True, open_world=True),
             _CHECK_OUTPUT,
         ),
         request_tool(
@@ -84,7 +84,7 @@ def _search_spec(services: Services, request: SearchSpecRequest) -> CallToolResu
 
 def _check_dataset(services: Services, request: CheckDatasetRequest) -> CallToolResult:
     report = dataset_report(services, request)
-    return answer(report, headline=_verdict(report))
+    return answer(report, _verdict(report))
 
 
 def dataset_report(services: Services, request: CheckDatasetRequest) -> dict[str, Any]:

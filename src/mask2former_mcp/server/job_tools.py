@@ -29,12 +29,11 @@ from mask2former_mcp.server.requests import (
 from mask2former_mcp.server.schema import Schema
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.tool import Answer, Behaviour, RequestTool, in_thread, request_tool
-from mask2former_mcp.server.untrusted import clean_line, fenced
+from mask2former_mcp.server.untrusted import MAX_LOG, clean_line, fenced, newest_within
 from mask2former_mcp.staging.uri import SCHEME
 
 _POLL_S = 0.5
 _HAIR = 1e-6
-_MAX_LOG_CHARACTERS = 20_000
 
 
 def _paged(name: str, **more: str) -> Schema:
@@ -127,7 +126,7 @@ def _changing_tools(services: Services) -> list[RequestTool]:
             "Continue an ended job from its last checkpoint: same id, same folder, next attempt.",
             ResumeJobRequest,
             in_thread(partial(_resume, services)),
-            Behaviour("Resume job", read_only=False, idempotent=False),
+            Behaviour("Resume job", read_only=False, idempotent=False, open_world=True),
             SUMMARY_SCHEMA,
         ),
     ]
@@ -142,7 +141,7 @@ def _list_jobs(services: Services, request: ListJobsRequest) -> CallToolResult:
         cursor=request.cursor,
     )
     facts = {"jobs": [listed(job) for job in jobs], "next_cursor": cursor}
-    return answer(facts, headline="\n".join(_branch(job) for job in jobs) or "No jobs.")
+    return answer(facts, *([_branch(job) for job in jobs] or ["No jobs."]))
 
 
 def _branch(job: Job) -> str:
@@ -157,7 +156,7 @@ def _get_job(services: Services, request: JobRequest) -> CallToolResult:
     found = study(job, services.jobs)
     if found is not None:
         facts["study"] = found
-    return answer(facts, headline=headline(job))
+    return answer(facts, headline(job))
 
 
 async def _wait_for_job(services: Services, request: WaitForJobRequest, context: Context[Any, Any]) -> Answer:
@@ -173,19 +172,19 @@ async def _wait_for_job(services: Services, request: WaitForJobRequest, context:
             await context.report_progress(max(reported, 0.0), 1.0, clean_line(line, limit=200))
         left = deadline - time.monotonic()
         if job.state.terminal:
-            return answer(summary(job), headline=headline(job))
+            return answer(summary(job), headline(job))
         if left <= 0:
-            message = job.message or f"still {job.state.value}; it goes on, call wait_for_job again"
-            return answer(summary(job, message=message), headline=headline(job))
+            message = f"Still {job.state.value}: it goes on, call wait_for_job again. {job.message}".strip()
+            return answer(summary(job, message=message), headline(job))
         await anyio.sleep(min(_POLL_S, left))
 
 
 def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
     page = services.jobs.logs(
-        request.job_id, tail=request.tail, grep=request.grep, cursor=request.cursor, budget=_MAX_LOG_CHARACTERS
+        request.job_id, tail=request.tail, grep=request.grep, cursor=request.cursor, budget=MAX_LOG
     )
     lines = [clean_line(line) for line in page.lines]
-    kept = _newest_within(lines, _MAX_LOG_CHARACTERS)
+    kept = newest_within(lines, MAX_LOG)
     left_out = len(lines) - len(kept)  # only without a cursor: with one they come with the next
     facts = {"job_id": request.job_id, "lines": kept, "next_cursor": page.next_cursor}
     note = f" ({left_out} earlier lines left out: lower tail, or grep)" if left_out else ""
@@ -194,16 +193,6 @@ def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
         note += f" ({facts['searched']})"
     text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"Log of {request.job_id}: no such lines{note}."
     return answer(facts, text=f"{text}\nnext_cursor: {page.next_cursor}")
-
-
-def _newest_within(lines: list[str], budget: int) -> list[str]:
-    kept: list[str] = []
-    for line in reversed(lines):
-        budget -= len(line) + 1
-        if budget < 0 and kept:
-            break
-        kept.append(line)
-    return kept[::-1]
 
 
 def _metrics(services: Services, request: JobMetricsRequest) -> CallToolResult:
@@ -239,7 +228,7 @@ async def _cancel(services: Services, request: ConfirmedRequest, context: Contex
         if asked is not None:
             return asked
     job = await anyio.to_thread.run_sync(services.jobs.cancel, request.job_id)
-    return answer(summary(job), headline=headline(job))
+    return answer(summary(job), headline(job))
 
 
 async def _delete(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:
@@ -249,11 +238,11 @@ async def _delete(services: Services, request: ConfirmedRequest, context: Contex
         return asked
     job = await anyio.to_thread.run_sync(services.jobs.delete, request.job_id)
     facts = summary(job, message="deleted, with its folder")
-    return answer({**facts, "next": "list_jobs()"}, headline=f"{job.id} deleted")
+    return answer({**facts, "next": "list_jobs()"}, f"{job.id} deleted")
 
 
 def _resume(services: Services, request: ResumeJobRequest) -> CallToolResult:
     machine = services.planner.planner.machine
     budget = resume.changes(services.jobs.get(request.job_id), request.num_epochs, request.automl, machine)
     job = services.jobs.resume(request.job_id, num_epochs=request.num_epochs, study=budget)
-    return answer(summary(job), headline=headline(job))
+    return answer(summary(job), headline(job))

@@ -15,7 +15,7 @@ from mask2former_mcp.planning.merge import show
 from mask2former_mcp.server.answers import presentable
 from mask2former_mcp.server.job_facts import about, listed, study, study_result, summary
 from mask2former_mcp.server.services import Services
-from mask2former_mcp.server.untrusted import clean_line, fenced
+from mask2former_mcp.server.untrusted import MAX_LOG, clean_line, fenced, newest_within
 
 _MAX_ARTIFACT_BYTES = 8_000_000
 _LOG_TAIL, _MAX_LOG_TAIL = 200, 1000
@@ -54,7 +54,7 @@ def _add_job_resources(server: MCPServer[None], services: Services) -> None:
     @server.resource("m2f://jobs/{id}/log{?tail}", name="job log", description="Last lines of the log. Untrusted text.")
     def log(id: str, tail: str = str(_LOG_TAIL)) -> str:  # a text, so that a wrong one is refused by us
         page = _guard(lambda: services.jobs.logs(id, tail=_lines_wanted(tail)))
-        return fenced([clean_line(line) for line in page.lines], f"Log of {id}")
+        return fenced(newest_within([clean_line(line) for line in page.lines], MAX_LOG), f"Log of {id}")
 
     @server.resource(
         "m2f://jobs/{id}/metrics", name="job metrics", description="Per epoch.", mime_type="application/json"

@@ -5,11 +5,12 @@ It reaches a language model, so it is stripped of what can hide or reorder text,
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MAX_LINE = 2_000
 MAX_TEXT = 4_000
+MAX_LOG = 20_000  # characters of a log in one answer: about 5,000 tokens
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 # Cc: control; Cf: invisible format characters (bidirectional overrides, zero-width joiners, tags); Cs/Co: surrogates,
 # private use. Tab and newline are the only ones that log text needs.
@@ -37,6 +38,17 @@ def clean_tree(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [clean_tree(item) for item in value]
     return value
+
+
+def newest_within(lines: Sequence[str], budget: int) -> list[str]:
+    """The last lines that together have at most `budget` characters; always the last one."""
+    kept: list[str] = []
+    for line in reversed(lines):
+        budget -= len(line) + 1
+        if budget < 0 and kept:
+            break
+        kept.append(line)
+    return kept[::-1]
 
 
 def fenced(lines: Iterable[str], label: str) -> str:

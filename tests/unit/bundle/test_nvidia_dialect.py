@@ -16,47 +16,8 @@ SPEC = json.loads((FACTS / "mask2former-spec-fields.json").read_text())
 ACTIONS = ("train", "evaluate", "export", "inference", "quantize", "gen_trt_engine")
 
 
-def nvidia_schema(action: str) -> dict[str, Any]:
-    """The facts as their packaged schemas write them: own types, Infinity, a list among the properties."""
-    root: dict[str, Any] = {"type": "collection", "properties": {}, "x_tao_schema": {**SPEC["x_tao_schema"]}}
-    for key, fact in SPEC["fields"].items():
-        if fact["actions"] != "all" and action not in fact["actions"]:
-            continue
-        *blocks, leaf = key.split(".")
-        node = root
-        for name in blocks:
-            node = node["properties"].setdefault(name, {"type": "collection", "properties": {}})
-        entry = {name: value for name, value in fact.items() if name != "actions"}
-        if entry["type"] in ("int", "float"):
-            entry = {"minimum": -float("inf"), "maximum": float("inf"), **entry}
-        node["properties"][leaf] = {"title": None, "automl_enabled": False, **entry}
-    root["properties"]["automl_disabled_parameters"] = SPEC["automl_disabled_parameters"]
-    root["properties"]["train"]["properties"]["automl_disabled_parameters"] = ["optim", "cudnn"]
-    return {
-        **root,
-        "automl_default_parameters": SPEC["automl_default_parameters"],
-        "required": SPEC["required"][action],
-    }
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    root = tmp_path / "tao-train-mask2former"
-    (root / "schemas").mkdir(parents=True)
-    (root / "references").mkdir()
-    for action in ACTIONS:
-        (root / "schemas" / f"{action}.schema.json").write_text(json.dumps(nvidia_schema(action)))
-    for template in (FACTS / "templates").iterdir():
-        (root / "references" / template.name).write_text(template.read_text())
-    (root / "references" / "skill_info.yaml").write_text((FACTS / "mask2former-skill-info.yaml").read_text())
-    (root / "references" / "skill_info.deploy.yaml").write_text(
-        (FACTS / "mask2former-deploy-skill-info.yaml").read_text()
-    )
-    return root
-
-
-def test_it_has_our_actions_the_sixth_from_its_deploy_twin(folder: Path) -> None:
-    theirs = bundle.load(folder)
+def test_it_has_our_actions_the_sixth_from_its_deploy_twin(nvidia_folder: Path) -> None:
+    theirs = bundle.load(nvidia_folder)
     assert theirs.name == "tao-train-mask2former"
     assert set(theirs.actions) == set(ACTIONS)
     assert theirs.deploy is not None
@@ -67,16 +28,16 @@ def test_it_has_our_actions_the_sixth_from_its_deploy_twin(folder: Path) -> None
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_schema_becomes_standard_and_accepts_the_template(folder: Path, action: str) -> None:
-    theirs = bundle.load(folder)
+def test_a_schema_becomes_standard_and_accepts_the_template(nvidia_folder: Path, action: str) -> None:
+    theirs = bundle.load(nvidia_folder)
     schema = theirs.schema(action)
     Draft202012Validator.check_schema(schema)
     json.dumps(schema, allow_nan=False)
     Draft202012Validator(schema).validate(theirs.template(action))
 
 
-def test_the_published_text_really_holds_infinity(folder: Path) -> None:
-    assert "Infinity" in (folder / "schemas" / "train.schema.json").read_text()
+def test_the_published_text_really_holds_infinity(nvidia_folder: Path) -> None:
+    assert "Infinity" in (nvidia_folder / "schemas" / "train.schema.json").read_text()
 
 
 @pytest.mark.parametrize(
@@ -91,14 +52,14 @@ def test_the_published_text_really_holds_infinity(folder: Path) -> None:
         ("quantize.device", "tpu"),
     ],
 )
-def test_the_converted_schema_refuses_what_it_should(folder: Path, key: str, value: Any) -> None:
-    theirs = bundle.load(folder)
+def test_the_converted_schema_refuses_what_it_should(nvidia_folder: Path, key: str, value: Any) -> None:
+    theirs = bundle.load(nvidia_folder)
     merged = dotted.flatten(theirs.template("train")) | {key: value}
     assert list(Draft202012Validator(theirs.schema("train")).iter_errors(dotted.unflatten(merged)))
 
 
-def test_the_tao_keywords_stay_and_the_lists_move_out_of_the_properties(folder: Path) -> None:
-    schema = bundle.load(folder).schema("train")
+def test_the_tao_keywords_stay_and_the_lists_move_out_of_the_properties(nvidia_folder: Path) -> None:
+    schema = bundle.load(nvidia_folder).schema("train")
     assert schema["automl_disabled_parameters"] == SPEC["automl_disabled_parameters"]
     assert "automl_disabled_parameters" not in schema["properties"]
     assert schema["properties"]["train"]["automl_disabled_parameters"] == ["optim", "cudnn"]
@@ -107,51 +68,54 @@ def test_the_tao_keywords_stay_and_the_lists_move_out_of_the_properties(folder: 
     assert rate["math_cond"] == "> 0.0"
 
 
-def test_rows_that_do_not_say_which_format_reads_them_learn_it_from_our_bundle(folder: Path) -> None:
+def test_rows_that_do_not_say_which_format_reads_them_learn_it_from_our_bundle(nvidia_folder: Path) -> None:
     ours = {row.key: row.formats for row in bundle.load().data_sources("train")}
-    theirs = bundle.load(folder).data_sources("train")
+    theirs = bundle.load(nvidia_folder).data_sources("train")
     assert len(theirs) == 10
     assert all(row.formats == ours[row.key] for row in theirs)
     assert {row.runtime for row in theirs if str(row.path).endswith(".tar.gz")} == {"extracted_folder"}
 
 
-def test_a_rule_by_format_in_the_table_is_understood(folder: Path) -> None:
-    path = folder / "references" / "skill_info.yaml"
+def test_a_rule_by_format_in_the_table_is_understood(nvidia_folder: Path) -> None:
+    path = nvidia_folder / "references" / "skill_info.yaml"
     rule = "'coco_panoptic: label_map_panoptic.json; *: label_map.json'"
     path.write_text(path.read_text().replace("path: label_map_panoptic.json", f"path: {rule}"))
-    (row,) = [row for row in bundle.load(folder).data_sources("train") if row.key == "dataset.label_map"]
+    (row,) = [row for row in bundle.load(nvidia_folder).data_sources("train") if row.key == "dataset.label_map"]
     assert (row.file_name("coco_panoptic"), row.file_name("coco")) == ("label_map_panoptic.json", "label_map.json")
 
 
 @pytest.mark.parametrize("missing", ["schemas/train.schema.json", "references/spec_template_train.yaml"])
-def test_without_schema_or_template_automl_is_enabled_but_not_runnable(folder: Path, missing: str) -> None:
-    (folder / missing).unlink()
-    theirs = bundle.load(folder)
+def test_without_schema_or_template_automl_is_enabled_but_not_runnable(nvidia_folder: Path, missing: str) -> None:
+    (nvidia_folder / missing).unlink()
+    theirs = bundle.load(nvidia_folder)
     assert theirs.automl_enabled
     assert missing in (theirs.automl_runnable() or "")
 
 
-def test_a_bundle_of_another_model_is_read_without_new_code(folder: Path) -> None:
-    path = folder / "references" / "skill_info.yaml"
+def test_a_bundle_of_another_model_is_read_without_new_code(nvidia_folder: Path) -> None:
+    path = nvidia_folder / "references" / "skill_info.yaml"
     text = (
         path.read_text().replace("network_arch: mask2former", "network_arch: segnet").replace("mask2former ", "segnet ")
     )
     path.write_text(text)
-    (folder / "references" / "skill_info.deploy.yaml").unlink()
-    for schema in (folder / "schemas").iterdir():
+    (nvidia_folder / "references" / "skill_info.deploy.yaml").unlink()
+    for schema in (nvidia_folder / "schemas").iterdir():
         schema.write_text(schema.read_text().replace('"network_arch": "mask2former"', '"network_arch": "segnet"'))
-    theirs = bundle.load(folder)
+    theirs = bundle.load(nvidia_folder)
     assert theirs.network_arch == "segnet"
     assert theirs.command("train")[0] == "segnet"
     assert all(row.formats is None and row.is_read("coco") for row in theirs.data_sources("train"))
     assert theirs.automl_runnable() is None
 
 
-def test_a_schema_that_stays_broken_after_conversion_is_refused_by_name(folder: Path) -> None:
-    path = folder / "schemas" / "train.schema.json"
-    schema = json.loads(path.read_text())
-    schema["properties"]["model_name"]["pattern"] = "("
-    schema["properties"]["model_name"]["minLength"] = "three"
+@pytest.mark.parametrize("broken", [{"pattern": "("}, {"minLength": "three"}])
+@pytest.mark.parametrize("whose", ["nvidia", "standard"])
+def test_a_broken_schema_is_refused_by_name_in_either_dialect(
+    nvidia_folder: Path, whose: str, broken: dict[str, str]
+) -> None:
+    path = nvidia_folder / "schemas" / "train.schema.json"
+    schema = json.loads(path.read_text()) if whose == "nvidia" else bundle.load().schema("train")
+    schema["properties"]["model_name"] |= broken
     path.write_text(json.dumps(schema))
     with pytest.raises(BundleError, match=r"train\.schema\.json.*no JSON Schema"):
-        bundle.load(folder).schema("train")
+        bundle.load(nvidia_folder).schema("train")

@@ -96,3 +96,21 @@ def test_the_job_store_is_a_source_of_parents(home: Path, data: Path) -> None:
     assert planner.plan(REQUESTS["train"].model_validate(request)).action == "train"
     with pytest.raises(NotFound, match="train-none0000"):
         planner.plan(REQUESTS["evaluate"].model_validate({"parent_job_id": "train-none0000", "dry_run": True}))
+
+
+@pytest.mark.parametrize("action", ["train", "evaluate", "gen_trt_engine"])
+def test_a_folder_as_nvidia_publishes_it_plans_what_ours_does(
+    nvidia_folder: Path, home: Path, shelf: Any, data: Path, action: str
+) -> None:
+    asked = {
+        "train": {"train_dataset": str(data / "shop"), "num_epochs": 3, "pretrained_weights": ""},
+        "evaluate": {"eval_dataset": str(data / "shop"), "checkpoint": str(data / "model.pth")},
+        "gen_trt_engine": {"onnx_file": str(data / "model.onnx")},
+    }[action]
+    (data / "model.pth").write_bytes(b"weights")
+    (data / "model.onnx").write_bytes(b"graph")
+    ours = planned(bundle.load().directory, home, shelf, action, **asked)
+    theirs = planned(nvidia_folder, home, shelf, action, **asked)
+    said = [{key: value for key, value in plan.spec_overrides.items() if value != ""} for plan in (theirs, ours)]
+    assert said[0] == said[1]
+    assert theirs.digest != ours.digest

@@ -16,6 +16,7 @@ NAMES = [
     "list_jobs", "get_job", "wait_for_job", "get_job_logs", "get_job_metrics", "list_artifacts", "cancel_job",
     "delete_job", "resume_job",
 ]  # fmt: skip
+STARTS = {*NAMES[:6], "resume_job"}  # a job may fetch from S3, fetch published weights, pull images
 READ_ONLY = {
     "doctor", "check_dataset", "search_spec", "list_jobs", "get_job", "wait_for_job", "get_job_logs", "get_job_metrics",
     "list_artifacts",
@@ -105,6 +106,8 @@ def test_every_tool_says_all_four_annotations_and_they_are_true(tools):
         ), tool.name
         assert hints.read_only_hint is (tool.name in READ_ONLY), tool.name
         assert hints.destructive_hint is (tool.name in {"cancel_job", "delete_job"}), tool.name
+        assert hints.idempotent_hint is (tool.name not in STARTS), tool.name
+        assert hints.open_world_hint is (tool.name in STARTS | {"doctor", "check_dataset"}), tool.name
 
 
 def test_every_tool_is_described_and_has_an_output_schema_of_an_object(tools):
