@@ -52,7 +52,12 @@ def action_tools(services: Services) -> list[RequestTool]:
 
 def _action_tool(services: Services, action: str) -> RequestTool:
     async def handle(request: ActionRequest, _: Context[Any, Any]) -> Answer:
-        return await anyio.to_thread.run_sync(_plan_or_submit, services, request, abandon_on_cancel=True)
+        plan = await anyio.to_thread.run_sync(_planned, services, request, abandon_on_cancel=True)
+        if request.dry_run:
+            return answer(plan.model_dump(mode="json"), _plan_headline(plan))
+        with anyio.CancelScope(shield=True):  # from here on there is a job, and its id is answered
+            job = await anyio.to_thread.run_sync(services.jobs.submit, plan)
+        return answer(summary(job), headline(job), *(f"Warning: {warning}" for warning in plan.warnings))
 
     # Additive (a new job, new files), not idempotent unless a run_name makes it so. The job may fetch from S3, fetch
     # published weights and pull images.
@@ -61,17 +66,16 @@ def _action_tool(services: Services, action: str) -> RequestTool:
     return request_tool(action, _DESCRIPTIONS[action], REQUESTS[action], handle, behaviour, _OUTPUT)
 
 
-def _plan_or_submit(services: Services, request: ActionRequest) -> Answer:
+def _planned(services: Services, request: ActionRequest) -> Plan:
+    """The Plan; what must not or cannot be started is refused, unless it is a dry run, which says so."""
     plan = services.planner.plan(request)
-    if request.dry_run:
-        if (found := lacking(services, plan)) is not None:
-            warnings = (*plan.warnings, f"cannot start yet: {found[0]}. {found[1]}")
-            plan = plan.model_copy(update={"warnings": warnings})
-        return answer(plan.model_dump(mode="json"), _plan_headline(plan))
-    _refuse_another_digest(services, request, plan)
-    refuse_hopeless(services, plan)
-    job = services.jobs.submit(plan)
-    return answer(summary(job), headline(job), *(f"Warning: {warning}" for warning in plan.warnings))
+    if not request.dry_run:
+        _refuse_another_digest(services, request, plan)
+        refuse_hopeless(services, plan)
+    elif (found := lacking(services, plan)) is not None:
+        warnings = (*plan.warnings, f"cannot start yet: {found[0]}. {found[1]}")
+        plan = plan.model_copy(update={"warnings": warnings})
+    return plan
 
 
 def _plan_headline(plan: Plan) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
@@ -19,12 +20,13 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import BaseModel, ValidationError
 
-from mask2former_mcp.errors import InvalidRequest, Mask2FormerError
+from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotReady
 from mask2former_mcp.server.answers import refusal
 from mask2former_mcp.server.schema import Schema, input_schema
 
 logger = logging.getLogger(__name__)
 
+LONGEST_S = 52.0  # many clients give up a call after a minute
 Answer = CallToolResult | InputRequiredResult
 Handler = Callable[[Any, Context[Any, Any]], Awaitable[Answer]]
 SyncHandler = Callable[[Any], CallToolResult]
@@ -65,7 +67,12 @@ class RequestTool(Tool):
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Answer:
         """Never raises for what the caller did or for what we did wrong; only the protocol's own errors pass."""
         try:
-            return await self.handler(parse(self.request, arguments), context)
+            with anyio.move_on_after(LONGEST_S):
+                return await self.handler(parse(self.request, arguments), context)
+            raise NotReady(
+                f"{self.name} has no answer after {LONGEST_S:.0f} s.",
+                fix="Call it again with the same arguments: what was read until now is kept.",
+            )
         except Mask2FormerError as error:
             return refusal(error)
         except MCPError:
