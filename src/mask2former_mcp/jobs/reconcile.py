@@ -4,6 +4,7 @@ A supervisor that is started for a job finds out itself whether its process stil
 begins the next attempt). Servers that share a home take turns: one file lock, given back by the kernel, says who.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -11,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mask2former_mcp.errors import Mask2FormerError, StoreError
+from mask2former_mcp.errors import NotAvailable, StoreError
 from mask2former_mcp.jobs.cancelling import ask_to_end, live_members
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
@@ -40,12 +41,30 @@ def reconcile(settings: Settings, store: JobStore, environ: Mapping[str, str]) -
         cursor: str | None = None
         while True:
             jobs, cursor = store.list(states=LIVE, limit=200, cursor=cursor)
-            touched += [job.id for job in jobs if not supervised(store, job) and _revive(settings, store, job, environ)]
+            touched += [job.id for job in jobs if _looked_after(settings, store, job, environ)]
             if cursor is None:
                 break
         Leases(store.database).release_orphans()
-        shutil.rmtree(store.home / TRASH, ignore_errors=True)
+        _empty(store.home / TRASH)
         return touched
+
+
+def _looked_after(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, str]) -> bool:
+    """Whether something was done for this job. What goes wrong with one job is told, and keeps nobody from the next."""
+    try:
+        return not supervised(store, job) and _revive(settings, store, job, environ)
+    except StoreError as error:  # most often a full disk: the next round looks again
+        _log.warning("%s: %s", job.id, error.message)
+    except Exception:  # noqa: BLE001 - the boundary between jobs
+        _log.exception("%s", job.id)
+    return False
+
+
+def _empty(trash: Path) -> None:
+    """The folder itself stays: somebody may be about to move something into it."""
+    with contextlib.suppress(FileNotFoundError):
+        for folder in trash.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _acquired(lock: ProcessLock) -> bool:
@@ -91,10 +110,7 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
                 store.update(job.id, job.attempt, phase=phase[:_PHASE_LENGTH])
             else:
                 _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
-    except StoreError as error:  # most often a full disk: the next round looks again, and other jobs have their turn
-        _log.warning("%s: %s", job.id, error.message)
-        return False
-    except Mask2FormerError as error:
+    except NotAvailable as error:
         store.history.remark(job.id, job.attempt, error.message)
         return False
     return True

@@ -105,7 +105,8 @@ class Supervisor:
                 return
             kind = "a CPU slot" if there.kind == "cpu" else f"{count} GPU" + ("s" if count > 1 else "")
             phase = f"waiting for {kind} behind {', '.join(answer.behind[:3]) or 'nobody'}"
-            if phase != job.phase and self.store.update(job.id, job.attempt, phase=phase):
+            # This supervisor got on: however often the machine is started anew, a job that waits is not lost.
+            if (phase != job.phase or job.spawns) and self.store.update(job.id, job.attempt, phase=phase, spawns=0):
                 job = self.store.get(job.id)
             # Whoever is before us may have lost its supervisor.
             if time.monotonic() - looked > _RECONCILE_EVERY * self.settings.poll_s:
@@ -124,29 +125,36 @@ class Supervisor:
 
     def start(self, job: Job) -> None:
         """Prepare and start. Called again after a crash in between, it answers the process that runs already."""
-        if job.handle is not None and self.platform.poll(job.handle).state != "missing":
+        if job.handle is not None and self.platform.poll(job.handle).state in ("running", "exited"):
             self._running(job, job.handle, "found running")
             return
+        handle = job.handle
         try:
             self.delivering.claim(job)
             report = self._reporter(job)
             task, notes = self._prepared(job, report)
             # The handle is stored before the start: killed in between, a successor still finds what was started.
-            if not self.store.update(
-                job.id, job.attempt, handle=self.platform.render(task)["handle"], phase="starting"
-            ):
+            handle = self.platform.render(task)["handle"]
+            if not self.store.update(job.id, job.attempt, handle=handle, phase="starting"):
                 return
             if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
                 return
             handle = self.platform.submit(task, report)
         except Stopped:
             return
+        except PlatformAway:
+            raise
         except Mask2FormerError as error:
-            self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code), None)
+            self._not_started(job, handle, f"{error.message}. {error.fix}", error.code)
         except OSError as error:
-            self._end(job, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"), None)
+            self._not_started(job, handle, f"Preparing failed: {error}.", "preparing_failed")
         else:
             self._running(job, handle, "; ".join(("started", *notes)))
+
+    def _not_started(self, job: Job, handle: Handle | None, text: str, code: str) -> None:
+        """A start that failed half-way may have left something behind."""
+        self._clear(replace(job, handle=handle), grace_s=1.0)
+        self._end(job, Verdict(JobState.FAILED, text, code), None)
 
     def _reporter(self, job: Job) -> Report:
         """What is being done becomes the job's phase. It raises Stopped when the job is to end."""
@@ -205,7 +213,7 @@ class Supervisor:
         """Read the status until the process has ended, or the job is not running any more."""
         follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
         assert job.handle is not None  # stored before the job could be running
-        self.store.update(job.id, job.attempt, spawns=0)  # this supervisor got on
+        got_on = False
         self.delivering.start(job)
         while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
             seen = self.platform.poll(job.handle)
@@ -218,6 +226,9 @@ class Supervisor:
             if seen.state == "missing":
                 self._lost(job, seen)
                 return
+            if not got_on:
+                # Not before the first look, nor at the end: a job that kills its supervisors there ends as lost.
+                got_on = self.store.update(job.id, job.attempt, spawns=0)
             time.sleep(self.settings.poll_s)
 
     def _lost(self, job: Job, seen: Observation) -> None:
