@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mask2former_mcp.errors import NotAvailable, StoreError
+from mask2former_mcp.errors import Mask2FormerError, StoreError
 from mask2former_mcp.jobs.cancelling import ask_to_end, live_members
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
@@ -50,13 +50,13 @@ def reconcile(settings: Settings, store: JobStore, environ: Mapping[str, str]) -
 
 
 def _looked_after(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, str]) -> bool:
-    """Whether something was done for this job. What goes wrong with one job is told, and keeps nobody from the next."""
+    """Whether something was done for this job. What goes wrong here is told, and keeps nobody from the next job."""
     try:
         return not supervised(store, job) and _revive(settings, store, job, environ)
-    except StoreError as error:  # most often a full disk: the next round looks again
-        _log.warning("%s: %s", job.id, error.message)
-    except Exception:  # noqa: BLE001 - the boundary between jobs
-        _log.exception("%s", job.id)
+    except Exception as error:  # noqa: BLE001 - the boundary between jobs
+        _log.warning("%s: %s", job.id, error, exc_info=not isinstance(error, Mask2FormerError))
+        with contextlib.suppress(StoreError):
+            store.update(job.id, job.attempt, phase=f"nobody follows it: {error}"[:_PHASE_LENGTH])
     return False
 
 
@@ -99,20 +99,16 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
     if not folders.job.is_dir() and job.state is not JobState.QUEUED:
         _give_up(settings, store, job, f"Its folder {folders.job} is gone.")
         return True
-    try:
-        working = job.spawns >= MAX_SPAWNS and _works(settings, job)
-        if working and not _is_due(folders):
-            return False
-        if spawn(settings, store, job, environ) > MAX_SPAWNS:
-            words = " ".join(last_lines(folders.supervisor_log, 1))
-            if working:
-                phase = f"nobody follows it; its supervisors end, the next one starts in {RETRY_S:.0f} s: {words}"
-                store.update(job.id, job.attempt, phase=phase[:_PHASE_LENGTH])
-            else:
-                _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
-    except NotAvailable as error:
-        store.history.remark(job.id, job.attempt, error.message)
+    working = job.spawns >= MAX_SPAWNS and _works(settings, job)
+    if working and not _is_due(folders):
         return False
+    if spawn(settings, store, job, environ) > MAX_SPAWNS:
+        words = " ".join(last_lines(folders.supervisor_log, 1))
+        if working:
+            phase = f"nobody follows it; its supervisors end, the next one starts in {RETRY_S:.0f} s: {words}"
+            store.update(job.id, job.attempt, phase=phase[:_PHASE_LENGTH])
+        else:
+            _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
     return True
 
 

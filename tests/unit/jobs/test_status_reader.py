@@ -176,7 +176,7 @@ _VALUES = st.recursive(
 )  # fmt: skip
 _LINES = st.fixed_dictionaries(
     {"message": st.sampled_from(_MESSAGES) | _VALUES},
-    optional={name: _VALUES for name in ("status", "epoch", "max_epoch", "progress", "eta", "eta_s", "kpi")},
+    optional=dict.fromkeys(("status", "epoch", "max_epoch", "progress", "eta", "eta_s", "kpi"), _VALUES),
 )
 
 

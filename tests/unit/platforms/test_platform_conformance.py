@@ -277,7 +277,7 @@ def never_happens(workshop: Workshop, task: Task) -> None:
 def test_what_cannot_be_recorded_does_not_run(here: Workshop) -> None:
     task = here.task("sleep", secrets=(SECRET,))
     (task.job_dir / "run/1/process.tmp").mkdir(parents=True)
-    with pytest.raises(NotAvailable, match="could not be started: .*process.tmp"):
+    with pytest.raises(NotAvailable, match=r"could not be started: .*process\.tmp"):
         here.platform.submit(task)
     assert not of_run(task)
 
