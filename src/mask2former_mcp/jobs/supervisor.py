@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mask2former_mcp.errors import Mask2FormerError, PlatformAway
+from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.delivering import Delivering
@@ -28,7 +28,7 @@ from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.verdict import Verdict, judge
-from mask2former_mcp.platforms.devices import inventory
+from mask2former_mcp.platforms.devices import Inventory, inventory
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Report, Task
@@ -39,6 +39,7 @@ _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
 _RECONCILE_EVERY = 10  # polls
 _LOG_TAIL = 4000  # lines: eight ranks that wait in vain bury the one that failed
 _MAX_PHASE = 200
+_DRIVER_PATIENCE_S = 120.0  # a machine that has just been started may still be loading it
 _LOOK_EVERY_S = 1.0  # whether a job that is prepared shall still run
 
 _log = logging.getLogger("mask2former_mcp.supervisor")
@@ -83,7 +84,9 @@ class Supervisor:
 
     def wait_for_devices(self, job: Job) -> None:
         """Until the devices are held, or the job is not queued any more."""
-        there = inventory(self.environ, self.settings.gpus, self._cpu_slots(job))
+        there = self._inventory(job)
+        if there is None:
+            return
         count = devices_wanted(job) if there.kind == "gpu" else 1
         if count > len(there.names):
             text = f"It asks for {count} GPUs; this machine has {len(there.names)} for jobs. Lower num_gpus."
@@ -113,6 +116,21 @@ class Supervisor:
                 looked = time.monotonic()
                 reconcile(self.settings, self.store, self.environ)
             time.sleep(self.settings.poll_s)
+
+    def _inventory(self, job: Job) -> Inventory | None:
+        """What there is to lease; None when the job has ended meanwhile. A driver that does not answer is waited for:
+        falling back to the CPU would turn hours into weeks, and nobody would know why."""
+        deadline = time.monotonic() + _DRIVER_PATIENCE_S
+        while self.store.state(job.id) == (JobState.QUEUED, job.attempt):
+            try:
+                return inventory(self.environ, self.settings.gpus, self._cpu_slots(job))
+            except NotReady as error:
+                if time.monotonic() > deadline:
+                    self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", "not_available"), None)
+                    return None
+                self.store.update(job.id, job.attempt, phase=f"waiting: {error.message}"[:_MAX_PHASE])
+                time.sleep(self.settings.poll_s)
+        return None
 
     def _cpu_slots(self, job: Job) -> int:
         """Without a GPU: the operator's slots, or as many as the job's study may use at once."""
