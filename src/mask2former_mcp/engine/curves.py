@@ -36,8 +36,7 @@ class Curves:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(dict(values), step=step)
+        self._tell_wandb("log", dict(values), step=step)
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Adds the epoch's row; what was not measured stays empty."""
@@ -47,8 +46,17 @@ class Curves:
 
     def close(self) -> None:
         self._events.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        self._tell_wandb("finish")
+
+    def _tell_wandb(self, what: str, *values: Any, **named: Any) -> None:
+        """What goes wrong there is said once, and ends no training."""
+        if self._wandb is None:
+            return
+        try:
+            getattr(self._wandb, what)(*values, **named)
+        except Exception as error:  # noqa: BLE001 - somebody else's service
+            self._wandb = None
+            print(f"W&B failed, this run is not logged to it any more: {error}", flush=True)
 
     def _write(self) -> None:
         partial = self._csv.with_suffix(".csv.partial")
@@ -75,23 +83,23 @@ def _start_wandb(folder: Path, settings: Wandb, spec: Mapping[str, Any]) -> Any:
     if not settings.enable or not os.environ.get("WANDB_API_KEY"):
         return None
     try:
-        wandb = importlib.import_module("wandb")
-    except ImportError:
-        print(
-            "wandb.enable is true and WANDB_API_KEY is set, but the wandb package is not installed: not logging to it."
+        return importlib.import_module("wandb").init(
+            project=settings.project or None,
+            entity=settings.entity or None,
+            group=settings.group or None,
+            name=settings.name or None,
+            id=settings.run_id or None,
+            resume="allow" if settings.run_id else None,
+            tags=list(settings.tags),
+            reinit=settings.reinit,
+            sync_tensorboard=settings.sync_tensorboard,
+            save_code=settings.save_code,
+            dir=str(folder),
+            config=dict(spec),
         )
-        return None
-    return wandb.init(
-        project=settings.project or None,
-        entity=settings.entity or None,
-        group=settings.group or None,
-        name=settings.name or None,
-        id=settings.run_id or None,
-        resume="allow" if settings.run_id else None,
-        tags=list(settings.tags),
-        reinit=settings.reinit,
-        sync_tensorboard=settings.sync_tensorboard,
-        save_code=settings.save_code,
-        dir=str(folder),
-        config=dict(spec),
-    )
+    except ImportError:
+        why = "the wandb package is not installed"
+    except Exception as error:  # noqa: BLE001 - somebody else's service
+        why = str(error)
+    print(f"wandb.enable is true and WANDB_API_KEY is set, but this run is not logged to W&B: {why}", flush=True)
+    return None

@@ -3,14 +3,13 @@
 import time
 from dataclasses import dataclass
 
-from mask2former_mcp.jobs import rows
 from mask2former_mcp.jobs.database import Database
 from mask2former_mcp.jobs.job import JobState
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. A transition names the state it led to; a remark names none."""
+    """One thing that happened. A transition names the state it led to; a deletion names none."""
 
     id: int
     job_id: str
@@ -38,10 +37,6 @@ class Attempt:
 class History:
     def __init__(self, database: Database) -> None:
         self.database = database
-
-    def remark(self, job_id: str, attempt: int, text: str) -> None:
-        with self.database.write() as connection:
-            rows.record(connection, job_id, attempt, None, None, text)
 
     def events(self, job_id: str) -> tuple[Event, ...]:
         with self.database.read() as connection:

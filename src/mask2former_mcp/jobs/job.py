@@ -25,19 +25,16 @@ class JobState(StrEnum):
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST})
 
-# queued -> succeeded is legal because polling can miss a short run; every terminal state may be queued again,
-# as a new numbered attempt (resume_job), and in no other way.
-_LIVE = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST, JobState.STOPPING})
+# queued -> succeeded is legal because polling can miss a short run. An ended job is queued again only as a new numbered
+# attempt: JobStore.retry and JobStore.resume.
+_ANY_END = TERMINAL | {JobState.STOPPING}
 TRANSITIONS: MappingProxyType[JobState, frozenset[JobState]] = MappingProxyType(
     {
-        JobState.QUEUED: _LIVE | {JobState.PREPARING, JobState.RUNNING},
-        JobState.PREPARING: _LIVE | {JobState.QUEUED, JobState.RUNNING},
-        JobState.RUNNING: _LIVE,
+        JobState.QUEUED: _ANY_END | {JobState.PREPARING, JobState.RUNNING},
+        JobState.PREPARING: _ANY_END | {JobState.RUNNING},
+        JobState.RUNNING: _ANY_END,
         JobState.STOPPING: TERMINAL,
-        JobState.SUCCEEDED: frozenset({JobState.QUEUED}),
-        JobState.FAILED: frozenset({JobState.QUEUED}),
-        JobState.CANCELLED: frozenset({JobState.QUEUED}),
-        JobState.LOST: frozenset({JobState.QUEUED}),
+        **dict.fromkeys(TERMINAL, frozenset[JobState]()),
     }
 )
 

@@ -4,6 +4,7 @@ A supervisor that is started for a job finds out itself whether its process stil
 begins the next attempt). Servers that share a home take turns: one file lock, given back by the kernel, says who.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -40,12 +41,30 @@ def reconcile(settings: Settings, store: JobStore, environ: Mapping[str, str]) -
         cursor: str | None = None
         while True:
             jobs, cursor = store.list(states=LIVE, limit=200, cursor=cursor)
-            touched += [job.id for job in jobs if not supervised(store, job) and _revive(settings, store, job, environ)]
+            touched += [job.id for job in jobs if _looked_after(settings, store, job, environ)]
             if cursor is None:
                 break
         Leases(store.database).release_orphans()
-        shutil.rmtree(store.home / TRASH, ignore_errors=True)
+        _empty(store.home / TRASH)
         return touched
+
+
+def _looked_after(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, str]) -> bool:
+    """Whether something was done for this job. What goes wrong here is told, and keeps nobody from the next job."""
+    try:
+        return not supervised(store, job) and _revive(settings, store, job, environ)
+    except Exception as error:  # noqa: BLE001 - the boundary between jobs
+        _log.warning("%s: %s", job.id, error, exc_info=not isinstance(error, Mask2FormerError))
+        with contextlib.suppress(StoreError):
+            store.update(job.id, job.attempt, phase=f"nobody follows it: {error}"[:_PHASE_LENGTH])
+    return False
+
+
+def _empty(trash: Path) -> None:
+    """The folder itself stays: somebody may be about to move something into it."""
+    with contextlib.suppress(FileNotFoundError):
+        for folder in trash.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _acquired(lock: ProcessLock) -> bool:
@@ -80,23 +99,16 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
     if not folders.job.is_dir() and job.state is not JobState.QUEUED:
         _give_up(settings, store, job, f"Its folder {folders.job} is gone.")
         return True
-    try:
-        working = job.spawns >= MAX_SPAWNS and _works(settings, job)
-        if working and not _is_due(folders):
-            return False
-        if spawn(settings, store, job, environ) > MAX_SPAWNS:
-            words = " ".join(last_lines(folders.supervisor_log, 1))
-            if working:
-                phase = f"nobody follows it; its supervisors end, the next one starts in {RETRY_S:.0f} s: {words}"
-                store.update(job.id, job.attempt, phase=phase[:_PHASE_LENGTH])
-            else:
-                _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
-    except StoreError as error:  # most often a full disk: the next round looks again, and other jobs have their turn
-        _log.warning("%s: %s", job.id, error.message)
+    working = job.spawns >= MAX_SPAWNS and _works(settings, job)
+    if working and not _is_due(folders):
         return False
-    except Mask2FormerError as error:
-        store.history.remark(job.id, job.attempt, error.message)
-        return False
+    if spawn(settings, store, job, environ) > MAX_SPAWNS:
+        words = " ".join(last_lines(folders.supervisor_log, 1))
+        if working:
+            phase = f"nobody follows it; its supervisors end, the next one starts in {RETRY_S:.0f} s: {words}"
+            store.update(job.id, job.attempt, phase=phase[:_PHASE_LENGTH])
+        else:
+            _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
     return True
 
 

@@ -15,11 +15,12 @@ from typing import Any
 _MEASURED = re.compile(r"(train|eval|val|validation|test) metrics generated", re.IGNORECASE)
 _DONE = re.compile(r"finished successfully", re.IGNORECASE)
 _LOOP = re.compile(r"training loop in progress", re.IGNORECASE)
-_ETA = re.compile(r"(?:(\d+) days?, )?(\d+):(\d{1,2}):(\d{1,2})(?:\.\d+)?")
-_CLOCK = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_ETA = re.compile(r"(?:(\d{1,6}) days?, )?(\d{1,6}):(\d{1,2}):(\d{1,2})(?:\.\d+)?")
+_CLOCK = re.compile(r"(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)")
 _TAIL = 1 << 16  # bytes at a file's end that its last words are looked for in
 _LINE_START = '{"date"'
 _MAX_TEXT = 500
+_MAX_WHOLE = 2**53  # beyond it a float is no exact number, and far beyond it SQLite's integers end
 
 
 @dataclass
@@ -71,7 +72,7 @@ class StatusReader:
         return bool(lines)
 
     def _take(self, line: dict[str, Any]) -> None:
-        run, message = self.run, str(line.get("message") or "")[:_MAX_TEXT]
+        run, message = self.run, _text(line.get("message") or "")
         status = str(line.get("status") or "").upper()
         if status == "STARTED":
             run.segments += 1
@@ -102,7 +103,7 @@ class StatusReader:
             return
         # TAO repeats old values beside new ones: a training line is news about training only, and the other way round.
         values = {
-            str(name): number
+            _text(name): number
             for name, value in kpi.items()
             if (number := _number(value)) is not None and (str(name) in ("train_loss", "lr", "loss")) == training
         }
@@ -201,4 +202,9 @@ def _number(value: object) -> float | None:
 
 def _whole(value: object) -> int | None:
     number = _number(value)
-    return int(number) if number is not None and math.isfinite(number) and number >= 0 else None
+    return int(number) if number is not None and 0 <= number <= _MAX_WHOLE else None
+
+
+def _text(value: object) -> str:
+    """Bounded, and without half surrogate pairs, which JSON can spell and SQLite cannot hold."""
+    return str(value).encode(errors="replace").decode()[:_MAX_TEXT]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mask2former_mcp.errors import Mask2FormerError, PlatformAway
+from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.delivering import Delivering
@@ -28,7 +28,7 @@ from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.verdict import Verdict, judge
-from mask2former_mcp.platforms.devices import inventory
+from mask2former_mcp.platforms.devices import Inventory, inventory
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Report, Task
@@ -39,6 +39,7 @@ _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
 _RECONCILE_EVERY = 10  # polls
 _LOG_TAIL = 4000  # lines: eight ranks that wait in vain bury the one that failed
 _MAX_PHASE = 200
+_DRIVER_PATIENCE_S = 120.0  # a machine that has just been started may still be loading it
 _LOOK_EVERY_S = 1.0  # whether a job that is prepared shall still run
 
 _log = logging.getLogger("mask2former_mcp.supervisor")
@@ -83,7 +84,9 @@ class Supervisor:
 
     def wait_for_devices(self, job: Job) -> None:
         """Until the devices are held, or the job is not queued any more."""
-        there = inventory(self.environ, self.settings.gpus, self._cpu_slots(job))
+        there = self._inventory(job)
+        if there is None:
+            return
         count = devices_wanted(job) if there.kind == "gpu" else 1
         if count > len(there.names):
             text = f"It asks for {count} GPUs; this machine has {len(there.names)} for jobs. Lower num_gpus."
@@ -105,13 +108,29 @@ class Supervisor:
                 return
             kind = "a CPU slot" if there.kind == "cpu" else f"{count} GPU" + ("s" if count > 1 else "")
             phase = f"waiting for {kind} behind {', '.join(answer.behind[:3]) or 'nobody'}"
-            if phase != job.phase and self.store.update(job.id, job.attempt, phase=phase):
+            # This supervisor got on: however often the machine is started anew, a job that waits is not lost.
+            if (phase != job.phase or job.spawns) and self.store.update(job.id, job.attempt, phase=phase, spawns=0):
                 job = self.store.get(job.id)
             # Whoever is before us may have lost its supervisor.
             if time.monotonic() - looked > _RECONCILE_EVERY * self.settings.poll_s:
                 looked = time.monotonic()
                 reconcile(self.settings, self.store, self.environ)
             time.sleep(self.settings.poll_s)
+
+    def _inventory(self, job: Job) -> Inventory | None:
+        """What there is to lease; None when the job has ended meanwhile. A driver that does not answer is waited for:
+        falling back to the CPU would turn hours into weeks, and nobody would know why."""
+        deadline = time.monotonic() + _DRIVER_PATIENCE_S
+        while self.store.state(job.id) == (JobState.QUEUED, job.attempt):
+            try:
+                return inventory(self.environ, self.settings.gpus, self._cpu_slots(job))
+            except NotReady as error:
+                if time.monotonic() > deadline:
+                    self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", "not_available"), None)
+                    return None
+                self.store.update(job.id, job.attempt, phase=f"waiting: {error.message}"[:_MAX_PHASE])
+                time.sleep(self.settings.poll_s)
+        return None
 
     def _cpu_slots(self, job: Job) -> int:
         """Without a GPU: the operator's slots, or as many as the job's study may use at once."""
@@ -124,29 +143,36 @@ class Supervisor:
 
     def start(self, job: Job) -> None:
         """Prepare and start. Called again after a crash in between, it answers the process that runs already."""
-        if job.handle is not None and self.platform.poll(job.handle).state != "missing":
+        if job.handle is not None and self.platform.poll(job.handle).state in ("running", "exited"):
             self._running(job, job.handle, "found running")
             return
+        handle = job.handle
         try:
             self.delivering.claim(job)
             report = self._reporter(job)
             task, notes = self._prepared(job, report)
             # The handle is stored before the start: killed in between, a successor still finds what was started.
-            if not self.store.update(
-                job.id, job.attempt, handle=self.platform.render(task)["handle"], phase="starting"
-            ):
+            handle = self.platform.render(task)["handle"]
+            if not self.store.update(job.id, job.attempt, handle=handle, phase="starting"):
                 return
             if self.store.state(job.id) != (JobState.PREPARING, job.attempt):
                 return
             handle = self.platform.submit(task, report)
         except Stopped:
             return
+        except PlatformAway:
+            raise
         except Mask2FormerError as error:
-            self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code), None)
+            self._not_started(job, handle, f"{error.message}. {error.fix}", error.code)
         except OSError as error:
-            self._end(job, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"), None)
+            self._not_started(job, handle, f"Preparing failed: {error}.", "preparing_failed")
         else:
             self._running(job, handle, "; ".join(("started", *notes)))
+
+    def _not_started(self, job: Job, handle: Handle | None, text: str, code: str) -> None:
+        """A start that failed half-way may have left something behind."""
+        self._clear(replace(job, handle=handle), grace_s=1.0)
+        self._end(job, Verdict(JobState.FAILED, text, code), None)
 
     def _reporter(self, job: Job) -> Report:
         """What is being done becomes the job's phase. It raises Stopped when the job is to end."""
@@ -205,7 +231,7 @@ class Supervisor:
         """Read the status until the process has ended, or the job is not running any more."""
         follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
         assert job.handle is not None  # stored before the job could be running
-        self.store.update(job.id, job.attempt, spawns=0)  # this supervisor got on
+        got_on = False
         self.delivering.start(job)
         while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
             seen = self.platform.poll(job.handle)
@@ -218,6 +244,9 @@ class Supervisor:
             if seen.state == "missing":
                 self._lost(job, seen)
                 return
+            if not got_on:
+                # Not before the first look, nor at the end: a job that kills its supervisors there ends as lost.
+                got_on = self.store.update(job.id, job.attempt, spawns=0)
             time.sleep(self.settings.poll_s)
 
     def _lost(self, job: Job, seen: Observation) -> None:

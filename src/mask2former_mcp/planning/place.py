@@ -137,10 +137,10 @@ def check_gpus(
     wanted = block.get("num_gpus")
     if wanted is None:
         return [], ()
-    warnings: list[str] = []
+    warnings = [f"{machine.trouble} A job would wait for it, and then fail."] if machine.trouble else []
     missing: tuple[str, ...] = ()
     if wanted != 1 and wanted > machine.gpus:
-        have = f"{machine.gpus} GPU(s)" if machine.gpus else "no GPU"
+        have = f"{machine.gpus} GPU(s)" if machine.gpus else machine.trouble or "no GPU"
         what = f"{action}.num_gpus={wanted}, but platform={platform} has {have}"
         if platform == "docker":
             missing = (what,)

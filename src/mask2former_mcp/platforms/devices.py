@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mask2former_mcp.errors import NotReady
+
 _TIMEOUT_S = 20
+_NO_DEVICE = "No devices were found"  # what a driver says that has no GPU to drive
+_MOST_SAID = 200
 _QUERY = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 
 
@@ -28,21 +32,37 @@ class Inventory:
 
 def gpus(environ: Mapping[str, str], setting: str = "auto") -> tuple[Gpu, ...]:
     """GPUs that jobs may use: those the driver lists, cut down by CUDA_VISIBLE_DEVICES and by the operator's setting
-    (`auto`, `none`, or UUIDs). No driver, or a driver that does not answer: none."""
+    (`auto`, `none`, or UUIDs). No driver: none. NotReady: it is installed and does not answer; what is a GPU machine
+    must not be taken for one without."""
     tool = shutil.which("nvidia-smi", path=environ.get("PATH"))
-    if setting == "none" or tool is None:
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if setting == "none" or visible in ("", "-1") or tool is None:
         return ()
-    try:
-        found = subprocess.run([tool, *_QUERY], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    listed = read_listing(found.stdout) if found.returncode == 0 else ()
-    if (visible := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    listed = read_listing(_listing(tool))
+    if visible is not None:
         listed = _named(listed, visible)
     return listed if setting == "auto" else _named(listed, setting)
 
 
+def _listing(tool: str) -> str:
+    try:
+        found = subprocess.run([tool, *_QUERY], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        said = f"nvidia-smi took more than {_TIMEOUT_S} s"
+    except OSError as error:
+        said = str(error)
+    else:
+        if found.returncode == 0 or _NO_DEVICE in found.stdout + found.stderr:
+            return found.stdout
+        said = (found.stdout + found.stderr).strip() or f"nvidia-smi ended with {found.returncode}"
+    raise NotReady(
+        f"the NVIDIA driver does not answer: {' '.join(said.split())[:_MOST_SAID]}",
+        fix="Look at `nvidia-smi` on this machine. To use the CPU all the same, set M2F_GPUS=none.",
+    )
+
+
 def inventory(environ: Mapping[str, str], setting: str, cpu_slots: int) -> Inventory:
+    """NotReady as `gpus`."""
     found = gpus(environ, setting)
     if found:
         return Inventory("gpu", tuple(gpu.uuid for gpu in found))

@@ -23,6 +23,7 @@ EXIT_FILE = "exit_status.json"
 LOCK_FILE = "launch.lock"
 STARTED, ALREADY_STARTED, NOT_STARTED = 0, 10, 11
 _ORPHAN_GRACE_S = 5.0
+_LOCK_TRIES, _LOCK_AGAIN_S = 20, 0.05
 
 
 def main(run_dir: Path) -> int:
@@ -43,16 +44,28 @@ def main(run_dir: Path) -> int:
 
 
 def _keep(run_dir: Path, order: dict[str, Any], tell: IO[str]) -> None:
-    """Start the command, answer on `tell`, wait for the end and record it."""
-    lock = (run_dir / LOCK_FILE).open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        tell.write("already")
-        return
-    if (run_dir / PROCESS_FILE).exists() or (run_dir / EXIT_FILE).exists():
-        tell.write("already")
-        return
+    """Start the command if nobody has, and answer on `tell`."""
+    with (run_dir / LOCK_FILE).open("a") as lock:
+        if not _alone(lock) or (run_dir / PROCESS_FILE).exists() or (run_dir / EXIT_FILE).exists():
+            tell.write("already")
+            return
+        _run(run_dir, order, tell)
+
+
+def _alone(lock: IO[str]) -> bool:
+    """Whether this is the only launcher here. Tried for a second: whoever asks takes the lock for an instant."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_LOCK_AGAIN_S)
+        else:
+            return True
+    return False
+
+
+def _run(run_dir: Path, order: dict[str, Any], tell: IO[str]) -> None:
+    """Start the command, answer, wait for the end and record it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # The command is told by its own pid; its witness stays. A handler, because SIG_IGN would be inherited by it.
         signal.signal(number, _stay)
@@ -61,16 +74,25 @@ def _keep(run_dir: Path, order: dict[str, Any], tell: IO[str]) -> None:
     except OSError as error:
         tell.write(f"error:{error}")
         return
-    _write(run_dir / PROCESS_FILE, {"launcher": _identity(os.getpid()), "command": _identity(process.pid)})
+    try:
+        _write(run_dir / PROCESS_FILE, {"launcher": _identity(os.getpid()), "command": _identity(process.pid)})
+    except OSError as error:  # what nobody could find again must not run
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+        tell.write(f"error:{error}")
+        return
     tell.write("started")
     tell.close()
     _silence()
     code = process.wait()
+    # Asked at once: the number of a group that is empty may be given to somebody else.
+    leaves_some = _signal_group(process.pid, 0)
     _write(run_dir / EXIT_FILE, {"code": code, "ended_at": time.time()})
     if copier is not None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             copier.wait(_ORPHAN_GRACE_S)
-    _end_group(process.pid)
+    if leaves_some:
+        _end_group(process.pid)
 
 
 def _stay(_number: int, _frame: object) -> None:

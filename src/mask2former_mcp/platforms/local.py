@@ -51,59 +51,52 @@ class LocalPlatform:
         order = self.render(task)
         run = Path(order["run"])
         run.mkdir(parents=True, exist_ok=True)
-        _end_unrecorded(run)
-        command = [sys.executable, "-I", launcher.__file__, str(run)]
-        try:
-            started = subprocess.run(
-                command,
-                env={**os.environ, _LAUNCH_VARIABLE: str(run)},
-                input=json.dumps(order),
-                capture_output=True,
-                text=True,
-                timeout=_START_TIMEOUT_S,
-                check=False,
+        _end_strays(run)
+        said = _launch(run, order)
+        # The record tells, whatever was said. Without one a launcher may still be at it, or was killed before it.
+        if not (run / launcher.PROCESS_FILE).exists():
+            _abandon(run)
+            raise NotAvailable(
+                f"{order['argv'][0]} could not be started: {said}",
+                fix="Check that the interpreter exists (setting `python`, or `engine_command`), then resume_job.",
             )
-        except subprocess.TimeoutExpired as error:
-            if not (run / launcher.PROCESS_FILE).exists():  # else it runs, and the caller was only told late
-                _abandon(run)
-                raise _not_started(order["argv"], f"its launcher said nothing for {_START_TIMEOUT_S:.0f} s") from error
-            started = None
-        except OSError as error:
-            raise _not_started(order["argv"], str(error)) from error
-        if started is not None and started.returncode not in (launcher.STARTED, launcher.ALREADY_STARTED):
-            raise _not_started(order["argv"], started.stderr.strip() or f"launcher exit code {started.returncode}")
         handle: Handle = order["handle"]
         return handle
 
     def poll(self, handle: Handle) -> Observation:
         run = self.home / handle["run"]
+        # First who is there, then what they have written: a launcher that is gone will write nothing any more.
+        is_starting = is_held(run / launcher.LOCK_FILE)
         record = _read(run / launcher.PROCESS_FILE)
+        if record is None and is_starting:
+            return Observation("waiting", detail="starting")
         if record is None:
             return Observation("missing", detail="it was never started")
         if alive(_identity(record, "command")):
             return Observation("running")
+        has_witness = alive(_identity(record, "launcher"))
         ended = _read(run / launcher.EXIT_FILE)
-        if ended is None and alive(_identity(record, "launcher")):
-            time.sleep(0.1)  # it ended this moment: its launcher is about to write the code
-            ended = _read(run / launcher.EXIT_FILE)
-            if ended is None and alive(_identity(record, "launcher")):
-                return Observation("running", detail="ending")
         if ended is not None:
             return Observation("exited", exit_code=int(ended["code"]))
+        if has_witness:
+            return Observation("running", detail="ending")
         return Observation("missing", detail="its process is gone and nobody recorded an exit code")
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         """The command first, alone, so that it can write a checkpoint with its workers alive; then all the rest."""
         run = self.home / handle["run"]
         record = _read(run / launcher.PROCESS_FILE)
-        command = _identity(record, "command") if record else None
+        if record is None:
+            _abandon(run)
+            return
+        command = _identity(record, "command")
         if command is not None and alive(command):
             send(command, signal.SIGTERM)
             if not wait_until_dead([command], grace_s):
                 _kill_group(command)
         end(labelled(RUN_VARIABLE, str(run)), grace_s=_ORPHAN_GRACE_S)
         deadline = time.monotonic() + _RECORD_TIMEOUT_S
-        while record and alive(_identity(record, "launcher")) and not (run / launcher.EXIT_FILE).exists():
+        while alive(_identity(record, "launcher")) and not (run / launcher.EXIT_FILE).exists():
             if time.monotonic() > deadline:
                 return
             time.sleep(0.05)
@@ -119,32 +112,61 @@ class LocalPlatform:
         return str(path.relative_to(self.home)) if path.is_relative_to(self.home) else str(path)
 
 
-def _end_unrecorded(run: Path) -> None:
-    """A launcher killed between the start of the command and its record leaves a process that nobody could find again:
-    end it, or there would be two. While a launcher is at work in this folder it is left alone."""
+def _end_strays(run: Path) -> None:
+    """Before a start: nothing of an earlier attempt may run, nor what a launcher of this one started and did not live
+    to record. While a launcher is at work in this folder it is left alone."""
+    strays = [earlier for earlier in run.parent.iterdir() if earlier != run]
     if not (run / launcher.PROCESS_FILE).exists() and not is_held(run / launcher.LOCK_FILE):
-        end(labelled(RUN_VARIABLE, str(run)), grace_s=_ORPHAN_GRACE_S)
+        strays.append(run)
+    if strays:
+        _abandon(*strays)
 
 
-def _abandon(run: Path) -> None:
-    """Kill a start that hangs, wherever it hangs: its launcher may wake up after we looked and start the command all
-    the same. What is killed forks no more, so when a look finds nobody, and another one too (a fork may hide from a
-    single look), nobody can come."""
+def _launch(run: Path, order: Mapping[str, Any]) -> str:
+    """Have launcher.py start it; returns what is to be said if there is no record then."""
+    command = [sys.executable, "-I", launcher.__file__, str(run)]
+    try:
+        started = subprocess.run(
+            command,
+            env={**os.environ, _LAUNCH_VARIABLE: str(run)},
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            timeout=_START_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"its launcher said nothing for {_START_TIMEOUT_S:.0f} s"
+    except OSError as error:
+        return str(error)
+    if started.returncode == launcher.ALREADY_STARTED:
+        _await_record(run)
+        return "the launcher of an earlier try left no record"
+    return started.stderr.strip() or f"launcher exit code {started.returncode}"
+
+
+def _await_record(run: Path) -> None:
+    """While a launcher of an earlier try is at work."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not (run / launcher.PROCESS_FILE).exists() and is_held(run / launcher.LOCK_FILE):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
+
+
+def _abandon(*runs: Path) -> None:
+    """Kill starts that hang, wherever they hang: a launcher may wake up after we looked and start the command all the
+    same. What is killed forks no more, so when a look finds nobody, and another one too (a fork may hide from a single
+    look), nobody can come."""
+    names = [str(run) for run in runs]
     deadline = time.monotonic() + _RECORD_TIMEOUT_S
     empty = 0
     while empty < 2 and time.monotonic() < deadline:
-        found = [*labelled(_LAUNCH_VARIABLE, str(run)), *labelled(RUN_VARIABLE, str(run))]
+        found = [*labelled(_LAUNCH_VARIABLE, *names), *labelled(RUN_VARIABLE, *names)]
         for process in found:
             send(process, signal.SIGKILL)
         empty = 0 if found else empty + 1
         time.sleep(0.02)
-
-
-def _not_started(argv: list[str], why: str) -> NotAvailable:
-    return NotAvailable(
-        f"{argv[0]} could not be started: {why}",
-        fix="Check that the interpreter exists (setting `python`, or `engine_command`), then resume_job.",
-    )
 
 
 def _identity(record: Mapping[str, Any], name: str) -> Identity | None:

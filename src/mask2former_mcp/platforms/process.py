@@ -28,10 +28,10 @@ def alive(identity: Identity | None) -> bool:
     return identity is not None and identity.get("birth") is not None and _birth(identity["pid"]) == identity["birth"]
 
 
-def labelled(name: str, value: str) -> list[Identity]:
-    """Living processes of this user whose environment says NAME=value: all that descends from one start, however
-    it was detached."""
-    wanted = f"{name}={value}"
+def labelled(name: str, *values: str) -> list[Identity]:
+    """Living processes of this user whose environment says NAME=value, for one of the values: all that descends from
+    one start, however it was detached."""
+    wanted = {f"{name}={value}".encode() for value in values}
     found: list[Identity] = []
     if Path("/proc/self/environ").exists():
         for entry in Path("/proc").iterdir():
@@ -39,7 +39,7 @@ def labelled(name: str, value: str) -> list[Identity]:
                 found.append(identity)
         return found
     for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get(name) == value and (identity := identify(process.pid)):
+        if (process.info["environ"] or {}).get(name) in values and (identity := identify(process.pid)):
             found.append(identity)
     return found
 
@@ -92,9 +92,9 @@ def _boot() -> str:
     return (_read("/proc/sys/kernel/random/boot_id") or "").strip()
 
 
-def _has_variable(entry: Path, wanted: str) -> bool:
+def _has_variable(entry: Path, wanted: set[bytes]) -> bool:
     try:
-        return wanted.encode() in (entry / "environ").read_bytes().split(b"\0")
+        return not wanted.isdisjoint((entry / "environ").read_bytes().split(b"\0"))
     except OSError:
         return False
 

@@ -73,6 +73,22 @@ class Bench:
         }
         return Plan(**{**fields, **changes})
 
+    def unfollowed(self, jobs: Jobs, **changes: Any) -> Job:
+        """A queued job, as it stands before its supervisor is started."""
+        name = f"train-{len(jobs.list()[0])}"
+        job, _ = jobs.store.insert(
+            Job(
+                id=name,
+                action="train",
+                state=JobState.QUEUED,
+                plan=self.plan(**changes),
+                created_at=time.time(),
+                results_dir=f"jobs/{name}/results",
+            )
+        )
+        self.job_dir(job).mkdir(parents=True)
+        return job
+
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + PATIENCE_S
         while not (value := condition()):

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from mask2former_mcp.jobs.job import JobState
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.jobs.spawn import spawn
+from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 
 pytestmark = pytest.mark.timeout(60)
@@ -181,8 +184,31 @@ def test_a_job_whose_folder_is_gone_is_lost_with_the_reason(bench: Any, jobs: Jo
     assert "is gone" in ended.message
 
 
-def test_a_dead_supervisor_that_nobody_reaped_is_a_zombie_and_counts_as_dead(bench: Any, jobs: Jobs) -> None:
-    zombie = subprocess.Popen([sys.executable, "-c", "pass"])
-    bench.until(lambda: not bench.runs(zombie.pid), "the process to end")
-    assert identify(zombie.pid) is None
-    zombie.wait()
+def test_a_dead_supervisor_that_nobody_reaped_is_a_zombie_and_is_replaced(bench: Any, jobs: Jobs) -> None:
+    job = bench.unfollowed(jobs, epochs=1)
+    dying = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    jobs.store.note_supervisor(job.id, dict(identify(dying.pid) or {}), spawned=True)
+    assert jobs.reconcile() == []
+    dying.kill()
+    bench.until(lambda: not bench.runs(dying.pid), "it to be a zombie")
+    assert jobs.reconcile() == [job.id]
+    assert bench.finish(jobs, job).state is JobState.SUCCEEDED
+    dying.communicate()
+
+
+def test_of_servers_that_share_a_home_one_at_a_time_revives_jobs(bench: Any, jobs: Jobs) -> None:
+    other, job = bench.jobs(), bench.unfollowed(jobs, epochs=1)
+    with ProcessLock(jobs.store.home / "reconcile.lock") as held_by_a_third:
+        assert held_by_a_third.acquire()
+        assert jobs.reconcile() == other.reconcile() == []
+        assert jobs.store.get(job.id).supervisor is None
+    together = threading.Barrier(2)
+
+    def revived(server: Jobs) -> Sequence[str]:
+        together.wait()
+        return server.reconcile()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(revived, (jobs, other)), key=len) == [[], [job.id]]
+    ended = bench.finish(jobs, job)
+    assert (ended.state, len(bench.starts(jobs, job))) == (JobState.SUCCEEDED, 1)

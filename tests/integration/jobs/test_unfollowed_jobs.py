@@ -72,3 +72,46 @@ def test_a_job_that_was_to_end_is_ended_all_the_same(bench: Any, jobs: Jobs, tro
     jobs.reconcile()
     assert jobs.store.get(job.id).state is JobState.LOST
     assert not any(bench.runs(pid) for pid in bench.starts(jobs, job))
+
+
+def test_a_job_whose_end_no_supervisor_survives_is_lost_with_its_last_words(bench: Any, jobs: Jobs) -> None:
+    job = jobs.submit(bench.plan(epochs=1, artifacts=("",)))  # no glob: looking for it raises
+    ended = bench.finish(jobs, job)
+    assert (ended.state, ended.attempt) == (JobState.LOST, 1)
+    assert "supervisor ended 5 times" in ended.message
+    assert "Unacceptable pattern" in ended.message
+    assert len(bench.starts(jobs, job)) == 1
+
+
+def test_a_job_that_cannot_be_looked_after_keeps_nobody_from_the_others(bench: Any) -> None:
+    jobs = bench.jobs(cpu_slots=2)
+    good, bad = bench.hang(jobs), bench.hang(jobs)
+    (bench.job_dir(bad) / "run/1/process.json").write_text("[]")
+    for job in (good, bad):
+        bench.kill(bench.supervisor(jobs, job))
+    jobs.store.update(bad.id, bad.attempt, spawns=reconcile.MAX_SPAWNS)
+    assert jobs.reconcile() == [good.id]  # which comes after the newer one
+    assert jobs.store.get(bad.id).phase.startswith("nobody follows it: list indices")
+
+
+def test_a_waiting_job_outlives_any_number_of_supervisors(bench: Any, jobs: Jobs) -> None:
+    """As when the machine is started anew again and again."""
+    bench.hang(jobs)
+    waiting = jobs.submit(bench.plan(epochs=1))
+    for _ in range(reconcile.MAX_SPAWNS + 2):
+        bench.until(lambda: _has_looked(jobs, waiting), "its supervisor to wait")
+        bench.kill(bench.supervisor(jobs, waiting))
+        jobs.reconcile()
+    assert jobs.store.get(waiting.id).state is JobState.QUEUED
+
+
+def _has_looked(jobs: Jobs, job: Job) -> bool:
+    found = jobs.store.get(job.id)
+    return found.phase.startswith("waiting") and found.spawns < 2 and supervised(jobs.store, found)
+
+
+def test_a_folder_on_its_way_out_finds_the_trash_in_its_place(jobs: Jobs) -> None:
+    trash = jobs.store.home / reconcile.TRASH
+    (trash / "train-1-17" / "deep").mkdir(parents=True)
+    jobs.reconcile()
+    assert list(trash.iterdir()) == []

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from mask2former_mcp.errors import InvalidRequest, NotFound, StoreError
 from mask2former_mcp.jobs.database import SCHEMA_VERSION, Database
-from mask2former_mcp.jobs.job import TRANSITIONS, Job, JobState
-from mask2former_mcp.jobs.store import LIVE, JobStore
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.store import JobStore
 
 Add = Callable[..., Job]
 
@@ -55,31 +53,9 @@ def test_a_transition_happens_once_however_many_try(store: JobStore, add: Add) -
 
 def test_a_transition_outside_the_table_is_a_mistake_of_the_program(store: JobStore, add: Add) -> None:
     add("train-1")
-    with pytest.raises(ValueError, match="no transition from running to queued"):
-        store.transition("train-1", JobState.QUEUED, expect=(JobState.RUNNING,), text="no")
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(walk=st.lists(st.tuples(st.sampled_from(JobState), st.sampled_from(JobState), st.booleans()), max_size=12))
-def test_any_walk_keeps_to_the_table_and_its_events_tell_it(
-    store: JobStore, add: Add, walk: list[tuple[JobState, JobState, bool]]
-) -> None:
-    """Random requests against a model: a request moves the job iff it names the present state and attempt."""
-    job_id = f"train-{len(store.list(limit=1000)[0])}"
-    add(job_id)
-    state, attempt, path = JobState.QUEUED, 1, [JobState.QUEUED]
-    for expected, to, right_attempt in walk:
-        if to not in TRANSITIONS[expected]:
-            continue
-        moved = store.transition(job_id, to, expect=(expected,), attempt=attempt + (not right_attempt), text="walk")
-        assert (moved is not None) == (expected is state and right_attempt)
-        if moved is not None:
-            state = to
-            path.append(to)
-        assert store.state(job_id) == (state, attempt)
-        assert store.update(job_id, attempt, phase="x") == (state in LIVE)
-    assert [event.to_state for event in store.history.events(job_id)] == path
-    assert (store.get(job_id).finished_at is not None) == any(step.terminal for step in path)
+    for state in JobState:  # queued again is another attempt: retry, resume
+        with pytest.raises(ValueError, match=f"no transition from {state} to queued"):
+            store.transition("train-1", JobState.QUEUED, expect=(state,), text="no")
 
 
 def test_a_retry_is_lost_then_queued_and_keeps_its_place_in_the_queue(store: JobStore, add: Add) -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mask2former_mcp.jobs.following import Follower
 from mask2former_mcp.jobs.status import StatusReader, parse_line, read_eta, step_seconds
+from mask2former_mcp.jobs.store import JobStore
 
 
 def line(status: str, message: str, **fields: Any) -> str:
@@ -163,6 +165,30 @@ def test_time_left_is_read_or_left_out(text: object, seconds: float | None) -> N
 @given(st.binary(max_size=80))
 def test_no_bytes_make_the_reader_stumble(data: bytes) -> None:
     assert parse_line(data) is None or isinstance(parse_line(data), dict)
+
+
+_MESSAGES = ["Training loop in progress", "Eval metrics generated.", "Train metrics generated.", "Starting"]
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.integers(-(10**400), 10**400)
+    | st.sampled_from(["9" * 400 + ":00:01", "9" * 400, "1e400", "\ud800", 1e300]),
+    lambda inner: st.dictionaries(st.text(max_size=5), inner, max_size=3) | st.lists(inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+_LINES = st.fixed_dictionaries(
+    {"message": st.sampled_from(_MESSAGES) | _VALUES},
+    optional=dict.fromkeys(("status", "epoch", "max_epoch", "progress", "eta", "eta_s", "kpi"), _VALUES),
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(_LINES, max_size=4))
+def test_whatever_the_lines_say_it_can_be_stored(store: JobStore, add: Any, lines: list[dict[str, Any]]) -> None:
+    job = add(f"train-{len(store.list(limit=1000)[0])}")
+    path = store.home / job.results_dir / "train/status.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(value) + "\n" for value in lines))
+    Follower(store, job).look(final=True)
+    assert 0 <= store.get(job.id).progress <= 1
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from mask2former_mcp.errors import NotReady
+from mask2former_mcp.planning.machine import look
+from mask2former_mcp.planning.place import check_gpus
+from mask2former_mcp.platforms import devices
 from mask2former_mcp.platforms.devices import gpus, inventory, read_listing
 from mask2former_mcp.platforms.environment import child_environment, secrets_in
 from mask2former_mcp.platforms.locks import ProcessLock, is_held
 from mask2former_mcp.platforms.process import alive, end, identify, labelled
+from mask2former_mcp.settings import Settings
 
 LISTING = "0, GPU-aaaa, NVIDIA H100 80GB HBM3, 81559\n1, GPU-bbbb, NVIDIA H100 80GB HBM3, 81559\nbroken line\n"
 
@@ -96,10 +101,15 @@ def test_the_drivers_listing_is_read() -> None:
 
 @pytest.fixture
 def driver(tmp_path: Path) -> dict[str, str]:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\nprintf '{LISTING}'\n")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    return {"PATH": f"{tmp_path}:/bin:/usr/bin"}
+    return tool(tmp_path, f"printf '{LISTING}'")
+
+
+def tool(folder: Path, body: str) -> dict[str, str]:
+    """An environment whose nvidia-smi is this shell script."""
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return {"PATH": f"{folder}:/bin:/usr/bin"}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +128,24 @@ def test_jobs_get_the_gpus_that_server_and_operator_leave_them(
     driver: dict[str, str], variables: dict[str, str], setting: str, found: tuple[str, ...]
 ) -> None:
     assert tuple(gpu.uuid for gpu in gpus({**driver, **variables}, setting)) == found
+
+
+@pytest.mark.parametrize("body", ["echo 'Driver/library version mismatch'; exit 18", "exit 9", "sleep 60"])
+def test_a_driver_that_does_not_answer_is_not_taken_for_a_machine_without_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(devices, "_TIMEOUT_S", 0.5)
+    environ = tool(tmp_path, body)
+    with pytest.raises(NotReady, match=r"mismatch|ended with 9|took more than 0\.5 s"):
+        inventory(environ, "auto", 1)
+    warnings, _ = check_gpus({"train": {"num_gpus": 1}}, "train", look(Settings(home=tmp_path), environ), "local")
+    assert "M2F_GPUS=none" in warnings[0]
+    assert inventory(environ, "none", 1).names == ("cpu:0",)
+    assert inventory({**environ, "CUDA_VISIBLE_DEVICES": ""}, "auto", 1).names == ("cpu:0",)
+
+
+def test_a_driver_without_a_gpu_is_a_machine_without_one(tmp_path: Path) -> None:
+    assert inventory(tool(tmp_path, "echo 'No devices were found'; exit 6"), "auto", 1).names == ("cpu:0",)
 
 
 def test_without_a_gpu_there_are_cpu_slots(tmp_path: Path, driver: dict[str, str]) -> None:

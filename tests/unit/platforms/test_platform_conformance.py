@@ -1,9 +1,12 @@
 """What every platform must do. Another platform joins by another parameter of `platform`."""
 
+import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from mask2former_mcp.platforms import local
 from mask2former_mcp.platforms.docker import DockerPlatform, Limits
 from mask2former_mcp.platforms.docker_daemon import Daemon, Gone
 from mask2former_mcp.platforms.local import LocalPlatform
+from mask2former_mcp.platforms.locks import is_held
+from mask2former_mcp.platforms.process import Identity, end, labelled, send
 from mask2former_mcp.platforms.protocol import Bind, Handle, Observation, Platform, Task
 
 pytestmark = pytest.mark.timeout(60)
@@ -213,24 +218,109 @@ def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
         workshop.platform.submit(workshop.task("code", "0"))
 
 
-def test_a_start_that_was_given_up_never_happens_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its launcher hangs between its fork and the start of the command: here, in opening a log that nobody reads."""
-    monkeypatch.setattr(local, "_START_TIMEOUT_S", 1.5)
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Workshop]:
+    """The program as a child of this machine."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     workshop = Workshop(LocalPlatform(tmp_path, (sys.executable, str(program))), tmp_path)
-    task = workshop.task("code", "0")
+    yield workshop
+    for attempt in (1, 2):
+        end(of_run(workshop.task(), attempt), grace_s=0.0)
+
+
+def of_run(task: Task, attempt: int = 1) -> list[Identity]:
+    """What lives of an attempt: launchers, and all that they started."""
+    run = str(task.job_dir / "run" / str(attempt))
+    return [*labelled("M2F_LAUNCH", run), *labelled("M2F_RUN", run)]
+
+
+def test_a_start_that_was_given_up_never_happens_later(here: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its launcher hangs between its fork and the start of the command: here, in opening a log that nobody reads."""
+    monkeypatch.setattr(local, "_START_TIMEOUT_S", 1.5)
+    task = here.task("code", "0")
     os.mkfifo(task.log_file)
     with pytest.raises(NotAvailable, match="said nothing"):
-        workshop.platform.submit(task)
-    run = str(task.job_dir / "run" / "1")
-    assert not [process.pid for process in psutil.process_iter(["cmdline"]) if run in (process.info["cmdline"] or ())]
+        here.platform.submit(task)
+    never_happens(here, task)
+
+
+def test_a_start_whose_caller_is_gone_is_waited_for_and_can_be_cancelled(here: Workshop) -> None:
+    task = here.task("code", "0")
+    os.mkfifo(task.log_file)
+    handle = here.platform.render(task)["handle"]
+    caller = os.fork()
+    if caller == 0:
+        here.platform.submit(task)
+        os._exit(0)
+    lock, deadline = task.job_dir / "run/1/launch.lock", time.monotonic() + PATIENCE_S
+    while not is_held(lock):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(caller, signal.SIGKILL)
+    os.waitpid(caller, 0)
+    assert here.platform.poll(handle) == Observation("waiting", detail="starting")
+    here.platform.cancel(handle, grace_s=0.1)
+    never_happens(here, task)
+
+
+def never_happens(workshop: Workshop, task: Task) -> None:
+    assert not of_run(task)
     # A launcher that still lived would go on now.
     reader = os.open(task.log_file, os.O_RDONLY | os.O_NONBLOCK)
     time.sleep(0.5)
     os.close(reader)
     assert not (task.job_dir / "ran.txt").exists()
     assert workshop.platform.poll(workshop.platform.render(task)["handle"]).state == "missing"
+
+
+def test_what_cannot_be_recorded_does_not_run(here: Workshop) -> None:
+    task = here.task("sleep", secrets=(SECRET,))
+    (task.job_dir / "run/1/process.tmp").mkdir(parents=True)
+    with pytest.raises(NotAvailable, match=r"could not be started: .*process\.tmp"):
+        here.platform.submit(task)
+    assert not of_run(task)
+
+
+def test_a_launcher_killed_before_its_record_leaves_nothing_behind(here: Workshop) -> None:
+    """It hangs in writing the record, which here is a pipe that nobody reads; the command runs already."""
+    task = here.task("sleep", secrets=(SECRET,))
+    (task.job_dir / "run/1").mkdir(parents=True)
+    os.mkfifo(task.job_dir / "run/1/process.tmp")
+    with ThreadPoolExecutor(1) as pool:
+        start = pool.submit(here.platform.submit, task)
+        here.ready(task)
+        for launching in labelled("M2F_LAUNCH", str(task.job_dir / "run/1")):
+            send(launching, signal.SIGKILL)
+        with pytest.raises(NotAvailable, match="could not be started"):
+            start.result(PATIENCE_S)
+    assert not of_run(task)
+
+
+def test_nothing_of_an_earlier_attempt_runs_beside_a_later_one(here: Workshop) -> None:
+    first = here.platform.submit(here.task("sleep"))
+    here.ready(here.task())
+    for record in ("process.json", "launch.lock"):  # as if its launcher had not lived to write it
+        (here.home / first["run"] / record).unlink()
+    second = here.platform.submit(here.task("sleep", attempt=2))
+    assert not of_run(here.task())
+    assert here.platform.poll(second).state == "running"
+
+
+def test_a_code_that_is_written_while_somebody_looks_is_seen(here: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = here.platform.submit(here.task("code", "0"))
+    here.wait(handle)
+    run = here.home / handle["run"]
+    witness = json.loads((run / "process.json").read_text())["launcher"]
+    later = (run / "exit_status.json").rename(run / "later")
+
+    def ends_meanwhile(identity: Identity) -> bool:
+        if identity == witness:
+            later.rename(run / "exit_status.json")
+        return False
+
+    monkeypatch.setattr(local, "alive", ends_meanwhile)
+    assert here.platform.poll(handle) == Observation("exited", exit_code=0)
 
 
 def test_the_local_rendering_is_pure_and_whole(tmp_path: Path) -> None:
