@@ -88,7 +88,10 @@ def gather(asked: Asked, settings: Settings) -> Data:
     }
     if is_holdout:
         split = _hold_out(dataset_format, values, shared=places.get("train_datasets") == places["eval_dataset"])
-        values = {**{key: value for key, value in values.items() if not _is_other(key, dataset_format)}, **split.values}
+        if whole := sorted(key for key in values if _is_other(key, dataset_format)):
+            rule = f"a hold-out does not divide what {dataset_format} does not read"
+            warnings.append(f"left out, {rule}: {', '.join(whole)}")
+        values = {**{key: value for key, value in values.items() if key not in whole}, **split.values}
         staging.append(split.staging)
         rest, images["eval"] = holdout.sizes(found["eval"].images, HOLDOUT_FRACTION)
         if "train" in images:

@@ -48,7 +48,11 @@ def test_a_train_plan_builds_the_whole_data_source_table(plan: Any, data: Path) 
     }
     assert expected.items() <= made.spec_overrides.items()
     assert all(dotted.get(made.spec, key) == value for key, value in expected.items())
-    assert not said(made, "instance_json")  # no file, and this format does not read it: nothing to say
+    for split, folder in (("train", train), ("val", val)):
+        key = f"dataset.{split}.instance_json"
+        assert key not in made.spec_overrides
+        assert said(made, f"left out, not in {folder}, and coco_panoptic does not read it here: {key}")
+    assert "left out" in made.warnings[-1]
     assert made.command == ("mask2former", "train", "-e", "{job_dir}/spec.yaml")
     assert made.artifacts == ("train/model_epoch_*.pth",)
     assert made.automl.route == "automl"
@@ -72,6 +76,16 @@ def test_without_validation_data_a_tenth_is_held_out_and_named(plan: Any, data: 
     assert made.datasets["eval"]["holdout"] == {"fraction": 0.1, "seed": 1234}
     assert said(made, "2 of 20 training images are held out")
     assert made.estimate.steps == 10 * 18
+
+
+def test_annotations_that_a_hold_out_does_not_divide_are_left_out_with_a_note(
+    plan: Any, data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(data / "alone", tmp_path / "both"))
+    shutil.copy(data / "coco" / "annotations.json", folder)
+    made = plan("train", train_dataset=str(folder), pretrained_weights="")
+    assert "dataset.train.instance_json" not in made.spec_overrides
+    assert said(made, "coco_panoptic does not read: dataset.train.instance_json, dataset.val.instance_json")
 
 
 def test_one_image_cannot_be_held_out(plan: Any, tmp_path: Path, data: Path) -> None:
