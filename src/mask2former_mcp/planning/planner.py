@@ -85,11 +85,10 @@ class Planner:
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
         terms = contract.terms(bundle, action, schema, template, runtime=where.runtime, tensorrt=tensorrt)
-        metric = (parent.metric if parent else None) or self.metric
+        metric, params = (parent.metric if parent else None) or self.metric, terms.source.spec_params(action)
         chosen = weights.choose(
-            request, action, said, terms.source.spec_params(action), parent,
-            tensorrt=tensorrt, metric=metric, home=self.settings.home,
-        )  # fmt: skip
+            request, action, said, params, parent, tensorrt=tensorrt, metric=metric, home=self.settings.home
+        )
         data = self._data(request, terms.source, said, parent, chosen.known_spec)
         place.refuse_among_data(where.results_dir, data.datasets)
 
@@ -111,7 +110,7 @@ class Planner:
             runtime=where.runtime,
             estimate=estimate,
             warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
-            digest=self._digest(action, spec, data.datasets, inferred.stand_ins(chosen, staging, home), where),
+            digest=self._digest(action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where),
             run_name=request.run_name,
             parent_job_id=parent_id,
             results_dir=where.results_dir,

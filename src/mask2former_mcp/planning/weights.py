@@ -108,7 +108,7 @@ def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: 
     """The action's keys that hold a model file; with TensorRT the engine instead of the checkpoint."""
     if action == "train":
         return [key for key, function in params.items() if function == "ptm_if_no_resume_model"]
-    keys = [key for key, function in params.items() if function in ("parent_model", "parent_model_folder")]
+    keys = [key for key, function in params.items() if function in ("parent_model", lineage.FOLDER)]
     if action in ("evaluate", "inference"):
         return [key for key in keys if key.endswith("trt_engine") == tensorrt]
     return keys
