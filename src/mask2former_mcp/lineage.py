@@ -63,7 +63,6 @@ class Earlier:
     spec: Mapping[str, Any]
     steps: int
     seconds: float
-    memory_gb: float | None = None
     step_s: float | None = None
 
 
