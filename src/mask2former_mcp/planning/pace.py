@@ -101,7 +101,7 @@ class Pace:
 
     def memory(self, pixels: float, batch: int, *, steps: int | None) -> float:
         """GB of a training of so many steps, or, with None, of a forward pass."""
-        relative = (self.size.multiply_adds / _SWIN_T.multiply_adds) ** _ACTIVATION_POWER
+        relative: float = (self.size.multiply_adds / _SWIN_T.multiply_adds) ** _ACTIVATION_POWER
         activations = _HALF_ACTIVATIONS_GB if self.is_half and self.is_gpu else _FULL_ACTIVATIONS_GB
         activations *= relative * pixels / MEGA * batch
         context = 0.5 + (0.5 if self.is_gpu else 0)
@@ -129,7 +129,7 @@ def pace(situation: Situation, gpus: int) -> Pace:
         basis = "model for TAO's image on an H100, which was not timed; rough"
         return Pace(size, basis, _TAO_OVERHEAD_S, rate * _TAO_SHARE, is_half=half)
     if gpus == 0:
-        faster = (max(1, situation.machine.cpus) / _CORES) ** 0.7 * (1.4 if training and precision == "bf16" else 1)
+        faster: float = (max(1, situation.machine.cpus) / _CORES) ** 0.7 * (1.4 if training and precision == "bf16" else 1)
         basis = f"model of our engine for {situation.machine.cpus} CPU core(s); rough, within a factor of two or three"
         return Pace(size, basis, _CPU_OVERHEAD_S, _CPU_RATE * faster, is_gpu=False, is_half=half)
     alone = gpus * int(spec["train"]["num_nodes"]) == 1

@@ -260,6 +260,22 @@ def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
     assert said(made, "24 GB or more")
 
 
+def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(plan: Any, data: Path, trained: Any) -> None:
+    train, one = str(data / "shop"), Machine(gpus=1, gpu_memory_gb=80.0, cpus=8, memory_gb=64.0)
+    made = plan("train", machine=one, train_dataset=train)
+    assert [made.spec["dataset"][split]["num_workers"] for split in ("train", "val", "test")] == [7, 7, 1]
+    assert said(made, "dataset.train.num_workers and dataset.val.num_workers set to 7: 8 cores for 1 GPU(s)")
+    assert made.spec_overrides["dataset.train.num_workers"] == 7
+    assert plan("train", machine=GPUS, train_dataset=train).spec["dataset"]["train"]["num_workers"] == 3
+    run = plan("inference", machine=replace(GPUS, cpus=64), parent_job_id=trained.job_id)
+    assert run.spec["dataset"]["test"]["num_workers"] == 12
+    asked = plan("train", machine=one, train_dataset=train, overrides={"dataset.train.num_workers": 2})
+    assert [asked.spec["dataset"][split]["num_workers"] for split in ("train", "val")] == [2, 7]
+    for same in (plan("train", train_dataset=train), plan("train", machine=one, train_dataset=train, runtime="tao")):
+        assert same.spec["dataset"]["train"]["num_workers"] == 1
+        assert not said(same, "num_workers")
+
+
 def test_words_turn_automl_off_for_this_run_only(plan: Any, make_planner: Any, data: Path) -> None:
     made = plan("train", train_dataset=str(data / "shop"), request="Please train it, no HPO")
     assert (made.automl.policy, made.automl.route, made.automl.source) == ("off", "direct", "request")
