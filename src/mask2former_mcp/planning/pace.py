@@ -129,8 +129,11 @@ def pace(situation: Situation, gpus: int) -> Pace:
         basis = "model for TAO's image on an H100, which was not timed; rough"
         return Pace(size, basis, _TAO_OVERHEAD_S, rate * _TAO_SHARE, is_half=half)
     if gpus == 0:
-        faster: float = (max(1, situation.machine.cpus) / _CORES) ** 0.7 * (1.4 if training and precision == "bf16" else 1)
-        basis = f"model of our engine for {situation.machine.cpus} CPU core(s); rough, within a factor of two or three"
+        cpus = situation.machine.cpus
+        faster: float = (max(1, cpus) / _CORES) ** 0.7
+        if training and precision == "bf16":
+            faster *= 1.4
+        basis = f"model of our engine for {cpus} CPU core(s); rough, within a factor of two or three"
         return Pace(size, basis, _CPU_OVERHEAD_S, _CPU_RATE * faster, is_gpu=False, is_half=half)
     alone = gpus * int(spec["train"]["num_nodes"]) == 1
     graph = not training or (alone and precision != "fp16")
