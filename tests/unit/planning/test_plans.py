@@ -4,16 +4,20 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from mask2former_mcp.errors import DatasetError, InvalidRequest, WrongState
+from mask2former_mcp import bundle
+from mask2former_mcp.errors import DatasetError, InvalidRequest, NotReady, WrongState
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import REQUESTS
+from mask2former_mcp.settings import Settings
 from mask2former_mcp.spec import dotted
 
 GPUS = Machine(gpus=4, gpu_memory_gb=80.0, cpus=16, memory_gb=128.0)
@@ -302,6 +306,18 @@ def test_a_plan_is_quick_and_writes_only_the_facts_cache(plan: Any, data: Path, 
     plan("train", train_dataset=str(data / "shop"), preset="mini")
     assert time.perf_counter() - start < 1.0
     assert {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()} == {("cache", "facts")}
+
+
+def test_everything_that_a_plan_reads_shares_one_deadline(
+    home: Path, shelf: Any, data: Path, make_planner: Any
+) -> None:
+    """Each look at the clock finds 15 s gone: less than what one reading may take, and too much for all of them."""
+    request = REQUESTS["train"].model_validate({"train_dataset": str(data / "shop"), "dry_run": True})
+    looks = count(step=15.0)
+    hurried = Planner(bundle.load(), Settings(home=home), shelf, GPUS, {}, clock=lambda: next(looks))
+    with pytest.raises(NotReady, match=r"annotations_panoptic.json goes on in the background"):
+        hurried.plan(request)
+    assert make_planner().plan(request).action == "train"
 
 
 def test_the_key_is_only_announced(make_planner: Any, data: Path) -> None:
