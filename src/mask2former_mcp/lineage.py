@@ -63,7 +63,6 @@ class Earlier:
     spec: Mapping[str, Any]
     steps: int
     seconds: float
-    memory_gb: float | None = None
     step_s: float | None = None
 
 
@@ -126,12 +125,6 @@ def parent_model(
             fix=f"Run {wanted} again and wait until it has succeeded, or pass the file itself.",
         )
     return Chosen(files[0], sha256(files[0]), f"the {files[0].suffix[1:]} file that {parent.job_id} wrote")
-
-
-def parent_model_folder(parent: Parent) -> Path:
-    """The folder that holds the parent's model files."""
-    _must_have_ended(parent)
-    return parent.results_dir / parent.action
 
 
 def checkpoint(parent: Parent, choice: str | None = None, *, metric: str = "mIoU") -> Chosen:
@@ -247,6 +240,7 @@ def is_choice(text: str) -> bool:
 
 # --- the other inference functions -----------------------------------------------------------------------------------
 
+FOLDER = "parent_model_folder"  # the folder in which the file of parent_model lies
 FIXED_OUTPUTS: Mapping[str, str] = MappingProxyType(
     {
         "output_dir": "{results_dir}",

@@ -22,6 +22,7 @@ from mask2former_mcp.staging.uri import Uri
 DEADLINE_S = 45.0  # of one call
 QUICK_S = 8.0  # what is not done by then is done by a process of its own
 _BIG_ARCHIVE = 64 << 20
+_LISTING_S = 3600.0  # of the background's patience with a store
 
 
 def check(
@@ -37,11 +38,13 @@ def check(
 ) -> Report:
     """Checks everything (or the annotations and a seeded sample of the files) and answers before the deadline.
 
-    A check that needs longer goes on in a detached process: the answer is then unfinished, and the same call later
-    finds the result. `role`: train, eval, or inference (images only). A folder of train/ and val/ stands for the one
-    of the role, compared with the other. Raises DatasetError when there is nothing that could be checked.
+    A check that needs longer, or fetches from S3, is done by a detached process: if it is not done by then, the answer
+    is unfinished, and the same call later finds the result. `role`: train, eval, or inference (images only). A folder
+    of train/ and val/ stands for the one of the role, compared with the other. Raises DatasetError when there is
+    nothing that could be checked.
     """
     end = time.monotonic() + deadline_s
+    refs = [ref, *([compare_with] if compare_with is not None else [])]
     request = {
         "kind": "check",
         "dataset": ref.uri,
@@ -49,15 +52,17 @@ def check(
         "role": role,
         "compare_with": compare_with.uri if compare_with else None,
         "sample": sample,
-        "state": [_state(r.outlined(home).folder()) for r in (ref, compare_with) if r is not None],
+        "state": [_state(one.outlined(home, end - time.monotonic()).folder()) for one in refs],
     }
     work = background.find(request, home)
     if work.finished() is None and not work.alive():
-        quick = time.monotonic() + min(quick_s, deadline_s)
+        quick = min(time.monotonic() + quick_s, end)
         try:
-            return run(request, home, _until(quick), big_archives=False)
+            if all(one.kind == "local" for one in refs):
+                return run(request, home, _until(quick), big_archives=False)
         except background.OutOfTime:
-            work = background.start(request, home)
+            pass
+        work = background.start(request, home)
     restarted = False
     while (result := work.take()) is None and time.monotonic() < end:
         time.sleep(max(0.0, min(0.1, end - time.monotonic())))
@@ -115,7 +120,7 @@ def run(request: Mapping[str, Any], home: Path, watch: Watch, *, big_archives: b
 
 def _here(text: str, home: Path, watch: Watch) -> DatasetRef:
     """The dataset on this disk; what lies in S3 is fetched into the cache that jobs use as well."""
-    ref = DatasetRef.parse(text).outlined(home)
+    ref = DatasetRef.parse(text).outlined(home, _LISTING_S)
     if ref.mirror is not None:
         # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
         from mask2former_mcp.staging import mirror

@@ -44,14 +44,17 @@ class DatasetRef:
         except ValueError as cause:
             raise InvalidRequest(f"dataset {text[:200]!r}: {cause}", fix=_RULE) from cause
 
-    def outlined(self, home: Path) -> "DatasetRef":
-        """Itself, or for s3 the reference with its mirror in the cache: annotations readable, the rest by name."""
+    def outlined(self, home: Path, deadline_s: float) -> "DatasetRef":
+        """Itself, or for s3 the reference with its mirror in the cache: annotations readable, the rest by name.
+
+        NotReady past the deadline; what has arrived is kept.
+        """
         if self.kind == "local" or self.mirror is not None:
             return self
         # Imported here: boto3 takes a quarter of a second to import, and only data in S3 needs it.
         from mask2former_mcp.staging import mirror
 
-        return replace(self, mirror=mirror.outline(Uri.parse(self.uri), home))
+        return replace(self, mirror=mirror.outline(Uri.parse(self.uri), home, deadline_s=deadline_s))
 
     @property
     def path(self) -> Path:

@@ -32,9 +32,10 @@ def resolve(rows: Sequence[DataSource], folders: Mapping[str, DatasetRef], forma
     """One value for each row.
 
     A row that the format reads must find its file: DatasetError names the file, the folder and what is there. Other
-    rows are built when the file exists and left out when not. A label map that is missing is written by the job, where
-    the annotations hold the classes. An archive becomes a folder in the cache: its value is a placeholder and `staging`
-    says what to extract. What lies in S3 is a path in its mirror, and `staging` says, first, what to fetch of it.
+    rows are built when the file exists and left out, with a note, when not. A label map that is missing is written by
+    the job, where the annotations hold the classes. An archive becomes a folder in the cache: its value is a
+    placeholder and `staging` says what to extract. What lies in S3 is a path in its mirror, and `staging` says, first,
+    what to fetch of it.
     """
     work = _Resolution(folders, format)
     for row in rows:
@@ -88,6 +89,8 @@ class _Resolution:
             self._write_label_map(row.key, ref, name, annotations)
         elif read:
             raise missing(name, ref, self.format)
+        else:
+            self._leave_out(f"not in {ref.uri}, and {self.format} does not read it here", row.key)
 
     def _categories_of(self, ref: DatasetRef) -> Place | None:
         """The annotation file, where it holds the classes' names (ADE's does not)."""

@@ -3,14 +3,16 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from mask2former_mcp.engine.status import StatusLog
 
 STATUS_EVERY_S = 2.0
 PRINT_EVERY_S = 10.0  # into a log file; a terminal is redrawn with every status line
 RECENT = 100  # steps that the present pace is taken from
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -27,7 +29,8 @@ class Progress:
     _outside: float = field(init=False, default=0.0)  # seconds in validation, not in steps
     _told: float = field(init=False, default=-1e9)
     _printed: float = field(init=False, default=-1e9)
-    _recent: deque[float] = field(init=False, default_factory=lambda: deque(maxlen=RECENT + 1))
+    _waited: float = field(init=False, default=0.0)  # seconds for data, in steps
+    _recent: deque[tuple[float, float]] = field(init=False, default_factory=lambda: deque(maxlen=RECENT + 1))
 
     def __post_init__(self) -> None:
         self._first, self._start = self.done, time.monotonic()
@@ -36,7 +39,7 @@ class Progress:
         """One more step, or `count`. ahead_s: seconds of other work that is still to come (validations)."""
         self.done = min(self.total, self.done + count)
         now = time.monotonic()
-        self._recent.append(now)
+        self._recent.append((now, self._waited))
         if now - self._told < STATUS_EVERY_S and self.done < self.total:
             return
         self._told = now
@@ -67,7 +70,24 @@ class Progress:
 
     def recent_seconds_per_step(self) -> float:
         """Over the last steps only: how long one takes once everything runs."""
-        return (self._recent[-1] - self._recent[0]) / (len(self._recent) - 1) if len(self._recent) > 1 else 0.0
+        return (self._recent[-1][0] - self._recent[0][0]) / (len(self._recent) - 1) if len(self._recent) > 1 else 0.0
+
+    def waiting(self, source: Iterator[_Item]) -> Iterator[_Item]:
+        """What the source gives; the time until it does counts as waiting for data."""
+        while True:
+            started = time.monotonic()
+            item = next(source, None)
+            self._waited += time.monotonic() - started
+            if item is None:
+                return
+            yield item
+
+    def recent_waiting(self) -> float:
+        """The share of the last steps' time that passed waiting for data, 0 to 1."""
+        if len(self._recent) < 2:
+            return 0.0
+        (first, before), (last, after) = self._recent[0], self._recent[-1]
+        return (after - before) / (last - first) if last > first else 0.0
 
 
 def clock(seconds: float) -> str:

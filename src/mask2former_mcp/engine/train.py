@@ -29,6 +29,7 @@ from mask2former_mcp.spec.experiment import Experiment
 
 PICTURED = 3  # images in the picture of a validation
 CURVE_EVERY = 20  # steps between two points of the training curves
+WAITS = 0.1  # of the time, spent waiting for data, are worth a word
 BETTER_LOSS = (
     "What helps: a smaller train.optim.lr (a tenth), train.clip_grad_norm above 0, train.precision=fp32;"
     " then look at these images and their annotations."
@@ -70,7 +71,7 @@ def fit(work: Run, asked: interruption.Request) -> None:
         work.curves = Curves(
             work.folder, work.spec.wandb, first_epoch=state.validated + 1, first_step=first, spec=content
         )
-    batches = iter(_training_batches(work))
+    batches = work.progress.waiting(iter(_training_batches(work)))
     print(_summary(work), flush=True)
     graph, said = step_graph.make(work)
     if said:
@@ -239,6 +240,8 @@ def _pace(work: Run) -> str:
     """How fast the last steps were, and on a GPU how much memory all steps needed."""
     each = work.progress.recent_seconds_per_step()
     text = f"{work.spec.dataset.train.batch_size * work.fabric.world_size / each:.1f} images/s" if each else "one step"
+    if (share := work.progress.recent_waiting()) > WAITS:
+        text += f" (waited {share:.0%} of the time for data: raise dataset.train.num_workers)"
     if work.fabric.device.type != "cuda":
         return text
     return f"{text}, {torch.cuda.max_memory_reserved(work.fabric.device) / 2**30:.1f} GiB reserved"

@@ -63,7 +63,7 @@ class Checkpoint(Frozen):
 
 
 class Estimate(Frozen):
-    """What the job will need. `basis`: table, model, or measured (by an earlier job with the same network)."""
+    """What the job will need. `basis`: a model, or for the seconds what an earlier job with the same network took."""
 
     gpus: int
     memory_gb: float | None

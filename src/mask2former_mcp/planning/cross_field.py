@@ -45,7 +45,7 @@ def check(situation: Situation) -> Findings:
 
 
 def _mode_and_format(s: Situation) -> Iterator[str]:
-    if s.format is None or s.action not in ("train", "evaluate"):
+    if s.format is None or not _measures(s):
         return
     mode = dotted.get(s.spec, "model.mode")
     if mode not in LEGAL_MODES[s.format]:
@@ -60,6 +60,11 @@ def _mode_and_format(s: Situation) -> Iterator[str]:
             "coco annotations leave pixels outside all masks unannotated: in mode=semantic they do not count, so mIoU "
             "says nothing of what is predicted there"
         )
+
+
+def _measures(s: Situation) -> bool:
+    """Whether the action opens dataset.val; quantize does where there is validation data."""
+    return s.action in ("train", "evaluate") or (s.action == "quantize" and "eval" in s.images)
 
 
 def _metric(s: Situation) -> Iterator[str]:
@@ -152,8 +157,10 @@ def _swin(s: Situation) -> Iterator[str]:
 
 def _batches(s: Situation) -> Iterator[str]:
     """Validation and test images keep their own shapes, so they batch only when one size is set."""
-    opened = {"train": ("val",), "evaluate": ("val",), "inference": ("test",)}
-    for split in () if s.deploy else opened.get(s.action, ()):  # TAO's deploy image stretches all images to one size
+    opened = ("val",) if _measures(s) else ("test",) if s.action == "inference" else ()
+    # TAO's deploy image stretches all images to one size; an ONNX file that is quantized has one.
+    is_fixed = s.deploy or (s.action == "quantize" and str(s.spec["quantize"]["model_path"]).endswith(".onnx"))
+    for split in () if is_fixed else opened:
         block = dotted.get(s.spec, f"dataset.{split}")
         own = s.spec.get(s.action, {}).get("batch_size", -1) if s.action != "train" else -1
         key = f"{s.action}.batch_size" if own and own > 0 else f"dataset.{split}.batch_size"

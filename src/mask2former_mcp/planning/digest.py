@@ -2,7 +2,8 @@
 
 It covers action, spec, bundle, datasets (URIs and the hashes of their annotation files), platform, runtime and image.
 Results paths enter as `{results_dir}`, the home as `{home}`, a model file as the hash of its bytes, and an archive's
-cache folder as the archive it comes from.
+cache folder as the archive it comes from. How many loader processes our engine uses does not enter: it follows from the
+machine, and the batches are the same.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ def digest(
     """Hex SHA-256. `stand_ins` maps a text as it stands in the spec to what it means (a checkpoint's hash, ...)."""
     covered = {
         "action": action,
-        "spec": spec,
+        "spec": spec if runtime == "tao" else _without_workers(spec),
         "bundle": bundle_digest,
         "datasets": datasets,
         "platform": platform,
@@ -37,6 +38,14 @@ def digest(
     roots = (str(home), str(home.resolve()))
     canonical = json.dumps(_steady(covered, roots, stand_ins), sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _without_workers(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_workers(value) if isinstance(value, Mapping) else value
+        for key, value in spec.items()
+        if key != "num_workers"
+    }
 
 
 def _steady(value: Any, roots: tuple[str, ...], stand_ins: Mapping[str, str]) -> Any:

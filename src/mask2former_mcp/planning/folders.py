@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Asked:
     parent: Parent | None
     known_spec: Mapping[str, Any] | None  # of the weights: the parent's, or the one beside a checkpoint file
     rows: Sequence[DataSource]
+    left_s: Callable[[], float]  # how many seconds the whole Plan may still take
 
 
 def name(asked: Asked, warnings: list[str]) -> tuple[dict[str, DatasetRef], frozenset[str]]:
@@ -91,10 +92,10 @@ def complete(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str], 
 
     What lies in S3 gets its mirror here: only its annotation files are read.
     """
-    _outline(folders, home)
+    _outline(asked, folders, home)
     _descend(folders, warnings)
     was_holdout = _inherited(asked, folders, warnings)
-    _outline(folders, home)
+    _outline(asked, folders, home)
     match asked.action:
         case "train":
             train = _required(asked, folders, "train_datasets")
@@ -127,9 +128,9 @@ def _measured(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str])
     return False
 
 
-def _outline(folders: dict[str, DatasetRef], home: Path) -> None:
+def _outline(asked: Asked, folders: dict[str, DatasetRef], home: Path) -> None:
     for source, ref in list(folders.items()):
-        folders[source] = ref.outlined(home)
+        folders[source] = ref.outlined(home, asked.left_s())
 
 
 def _descend(folders: dict[str, DatasetRef], warnings: list[str]) -> None:

@@ -20,16 +20,22 @@ Params = Mapping[str, str | Mapping[str, str]]
 def values(params: Params, said: Mapping[str, Any], chosen: Weights, home: Path) -> tuple[dict[str, Any], list[str]]:
     """(spec key -> value, notes). `key` and `resume_model` stay empty: they are filled in when a job is prepared."""
     found: dict[str, Any] = {key: portable(file.path, home) for key, file in chosen.files.items()}
-    notes: list[str] = []
+    found |= {key: portable(file.path.parent, home) for key, file in _by_folder(params, chosen).items()}
+    notes = [f"{key}: the folder of {file.path.name}" for key, file in _by_folder(params, chosen).items()]
     for key, function in params.items():
         if isinstance(function, Mapping):
             found[key], note = _backbone(key, function, said, chosen, home)
             notes.append(note)
         elif function in lineage.FIXED_OUTPUTS:
             found[key] = arguments.output_name(said, key, lineage.FIXED_OUTPUTS[function])
-        elif function == "parent_model" and key not in found:
+        elif function in ("parent_model", lineage.FOLDER) and key not in found:
             found[key] = ""  # the checkpoint where an engine is used, and the other way round
     return found, [note for note in notes if note]
+
+
+def _by_folder(params: Params, chosen: Weights) -> dict[str, lineage.Chosen]:
+    """Those files of which the spec names the folder."""
+    return {key: file for key, file in chosen.files.items() if params.get(key) == lineage.FOLDER}
 
 
 def defaults(params: Params, said: Mapping[str, Any], chosen: Weights) -> tuple[str, ...]:
@@ -120,9 +126,11 @@ def staging(chosen: Weights, home: Path) -> Iterator[Staging]:
             )
 
 
-def stand_ins(chosen: Weights, staging: Sequence[Staging], home: Path) -> dict[str, str]:
+def stand_ins(params: Params, chosen: Weights, staging: Sequence[Staging], home: Path) -> dict[str, str]:
     """For the digest: what a path means, where the path itself holds an id or a time."""
     meaning = {portable(file.path, home): file.identity for file in chosen.files.values()}
+    for file in _by_folder(params, chosen).values():
+        meaning[portable(file.path.parent, home)] = f"folder of {file.identity}"
     for item in staging:
         if item.kind == "download":
             meaning[item.target] = f"link:{item.source}"

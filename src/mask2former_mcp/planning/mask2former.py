@@ -8,7 +8,7 @@ from mask2former_mcp.datasets.facts import DatasetFacts, num_classes
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.lineage import Earlier
-from mask2former_mcp.planning import cross_field, deployment, estimate, tao
+from mask2former_mcp.planning import cross_field, deployment, estimate, loading, tao
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.planning.rules import Findings, Situation
@@ -85,6 +85,7 @@ class Mask2FormerRules:
             values[MIN_SCORE] = situation.said[THRESHOLD]
         if situation.action == "quantize":
             values |= deployment.completed(situation, warnings)
+        values |= loading.workers(situation, warnings)
         of_tao = tao.derive(situation)
         return Findings({**values, **of_tao.values}, (*warnings, *of_tao.warnings))
 

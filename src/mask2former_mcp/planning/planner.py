@@ -1,7 +1,8 @@
 """A typed request -> the frozen Plan. Nothing is started or written, but for the cache of dataset facts."""
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ _ACTIONS = {model: action for action, model in REQUESTS.items()}
 _HOUR_S = 3600
 _CANNOT = "cannot start yet: "
 DEFAULT_METRIC = "mIoU"
+DEADLINE_S = 40.0  # of everything that a Plan reads; what needs longer goes on in the background
 
 
 class ParentSource(Protocol):
@@ -61,11 +63,12 @@ class Planner:
         parents: ParentSource,
         machine: Machine | None = None,
         environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bundle, self.settings, self.parents = bundle, settings, parents
         self.rules = rules_for(bundle, RULES)
         self.metric = bundle.metric or DEFAULT_METRIC
-        self._machine, self._environ = machine, environ
+        self._machine, self._environ, self._clock = machine, environ, clock
 
     @cached_property
     def machine(self) -> Machine:
@@ -74,8 +77,8 @@ class Planner:
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
         action, bundle = _ACTIONS[type(request)], self.bundle
+        left_s = self._countdown()
         schema, template, contract_notes = contract.spec_parts(bundle, action)
-
         said = self._said(request, action, schema, template)
         automl = self._policy(request, action)
 
@@ -85,12 +88,12 @@ class Planner:
         tensorrt = weights.is_tensorrt(request, action, parent, said)
         where = place.choose(request, action, bundle, self.settings, tensorrt=tensorrt)
         terms = contract.terms(bundle, action, schema, template, runtime=where.runtime, tensorrt=tensorrt)
-        metric = (parent.metric if parent else None) or self.metric
+        metric, params = (parent.metric if parent else None) or self.metric, terms.source.spec_params(action)
         chosen = weights.choose(
-            request, action, said, terms.source.spec_params(action), parent,
-            tensorrt=tensorrt, metric=metric, home=self.settings.home,
+            request, action, said, params, parent,
+            tensorrt=tensorrt, metric=metric, home=self.settings.home, left_s=left_s,
         )  # fmt: skip
-        data = self._data(request, terms.source, said, parent, chosen.known_spec)
+        data = self._data(request, terms.source, said, parent, chosen.known_spec, left_s)
         place.refuse_among_data(where.results_dir, data.datasets)
 
         # One spec out of all of it: is it legal, can it run here, what will it take?
@@ -111,7 +114,7 @@ class Planner:
             runtime=where.runtime,
             estimate=estimate,
             warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
-            digest=self._digest(action, spec, data.datasets, inferred.stand_ins(chosen, staging, home), where),
+            digest=self._digest(action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where),
             run_name=request.run_name,
             parent_job_id=parent_id,
             results_dir=where.results_dir,
@@ -124,6 +127,11 @@ class Planner:
         )
 
     # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _countdown(self) -> Callable[[], float]:
+        """How many seconds are left, whenever that is asked, of what this Plan may take."""
+        end = self._clock() + DEADLINE_S
+        return lambda: max(0.0, end - self._clock())
 
     def _said(
         self, request: ActionRequest, action: str, schema: Mapping[str, Any], template: Mapping[str, Any]
@@ -226,6 +234,7 @@ class Planner:
         said: Mapping[str, Any],
         parent: Parent | None,
         known_spec: Mapping[str, Any] | None,
+        left_s: Callable[[], float],
     ) -> Data:
         action = _ACTIONS[type(request)]
         rows = source.data_sources(action)
@@ -241,7 +250,7 @@ class Planner:
                 fix=f"Choose one of {', '.join(self.bundle.formats)}.",
             )
         data = sources.gather(
-            Asked(action, named, said, request.dataset_format, parent, known_spec, rows), self.settings
+            Asked(action, named, said, request.dataset_format, parent, known_spec, rows, left_s), self.settings
         )
         notes: list[str] = []
         for role, facts in data.facts.items():

@@ -72,7 +72,7 @@ def gather(asked: Asked, settings: Settings) -> Data:
     dataset_format = _format(asked, places)
     values, staging = _resolve(asked, places, dataset_format, warnings)
     found = {
-        role: facts(places[source], dataset_format, home=settings.home)
+        role: facts(places[source], dataset_format, home=settings.home, deadline_s=asked.left_s())
         for role, source in (("train", "train_datasets"), ("eval", "eval_dataset"))
         if source in places and (source in _OPENED[asked.action] or asked.known_spec is None)
     }
@@ -88,7 +88,10 @@ def gather(asked: Asked, settings: Settings) -> Data:
     }
     if is_holdout:
         split = _hold_out(dataset_format, values, shared=places.get("train_datasets") == places["eval_dataset"])
-        values = {**{key: value for key, value in values.items() if not _is_other(key, dataset_format)}, **split.values}
+        if whole := sorted(key for key in values if _is_other(key, dataset_format)):
+            rule = f"a hold-out does not divide what {dataset_format} does not read"
+            warnings.append(f"left out, {rule}: {', '.join(whole)}")
+        values = {**{key: value for key, value in values.items() if key not in whole}, **split.values}
         staging.append(split.staging)
         rest, images["eval"] = holdout.sizes(found["eval"].images, HOLDOUT_FRACTION)
         if "train" in images:
@@ -105,7 +108,7 @@ def gather(asked: Asked, settings: Settings) -> Data:
         )
     fitness.must_exist(found, places, values, dataset_format)
     warnings = [*fitness.few_images(asked.action, images), *warnings]
-    labels = _labels(values.get("dataset.label_map"), staging, places, settings.home)
+    labels = _labels(values.get("dataset.label_map"), staging, places, settings.home, asked.left_s())
     return Data(
         dataset_format, _portable(values, settings.home), tuple(_portable_staging(staging, settings.home)), datasets,
         found, images, labels, tuple(warnings), read,
@@ -226,13 +229,13 @@ def _existing(spec: Mapping[str, Any] | None, key: str) -> str | None:
 
 
 def _labels(
-    path: Any, staging: Sequence[Staging], places: Mapping[str, DatasetRef], home: Path
+    path: Any, staging: Sequence[Staging], places: Mapping[str, DatasetRef], home: Path, left_s: float
 ) -> tuple[tuple[int, str], ...]:
     """The classes of a label map on this disk; none where it is broken (the dataset's facts say so) or elsewhere."""
     for item in staging:
         if item.kind == "label_map":  # it will hold the categories of this dataset
             ref = next(ref for ref in places.values() if ref.uri == item.options["dataset"])
-            known = facts(ref, item.options["format"], home=home)
+            known = facts(ref, item.options["format"], home=home, deadline_s=left_s)
             return tuple((id_, name) for id_, name, _ in known.categories)
     if not isinstance(path, str) or not Path(path).is_file():
         return ()

@@ -12,7 +12,7 @@ def is_stored(text: str) -> bool:
     return text.lower().startswith(SCHEME)
 
 
-def find(argument: str, text: str, suffixes: tuple[str, ...], home: Path) -> Chosen:
+def find(argument: str, text: str, suffixes: tuple[str, ...], home: Path, left_s: float) -> Chosen:
     """The file in its mirror, where only the spec beside it can be read yet.
 
     InvalidRequest for a malformed URI (nobody is asked), NotFound and NotAvailable from the store.
@@ -25,7 +25,7 @@ def find(argument: str, text: str, suffixes: tuple[str, ...], home: Path) -> Cho
     # Imported here: boto3 takes a quarter of a second to import, and only files in S3 need it.
     from mask2former_mcp.staging import mirror
 
-    place = mirror.outline(uri.parent, home, only=(uri.name, lineage.SIDECAR))
+    place = mirror.outline(uri.parent, home, only=(uri.name, lineage.SIDECAR), deadline_s=left_s)
     epoch, step = lineage.named_position(uri.name)
     reason = f"the file named by {argument}, {uri}"
     return Chosen(place / uri.name, "", reason, epoch, step, uri=str(uri), state=place.name)

@@ -1,7 +1,7 @@
 """Which files a job starts from, and the spec they were trained with."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def choose(
     tensorrt: bool,
     metric: str,
     home: Path,
+    left_s: Callable[[], float],
 ) -> Weights:
     """Resolve every parameter of the action that holds a model file.
 
@@ -64,7 +65,7 @@ def choose(
                     fix="Pass parent_job_id (list_jobs), or the checkpoint file itself.",
                 )
             continue
-        files[key], own = _named(key, argument, text, home)
+        files[key], own = _named(key, argument, text, home, left_s())
         if parent is None:
             known = own
     for key in _keys(action, params, tensorrt):
@@ -84,23 +85,23 @@ def choose(
         for key, function in params.items():
             if isinstance(function, Mapping) and said.get(key):
                 suffixes = _SUFFIXES["pretrained_model_path"]
-                files[key] = _named_file("pretrained_weights", str(said[key]), suffixes, home)
+                files[key] = _named_file("pretrained_weights", str(said[key]), suffixes, home, left_s())
     return Weights(files, known, notes)
 
 
-def _named(key: str, argument: str, text: str, home: Path) -> tuple[Chosen, Mapping[str, Any] | None]:
+def _named(key: str, argument: str, text: str, home: Path, left_s: float) -> tuple[Chosen, Mapping[str, Any] | None]:
     """The file that the caller names, or for training to start from a folder, and the spec of its network if known."""
     leaf, place = key.rsplit(".", 1)[-1], Path(os.path.expanduser(text))
     if leaf == "pretrained_model_path" and os.path.isdir(place):  # which is False, too, for names that cannot be
         return transformers_folder.choose(argument, place)
     suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
-    file = _named_file(argument, text, suffixes, home)
+    file = _named_file(argument, text, suffixes, home, left_s)
     return file, beside(file.path)
 
 
-def _named_file(argument: str, text: str, suffixes: tuple[str, ...], home: Path) -> Chosen:
+def _named_file(argument: str, text: str, suffixes: tuple[str, ...], home: Path, left_s: float) -> Chosen:
     if stored_weights.is_stored(text):
-        return stored_weights.find(argument, text, suffixes, home)
+        return stored_weights.find(argument, text, suffixes, home, left_s)
     return lineage.explicit_file(argument, text, suffixes)
 
 
@@ -108,7 +109,7 @@ def _keys(action: str, params: Mapping[str, str | Mapping[str, str]], tensorrt: 
     """The action's keys that hold a model file; with TensorRT the engine instead of the checkpoint."""
     if action == "train":
         return [key for key, function in params.items() if function == "ptm_if_no_resume_model"]
-    keys = [key for key, function in params.items() if function in ("parent_model", "parent_model_folder")]
+    keys = [key for key, function in params.items() if function in ("parent_model", lineage.FOLDER)]
     if action in ("evaluate", "inference"):
         return [key for key in keys if key.endswith("trt_engine") == tensorrt]
     return keys

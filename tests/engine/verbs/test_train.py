@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mask2former_mcp.engine import checkpoint, device, interruption, optim, resume, session
@@ -321,6 +323,25 @@ def test_an_unreadable_image_is_named_whoever_loads_it(tiny: Spec, shapes: Path,
     message = lines(tmp_path)[-1]["message"]
     assert "005.png: not a readable image" in message
     assert "Traceback" not in message
+
+
+def test_a_training_that_waits_for_its_images_says_so(
+    tiny: Spec, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    side = 1600  # of images that take longer to read than the tiny network to learn from
+    for part in ("images", "panoptic"):
+        (tmp_path / part).mkdir()
+        for file in (shapes / "train" / part).iterdir():
+            with Image.open(file) as image:
+                image.resize((side, side), Image.Resampling.NEAREST).save(tmp_path / part / file.name)
+    content = json.loads((shapes / "train" / "panoptic.json").read_text())
+    for entry in content["images"]:
+        entry |= {"width": side, "height": side}
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    paths = {"img_dir": "images", "panoptic_dir": "panoptic", "panoptic_json": "panoptic.json"}
+    changes = {f"dataset__train__{key}": str(tmp_path / name) for key, name in paths.items()}
+    assert train(tmp_path / "run", tiny(**changes, train__num_epochs=1)) == 0
+    assert re.search(r"images/s \(waited \d+% of the time for data: raise dataset\.train", capsys.readouterr().out)
 
 
 def test_steps_can_be_the_unit_of_checkpoints(tiny: Spec, tmp_path: Path) -> None:

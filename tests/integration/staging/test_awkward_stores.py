@@ -2,12 +2,15 @@
 
 import hashlib
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
 
+from mask2former_mcp.datasets import check
+from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotReady
 from mask2former_mcp.staging import mirror, s3, state, transfer, upload
 from mask2former_mcp.staging.s3 import Object
@@ -129,6 +132,26 @@ def test_a_mute_store_does_not_keep_planning_past_its_deadline(scripted: Any, tm
     scripted(script)
     with pytest.raises(NotReady):
         mirror.outline(Uri("data", "set"), tmp_path, deadline_s=0.5)
+    release.set()
+
+
+def test_a_check_of_two_mute_prefixes_ends_by_its_deadline(scripted: Any, tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def script(method: str, path: str) -> Answer:
+        if "list-type" in path:
+            return listing("set/annotations.json")
+        release.wait(60)
+        return error(404, "NoSuchKey")
+
+    scripted(script)
+    start = time.monotonic()
+    with pytest.raises(NotReady):
+        check.check(
+            DatasetRef.parse("s3://data/set"), compare_with=DatasetRef.parse("s3://data/other"), home=tmp_path,
+            deadline_s=1.0,
+        )  # fmt: skip
+    assert time.monotonic() - start < 20
     release.set()
 
 

@@ -51,12 +51,13 @@ def test_a_file_that_the_format_reads_must_be_there(shop: Path) -> None:
         sources.resolve(rows("train"), folders(shop), "coco_panoptic")
 
 
-def test_a_file_that_the_format_does_not_read_is_left_out_without_a_word(shop: Path) -> None:
+def test_a_file_that_the_format_does_not_read_is_left_out_with_a_note(shop: Path) -> None:
     (shop / "train" / "annotations.json").unlink()
     found = sources.resolve(rows("train"), folders(shop), "coco_panoptic")
     assert "dataset.train.instance_json" not in found.values
     assert "dataset.val.instance_json" in found.values
-    assert found.notes == ()
+    note = f"left out, not in {shop / 'train'}, and coco_panoptic does not read it here: dataset.train.instance_json"
+    assert found.notes == (note,)
 
 
 def test_a_label_map_that_is_missing_is_written_by_the_job(shop: Path, tmp_path: Path) -> None:

@@ -279,6 +279,9 @@ QUANTIZE: list[tuple[dict[str, Any], str]] = [
     ({"backend": "torchao", "overrides": {"quantize.backend": "modelopt.onnx"}}, "disagree"),
     ({"overrides": {"quantize.model_path": "/other.pth"}, "model_path": "/one.pth"}, "disagree"),
     ({"overrides": {"quantize.layers": "all"}}, "quantize.layers"),
+    ({"train_dataset": "{data}/coco", "eval_dataset": "{data}/coco_val"}, "mode=panoptic and dataset_format=coco"),
+    ({"overrides": {"dataset.val.batch_size": 2}}, "dataset.val.batch_size=2 needs dataset.val.target_size"),
+    ({"overrides": {"dataset.val": {"batch_size": 8, "target_size": [64, 64]}}}, "less than one batch of 8"),
 ]
 
 INFERENCE: list[tuple[dict[str, Any], str]] = [

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,27 @@ def test_an_unknown_network_plans_with_its_bundle_alone(skill: Path, home: Path,
     assert made.estimate.basis == "none for this model"
     with pytest.raises(InvalidRequest, match="no spec key for this argument"):
         planned(skill, home, shelf, "train", train_dataset=str(data / "shop"), backbone="swin_tiny")
+
+
+def test_a_row_that_takes_a_folder_gets_the_folder_of_the_chosen_file(
+    skill: Path, home: Path, shelf: Any, trained: Any
+) -> None:
+    info = skill / "references" / "skill_info.yaml"
+    content = yaml.safe_load(info.read_text())
+    content["spec_params"]["evaluate"]["evaluate.checkpoint"] = "parent_model_folder"
+    info.write_text(yaml.safe_dump(content))
+    made = planned(skill, home, shelf, "evaluate", parent_job_id=trained.job_id)
+    assert made.spec["evaluate"]["checkpoint"] == "{home}/jobs/train-aaaa1111/results/train"
+    assert made.checkpoint.path == "{home}/jobs/train-aaaa1111/results/train/model_epoch_001_step_00010.pth"
+    assert any("the folder of model_epoch_001_step_00010.pth" in warning for warning in made.warnings)
+    # The same bytes in another job's folder are the same work; other bytes are not.
+    again = replace(trained, job_id="train-bbbb2222", results_dir=home / "jobs" / "train-bbbb2222" / "results")
+    shutil.copytree(trained.results_dir, again.results_dir)
+    shelf.jobs[again.job_id] = again
+    assert planned(skill, home, shelf, "evaluate", parent_job_id=again.job_id).digest == made.digest
+    latest = planned(skill, home, shelf, "evaluate", parent_job_id=trained.job_id, checkpoint="latest")
+    assert latest.spec["evaluate"]["checkpoint"] == made.spec["evaluate"]["checkpoint"]
+    assert latest.digest != made.digest
 
 
 def test_the_job_store_is_a_source_of_parents(home: Path, data: Path) -> None:

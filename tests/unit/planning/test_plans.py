@@ -4,16 +4,20 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from mask2former_mcp.errors import DatasetError, InvalidRequest, WrongState
+from mask2former_mcp import bundle
+from mask2former_mcp.errors import DatasetError, InvalidRequest, NotReady, WrongState
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning.machine import Machine
+from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import REQUESTS
+from mask2former_mcp.settings import Settings
 from mask2former_mcp.spec import dotted
 
 GPUS = Machine(gpus=4, gpu_memory_gb=80.0, cpus=16, memory_gb=128.0)
@@ -48,7 +52,11 @@ def test_a_train_plan_builds_the_whole_data_source_table(plan: Any, data: Path) 
     }
     assert expected.items() <= made.spec_overrides.items()
     assert all(dotted.get(made.spec, key) == value for key, value in expected.items())
-    assert not said(made, "instance_json")  # no file, and this format does not read it: nothing to say
+    for split, folder in (("train", train), ("val", val)):
+        key = f"dataset.{split}.instance_json"
+        assert key not in made.spec_overrides
+        assert said(made, f"left out, not in {folder}, and coco_panoptic does not read it here: {key}")
+    assert "left out" in made.warnings[-1]
     assert made.command == ("mask2former", "train", "-e", "{job_dir}/spec.yaml")
     assert made.artifacts == ("train/model_epoch_*.pth",)
     assert made.automl.route == "automl"
@@ -72,6 +80,16 @@ def test_without_validation_data_a_tenth_is_held_out_and_named(plan: Any, data: 
     assert made.datasets["eval"]["holdout"] == {"fraction": 0.1, "seed": 1234}
     assert said(made, "2 of 20 training images are held out")
     assert made.estimate.steps == 10 * 18
+
+
+def test_annotations_that_a_hold_out_does_not_divide_are_left_out_with_a_note(
+    plan: Any, data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(data / "alone", tmp_path / "both"))
+    shutil.copy(data / "coco" / "annotations.json", folder)
+    made = plan("train", train_dataset=str(folder), pretrained_weights="")
+    assert "dataset.train.instance_json" not in made.spec_overrides
+    assert said(made, "coco_panoptic does not read: dataset.train.instance_json, dataset.val.instance_json")
 
 
 def test_one_image_cannot_be_held_out(plan: Any, tmp_path: Path, data: Path) -> None:
@@ -246,6 +264,22 @@ def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
     assert said(made, "24 GB or more")
 
 
+def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(plan: Any, data: Path, trained: Any) -> None:
+    train, one = str(data / "shop"), Machine(gpus=1, gpu_memory_gb=80.0, cpus=8, memory_gb=64.0)
+    made = plan("train", machine=one, train_dataset=train)
+    assert [made.spec["dataset"][split]["num_workers"] for split in ("train", "val", "test")] == [7, 7, 1]
+    assert said(made, "dataset.train.num_workers and dataset.val.num_workers set to 7: 8 cores for 1 GPU(s)")
+    assert made.spec_overrides["dataset.train.num_workers"] == 7
+    assert plan("train", machine=GPUS, train_dataset=train).spec["dataset"]["train"]["num_workers"] == 3
+    run = plan("inference", machine=replace(GPUS, cpus=64), parent_job_id=trained.job_id)
+    assert run.spec["dataset"]["test"]["num_workers"] == 12
+    asked = plan("train", machine=one, train_dataset=train, overrides={"dataset.train.num_workers": 2})
+    assert [asked.spec["dataset"][split]["num_workers"] for split in ("train", "val")] == [2, 7]
+    for same in (plan("train", train_dataset=train), plan("train", machine=one, train_dataset=train, runtime="tao")):
+        assert same.spec["dataset"]["train"]["num_workers"] == 1
+        assert not said(same, "num_workers")
+
+
 def test_words_turn_automl_off_for_this_run_only(plan: Any, make_planner: Any, data: Path) -> None:
     made = plan("train", train_dataset=str(data / "shop"), request="Please train it, no HPO")
     assert (made.automl.policy, made.automl.route, made.automl.source) == ("off", "direct", "request")
@@ -260,7 +294,7 @@ def test_an_earlier_job_with_the_same_network_is_the_measure(plan: Any, data: Pa
     first = plan("train", train_dataset=str(data / "shop"), preset="mini", num_epochs=2)
     shelf.history.append(Earlier("train-zzzz9999", first.spec, steps=100, seconds=50.0))
     made = plan("train", train_dataset=str(data / "shop"), preset="mini", num_epochs=4)
-    assert made.estimate.basis == "measured by train-zzzz9999"
+    assert made.estimate.basis == "seconds measured by train-zzzz9999; memory and disk by the model"
     assert made.estimate.seconds == pytest.approx(made.estimate.steps * 0.5)
     other = plan("train", train_dataset=str(data / "shop"), preset="mini", batch_size=4)
     assert "measured" not in other.estimate.basis
@@ -272,6 +306,18 @@ def test_a_plan_is_quick_and_writes_only_the_facts_cache(plan: Any, data: Path, 
     plan("train", train_dataset=str(data / "shop"), preset="mini")
     assert time.perf_counter() - start < 1.0
     assert {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()} == {("cache", "facts")}
+
+
+def test_everything_that_a_plan_reads_shares_one_deadline(
+    home: Path, shelf: Any, data: Path, make_planner: Any
+) -> None:
+    """Each look at the clock finds 15 s gone: less than what one reading may take, and too much for all of them."""
+    request = REQUESTS["train"].model_validate({"train_dataset": str(data / "shop"), "dry_run": True})
+    looks = count(step=15.0)
+    hurried = Planner(bundle.load(), Settings(home=home), shelf, GPUS, {}, clock=lambda: next(looks))
+    with pytest.raises(NotReady, match=r"annotations_panoptic.json goes on in the background"):
+        hurried.plan(request)
+    assert make_planner().plan(request).action == "train"
 
 
 def test_the_key_is_only_announced(make_planner: Any, data: Path) -> None:
@@ -602,7 +648,7 @@ def test_tiny_jobs_are_no_measure_and_the_longest_is_the_best(plan: Any, data: P
     shelf.history.append(Earlier("train-long0000", first.spec, steps=400, seconds=500.0, step_s=0.05))
     shelf.history.insert(0, Earlier("train-newer000", first.spec, steps=60, seconds=500.0, step_s=5.0))
     made = plan("train", num_epochs=400, **asked)
-    assert made.estimate.basis == "measured by train-long0000"
+    assert made.estimate.basis == "seconds measured by train-long0000; memory and disk by the model"
     validation = made.estimate.seconds - 8 - made.estimate.steps * 0.05
     assert 0 < validation < 0.5 * made.estimate.seconds
 
@@ -612,7 +658,8 @@ def test_more_validation_images_take_longer_at_the_same_pace(plan: Any, data: Pa
     few = plan("train", **asked, eval_dataset=str(data / "shop" / "val"))
     shelf.history.append(Earlier("train-zzzz9999", few.spec, steps=400, seconds=500.0, step_s=0.5))
     few, many = (plan("train", **asked, eval_dataset=str(data / name)) for name in ("shop/val", "alone"))
-    assert few.estimate.basis == many.estimate.basis == "measured by train-zzzz9999"
+    assert few.estimate.basis == many.estimate.basis
+    assert "measured by train-zzzz9999" in few.estimate.basis
     assert many.estimate.seconds > few.estimate.seconds
 
 

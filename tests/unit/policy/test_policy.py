@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from mask2former_mcp.policy import BundleState, decide, read
+from mask2former_mcp.policy import BundleState, decide
+from mask2former_mcp.wish import read
 
 READY = BundleState(automl_enabled=True)
 
@@ -158,6 +159,27 @@ Training bitte nicht mit AutoML
 schalte AutoML aus
 AutoML bitte aus
 Train a panoptic model on /data/belt with 20 epochs and a swin_small backbone. Turn off AutoML, we have one GPU only.
+automl_enabled: false
+automl_enabled=false
+automl enabled: no
+plain fine-tuning
+a plain fine-tuning run
+automl-policy: off
+automl-policy=off
+--automl-policy off
+a single training run, no search
+no auto-tuning
+automl_enabled is false
+set automl_enabled to false
+"automl_enabled": false
+enable_automl=false
+disable AutoML entirely
+turn off AutoML we have one GPU only
+skip validation or disable AutoML
+never mind the search: just plain training
+no search please
+turn off AutoML (one GPU only)
+No AutoML needed
 """.strip().splitlines()
 
 NOT_OFF = """
@@ -256,6 +278,24 @@ automl_policy auto
 turn off wandb and keep AutoML
 disable wandb, AutoML on
 turn off wandb and use AutoML
+do not disable or turn off AutoML
+don't turn off or disable AutoML
+never skip or disable HPO
+Don't disable or skip AutoML
+I never said disable AutoML
+last run was plain training, now search hyperparameters
+Turn off AutoML? I don't think so, keep it
+neither skip nor disable HPO
+don't skip, disable or turn off AutoML
+automl_enabled: true
+turn off AutoML? Of course not
+plain training? I'd rather not, use AutoML
+don't use AutoML pruning
+stop disabling AutoML
+avoid plain training
+no more plain training
+nobody wants AutoML off
+please do not under any circumstances turn off AutoML
 """.strip().splitlines()
 
 SILENT = """
@@ -288,6 +328,21 @@ no fine-tuning of the backbone
 no, keep it on
 wandb: no wait, turn it off
 what happens if I disable AutoML? no idea
+turn off AutoML logging
+disable AutoML early stopping
+plain training isn't what I want
+is plain training possible?
+disabling AutoML is a bad idea
+no AutoML logging please
+disable AutoML-based scheduling
+is AutoML off?
+plain training was not what I asked for
+the previous job had AutoML off
+no search results
+can I disable AutoML?
+AutoML was turned off by mistake
+turn off early stopping of AutoML
+plain training won't do
 """.strip().splitlines()
 
 
