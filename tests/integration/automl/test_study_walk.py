@@ -50,7 +50,9 @@ def test_a_study_runs_its_trials_as_jobs_and_hands_over_one_winner(laboratory: A
         kept = saved(laboratory.jobs.results_dir(line["job_id"]) / "train")
         assert len(kept) == (1 if line["status"] == "finished" else 0)
     files = {item["path"] for item in laboratory.jobs.artifacts(study.id)}
-    assert {"study.json", "pictures/optimization_history.png"} <= files
+    drawn = {f"pictures/{name}.png" for name in ("optimization_history", "param_importances", "parallel_coordinate")}
+    assert {"study.json", *drawn} <= files
+    assert (set(found["pictures"]), found["not_drawn"]) == (drawn, {})
 
     # Later actions take the study's id and get the winner.
     plan = laboratory.planner().plan(EvaluateRequest(parent_job_id=study.id))
