@@ -48,9 +48,7 @@ def trial_plan(
     plan = study.plan
     values, adjusted = budget.capped_batch(values, budget.batch_cap(training_images(plan), plan.spec["train"]))
     changes = {key: value for key, value in values.items() if number > 0}
-    interval = budget.clamped_interval(plan.spec["train"], settings.first_rung)
-    if interval is not None:
-        changes |= {"train.validation_interval": interval, "train.checkpoint_interval": interval}
+    changes |= budget.clamped_intervals(plan.spec["train"], settings.first_rung)
     spec = _in_study_folder(study, plan.spec)
     for key, value in changes.items():
         spec = dotted.with_value(spec, key, value)
