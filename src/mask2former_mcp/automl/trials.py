@@ -72,7 +72,10 @@ def trial_plan(
 
 
 def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str | None, checkpoint: str) -> Plan:
-    """Evaluate a checkpoint on exactly the data that the trials validate on. Mask2FormerError says why it cannot be."""
+    """Evaluate a checkpoint on exactly the data that the trials validate on. Mask2FormerError says why it cannot be.
+
+    Without a parent nothing else may say what network the weights are of, but the spec that training starts them with.
+    """
     plan = study.plan
     uri = (plan.datasets.get("eval") or {}).get("uri")
     request = EvaluateRequest(
@@ -89,6 +92,8 @@ def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str
     )
     found = planner.plan(request)
     spec = {**found.spec, "dataset": _in_study_folder(study, plan.spec["dataset"])}
+    if parent_job_id is None:
+        spec["model"] = plan.spec["model"]
     return _with_digest(found.model_copy(update={"spec": spec, "staging": (), "metric": plan.metric}), planner)
 
 
