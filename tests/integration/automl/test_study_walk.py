@@ -91,6 +91,15 @@ def test_two_trials_really_run_at_once_and_a_failed_one_never_wins_and_tells_its
     assert "out of memory" in failure["cause"]
 
 
+def test_trials_that_run_at_once_have_a_gpu_each(laboratory: Any) -> None:
+    laboratory.pretend_gpus("GPU-aaaa", "GPU-bbbb")
+    laboratory.behave(meet=2)
+    study = laboratory.start(gpus=2, max_trials=2, max_concurrent=2, epochs=2, algorithm="random")
+    assert laboratory.finish(study).state is JobState.SUCCEEDED, laboratory.log(study)
+    seen = [laboratory.devices(job) for job in laboratory.trials(study).values()]
+    assert sorted(seen) == [["GPU-aaaa"], ["GPU-bbbb"]]
+
+
 def test_a_study_without_any_success_fails_with_the_causes_and_stops_trying(laboratory: Any) -> None:
     laboratory.behave(fails=[2e-3], silent=True)  # trial 0 crashes, the others never measure anything
     study = laboratory.start(max_trials=9, epochs=2, algorithm="random")
