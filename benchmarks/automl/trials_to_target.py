@@ -35,7 +35,7 @@ def trials_needed(name: str, seed: int, limit: int, *, first: bool, at_once: int
     instance, noise = standin.Instance.drawn(seed), np.random.default_rng([7, seed])
     study = optuna.create_study(direction="maximize")
     if first:
-        study.enqueue_trial(samplers.raw(space, standin.RESOLVED))
+        study.enqueue_trial(space.encode(standin.RESOLVED))
     running = []
     for number in range(limit):
         study.sampler = samplers.sampler(algorithm(name), space, seed=seed, trial=number)

@@ -3,7 +3,7 @@
 A name that is not offered is an error with the nearest one that is, never a silent stand-in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -49,6 +49,15 @@ _NOT_OFFERED: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 _SHORT = {"b": "bayesian", "h": "hyperband", "hes": "hyperband_es", "gp": "bayesian", "cma-es": "cmaes"}
+
+
+def require_numbers(chosen: Algorithm, numbers: Sequence[str]) -> None:
+    """InvalidRequest where CMA-ES would have fewer than the two dimensions that it needs. `numbers`: numeric keys."""
+    if chosen.sampler == "cmaes" and len(numbers) < 2:
+        raise InvalidRequest(
+            f"algorithm {chosen.name!r} needs two or more numeric keys to vary, and has {', '.join(numbers) or 'none'}",
+            fix=f"Nearest: tpe ({OFFERED['tpe'].about}). Or give search_space ranges of two numbers.",
+        )
 
 
 def algorithm(name: str | None) -> Algorithm:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from mask2former_mcp.automl.algorithms import Algorithm, algorithm
+from mask2former_mcp.automl.algorithms import Algorithm, algorithm, require_numbers
 from mask2former_mcp.automl.space import Space
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.plan import Estimate
@@ -77,9 +77,13 @@ def settle(
     factor = asked.reduction_factor or REDUCTION
     first = first_rung(chosen, epochs, factor)
     concurrent, adjustments = _concurrent(asked, devices)
-    if interval := clamped_interval(train, first):
-        adjustments.append(f"validation and checkpoints every {interval} epoch(s), so that each rung is measured")
+    adjustments += _space_words(space, is_asked=asked.search_space is not None)
+    for key, interval in clamped_intervals(train, first).items():
+        was = train[key.rpartition(".")[2]]
+        adjustments.append(f"{key}: every {interval} epoch(s), not {was}, so that each rung is measured")
     trials = asked.max_trials or default_trials(chosen, epochs, first, factor, devices)
+    if trials > 1:
+        require_numbers(chosen, space.numbers)
     bounded = asked.max_trials is None and trials > 1
     seed = asked.seed if asked.seed is not None else max(0, int(train.get("seed", 0)))
     return StudySettings(
@@ -128,11 +132,19 @@ def expected_share(chosen: Algorithm, epochs: int, first: int, factor: int) -> f
         at, rung, alive = end, rung * factor, alive / factor
 
 
-def clamped_interval(train: Mapping[str, Any], first: int) -> int | None:
-    """A shorter interval for validation and checkpoints where the spec's would miss the first rung; None: it fits."""
+def clamped_intervals(train: Mapping[str, Any], first: int) -> dict[str, int]:
+    """Spec key -> the interval that it gets, where validation or checkpoints would miss the first rung.
+
+    A trial wins with an epoch that was measured and kept, so each that is measured is kept. An interval in steps stays.
+    """
     by_epoch = train.get("checkpoint_interval_unit", "epoch") == "epoch"
-    intervals = [int(train.get("validation_interval", 1)), int(train.get("checkpoint_interval", 1)) if by_epoch else 1]
-    return first if max(intervals) > first else None
+    measured = int(train.get("validation_interval", 1))
+    kept = int(train.get("checkpoint_interval", 1)) if by_epoch else 1
+    if max(measured, kept) <= first:
+        return {}
+    changed = {"train.validation_interval": first} if measured > first else {}
+    measured = min(measured, first)
+    return changed if measured % kept == 0 else {**changed, "train.checkpoint_interval": measured}
 
 
 def batch_cap(images: int | None, train: Mapping[str, Any]) -> dict[str, int]:
@@ -199,6 +211,12 @@ def cost_words(plain: Estimate, settings: StudySettings) -> str:
     if settings.time_budget_s is not None:
         words += f"; stopped after {_time(settings.time_budget_s / 3600)}"
     return words + ". Searched: " + "; ".join(f"{key} in {span}" for key, span in settings.space.summary().items())
+
+
+def _space_words(space: Space, *, is_asked: bool) -> list[str]:
+    """What the study does not search as it was asked; of a space that nobody asked for, where the data cuts it."""
+    cut = [f"{key} is searched in {words}" for key, words in space.cut.items()]
+    return [*cut, *(f"{key} is not searched: {why}" for key, why in space.left_out.items() if is_asked)]
 
 
 def _concurrent(asked: AutomlSettings, devices: Devices) -> tuple[int, list[str]]:

@@ -66,8 +66,8 @@ def derive(
                 found.append(_unasked(key, leaves[key], values.get(key)))
             except NotSearchable as reason:
                 left_out[key] = str(reason)
-    found = [_capped(parameter, (caps or {}).get(parameter.key), left_out) for parameter in found]
-    return _related([parameter for parameter in found if parameter.key not in left_out], leaves, values, left_out)
+    kept, cut = _capped(found, caps or {}, left_out)
+    return _related(kept, values, left_out).model_copy(update={"cut": cut})
 
 
 def declarations(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -216,23 +216,25 @@ def _declared_ends(key: str, leaf: Mapping[str, Any], value: Any, low: Any, high
         return Parameter(key=key, kind="real", low=low, high=high, log=False)
 
 
-def _capped(parameter: Parameter, cap: int | None, left_out: dict[str, str]) -> Parameter:
-    """Without the values that would make an epoch of zero steps; the adjustment is recorded by the caller's budget."""
-    if cap is None:
-        return parameter
-    if parameter.choices:
-        kept = tuple(choice for choice in parameter.choices if choice <= cap)
-        if len(kept) >= 2:
-            return parameter.model_copy(update={"choices": kept, "weights": (), "kind": "choice"})
-    elif parameter.low < cap:
-        return parameter.model_copy(update={"high": min(parameter.high, cap)})
-    left_out[parameter.key] = f"the training split has too few images: at most {cap}"
-    return parameter
+def _capped(
+    parameters: list[Parameter], caps: Mapping[str, int], left_out: dict[str, str]
+) -> tuple[list[Parameter], dict[str, str]]:
+    """Without the values that would make an epoch of zero steps; and key -> what became of its range."""
+    kept: list[Parameter] = []
+    cut: dict[str, str] = {}
+    for parameter in parameters:
+        most = caps.get(parameter.key)
+        found = parameter if most is None else parameter.capped(most)
+        if found is None:
+            left_out[parameter.key] = f"the training split has too few images for {parameter.span()}: at most {most}"
+            continue
+        if found != parameter:
+            cut[parameter.key] = f"{found.span()}, not {parameter.span()}: a step has at most {most} images"
+        kept.append(found)
+    return kept, cut
 
 
-def _related(
-    parameters: list[Parameter], leaves: Mapping[str, Any], values: Mapping[str, Any], left_out: dict[str, str]
-) -> Space:
+def _related(parameters: list[Parameter], values: Mapping[str, Any], left_out: dict[str, str]) -> Space:
     """Relations closed: what depends on a fixed key gets that value as its floor."""
     keys = {parameter.key for parameter in parameters}
     floors: dict[str, float] = {}

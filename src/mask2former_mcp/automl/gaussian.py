@@ -21,6 +21,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from mask2former_mcp.automl.growth import reached
+
 Array = NDArray[np.float64]
 
 STARTUP = 2
@@ -110,29 +112,6 @@ def _not_running(candidates: Array, pending: Array) -> Array:
         return candidates
     distance = np.linalg.norm(candidates[:, None, :] - pending[None, :, :], axis=2).min(axis=1)
     return candidates if distance.max() < APART else candidates[distance >= APART]
-
-
-def reached(trials: Sequence[FrozenTrial]) -> dict[int, float]:
-    """Trial number -> what it reached, or would have: a trial that was stopped early is credited with the growth that
-    finished trials showed after the same epoch. Without that, whatever ran longest would look best.
-    """
-    finished = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    values = {t.number: float(t.value) for t in finished if t.value is not None}
-    for trial in trials:
-        if trial.state != TrialState.PRUNED or trial.last_step is None:
-            continue
-        shown = trial.intermediate_values[trial.last_step]
-        growth = [g for t in finished if (g := _growth(t, trial.last_step)) is not None]
-        values[trial.number] = shown * float(np.median(growth)) if growth else shown
-    return values
-
-
-def _growth(trial: FrozenTrial, step: int) -> float | None:
-    """Final value over the value after `step` epochs; None where it had none by then."""
-    earlier = [value for at, value in trial.intermediate_values.items() if at <= step]
-    if not earlier or trial.value is None or max(earlier) <= 0:
-        return None
-    return float(trial.value) / max(earlier)
 
 
 def _fitted(points: Array, values: Array, *, seed: int, kernel: Any = None) -> GaussianProcessRegressor:

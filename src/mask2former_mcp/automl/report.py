@@ -27,6 +27,7 @@ class Outcome:
     final: Mapping[str, Any] | None = None
     winner: Mapping[str, Any] | None = None
     pictures: Sequence[str] = ()
+    not_drawn: Mapping[str, str] = field(default_factory=dict)
     importances: Mapping[str, float] = field(default_factory=dict)
     eta_s: float | None = None
 
@@ -67,6 +68,7 @@ def compose(
         "adjustments": [*settings.adjustments, *(f"trial {r.trial}: {a}" for r in records for a in r.adjustments)],
         "importances": dict(outcome.importances),
         "pictures": list(outcome.pictures),
+        "not_drawn": dict(outcome.not_drawn),
         "trials": [
             {**record.line(), "parameters": record.parameters, "epochs": record.epochs, "cause": record.cause}
             for record in sorted(records, key=lambda record: record.trial)

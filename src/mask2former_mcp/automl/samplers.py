@@ -6,12 +6,14 @@ in the storage alone, not on how often the supervisor was restarted in between.
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from mask2former_mcp.automl.algorithms import Algorithm
 from mask2former_mcp.automl.rungs import RungPruner
@@ -21,6 +23,24 @@ T = TypeVar("T")
 
 # Trials before the Parzen estimator takes over. Optuna's 10 is more than most studies here have.
 TPE_STARTUP = 4
+
+
+class _OverWholeSpace(BaseSampler):
+    """Optuna's samplers relate the keys that every past trial has. Trial 0 lacks those whose resolved value lies
+    outside the space, and would keep them apart for good."""
+
+    space: Mapping[str, BaseDistribution]
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self.space)
+
+
+class _Tpe(_OverWholeSpace, TPESampler):
+    pass
+
+
+class _Cmaes(_OverWholeSpace, CmaEsSampler):
+    pass
 
 
 def sampler(algorithm: Algorithm, space: Space, *, seed: int, trial: int) -> BaseSampler:
@@ -35,14 +55,22 @@ def sampler(algorithm: Algorithm, space: Space, *, seed: int, trial: int) -> Bas
         case "random":
             return RandomSampler(seed=own)
         case "tpe":
-            return _experimental(
-                lambda: TPESampler(seed=own, multivariate=True, constant_liar=True, n_startup_trials=TPE_STARTUP)
+            tpe = _experimental(
+                lambda: _Tpe(seed=own, multivariate=True, constant_liar=True, n_startup_trials=TPE_STARTUP)
             )
+            tpe.space = _varied(space)
+            return tpe
         case "cmaes":
-            # The same seed each time: its state, drawn from it, travels through the storage.
-            return _experimental(
-                lambda: CmaEsSampler(seed=seed % 2**31, with_margin=True, warn_independent_sampling=False)
+            # The same seed each time: its state, drawn from it, travels through the storage. Options have no state:
+            # they are drawn by themselves, anew for each trial.
+            options: dict[str, Any] = {"with_margin": True, "warn_independent_sampling": False}
+            cmaes = _experimental(
+                lambda: _Cmaes(seed=seed % 2**31, independent_sampler=RandomSampler(seed=own), **options)
             )
+            cmaes.space = {
+                name: each for name, each in _varied(space).items() if not isinstance(each, CategoricalDistribution)
+            }
+            return cmaes
 
 
 def pruner(algorithm: Algorithm, *, first_rung: int, longest: int, reduction_factor: int) -> BasePruner:
@@ -61,9 +89,8 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {parameter.key: _distribution(parameter) for parameter in space.parameters}
 
 
-def raw(space: Space, values: Mapping[str, object]) -> dict[str, object]:
-    """Spec values as Optuna has to see them (enqueued trials)."""
-    return dict(space.encode(values))
+def _varied(space: Space) -> dict[str, BaseDistribution]:
+    return {name: each for name, each in sorted(distributions(space).items()) if not each.single()}
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

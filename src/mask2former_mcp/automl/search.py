@@ -59,7 +59,7 @@ class Search:
             storage=self._storage, study_name=_NAME, direction="maximize", load_if_exists=True, pruner=pruner
         )
         if not self.trials():
-            self.study.enqueue_trial(samplers.raw(settings.space, self.resolved))
+            self.study.enqueue_trial(settings.space.encode(self._inside()))
 
     def close(self) -> None:
         self._storage.remove_session()
@@ -116,6 +116,12 @@ class Search:
 
     # -- inside --
 
+    def _inside(self) -> dict[str, Any]:
+        """What trial 0 has of the space. A resolved value outside it is run and is no parameter: clipped into the space
+        it would be a point that nobody ran."""
+        space, resolved = self.settings.space, self.resolved
+        return {p.key: resolved[p.key] for p in space.parameters if p.key in resolved and p.contains(resolved[p.key])}
+
     def _seed(self, number: int) -> None:
         self.study.sampler = samplers.sampler(
             self._algorithm, self.settings.space, seed=self.settings.seed, trial=number
@@ -134,7 +140,8 @@ class Search:
 
     def _completed(self, trial: Trial) -> OpenTrial:
         """Every parameter drawn. Those drawn before a crash stand; the others come out as they would have."""
-        raw = {name: _suggest(trial, name, distribution) for name, distribution in sorted(self._distributions.items())}
+        keys = self._inside() if trial.number == 0 else self._distributions
+        raw = {name: _suggest(trial, name, self._distributions[name]) for name in sorted(keys)}
         values = dict(self.resolved) if trial.number == 0 else self.settings.space.decode(raw)
         trial.set_user_attr("values", values)
         return OpenTrial(trial.number, values)

@@ -4,7 +4,7 @@ with the same keys as study.json; nothing follows such a job but a job's supervi
 
 from typing import Any
 
-from mask2former_mcp.automl import report
+from mask2former_mcp.automl import report, trials
 from mask2former_mcp.automl.budget import REDUCTION, StudySettings
 from mask2former_mcp.automl.leaderboard import Status, TrialRecord, winner
 from mask2former_mcp.automl.report import Outcome, unavailable
@@ -19,8 +19,9 @@ _STATUS: dict[JobState, Status] = {
     JobState.FAILED: "failed",
     JobState.LOST: "failed",
 }
-_BASELINE = "a study of one trial evaluates nothing before it: there is no search to compare with"
-_FINAL = "the only trial was measured on this data while it trained; evaluate with parent_job_id does it again"
+_NOT_MADE = "a study of one trial is the training alone; evaluate with the same checkpoint measures what it began with"
+_VALIDATED = "validation of this epoch while it trained: the same weights, images and code as an evaluate job's"
+_OF_TAO = "TAO validated it on this data while it trained; evaluate with parent_job_id measures it by itself"
 
 
 def outcome(job: Job, jobs: JobViews) -> dict[str, Any]:
@@ -34,8 +35,18 @@ def outcome(job: Job, jobs: JobViews) -> dict[str, Any]:
     trial = _record(job, jobs)
     best = winner([trial])
     won = None if best is None else report.winner_facts(best, jobs, settings, None)
-    found = Outcome(baseline=unavailable(_BASELINE), final=unavailable(_FINAL), winner=won, eta_s=job.eta_s)
+    baseline = unavailable(trials.start_weights(job.plan)[1] or _NOT_MADE)
+    final = None if best is None else _final(job, best, jobs)
+    found = Outcome(baseline=baseline, final=final, winner=won, eta_s=job.eta_s)
     return report.compose(job.id, settings, [trial], found, jobs.store.history.seconds(job.id))
+
+
+def _final(job: Job, best: TrialRecord, jobs: JobViews) -> dict[str, Any]:
+    assert best.epoch is not None  # it has a checkpoint
+    if job.plan.runtime == "tao":
+        return unavailable(_OF_TAO)
+    metrics = dict(jobs.store.series.epochs(job.id)[best.epoch])
+    return {"status": JobState.SUCCEEDED.value, "job_id": job.id, "metrics": metrics, "source": _VALIDATED}
 
 
 def _record(job: Job, jobs: JobViews) -> TrialRecord:

@@ -79,6 +79,18 @@ class Parameter(BaseModel):
         """Whether a study could propose this value."""
         return _same(self.decode(self.encode(value)), value) if self._readable(value) else False
 
+    def capped(self, most: int) -> "Parameter | None":
+        """Without the values above `most`; None where fewer than two are left."""
+        if self.choices:
+            at = [index for index, choice in enumerate(self.choices) if choice <= most]
+            choices, weights = tuple(self.choices[i] for i in at), tuple(self.weights[i] for i in at if self.weights)
+            return self.model_copy(update={"choices": choices, "weights": weights}) if len(at) > 1 else None
+        high = math.floor(math.log(most, self.base) + 1e-9) if self.kind == "power" else most
+        if self.kind == "whole":
+            high = int(self.low) + (high - int(self.low)) // self.step * self.step
+        high = min(self.high, high)
+        return self.model_copy(update={"high": high}) if self.low < high else None
+
     def span(self) -> str:
         """The range in words: `2e-05 .. 0.002 (log)`, `4 .. 10`, `a, b, c`."""
         match self.kind:
@@ -135,10 +147,15 @@ class Space(BaseModel):
     parameters: tuple[Parameter, ...] = ()
     floors: dict[str, float] = {}  # key -> the fixed value it must exceed
     left_out: dict[str, str] = {}  # key -> why a study does not vary it
+    cut: dict[str, str] = {}  # key -> the range that was asked or declared, where the data allows a part of it only
 
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(parameter.key for parameter in self.parameters)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        return tuple(p.key for p in self.parameters if p.kind in ("real", "whole", "power"))
 
     def decode(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Raw proposals to spec values, relations kept."""

@@ -52,12 +52,10 @@ class Stopped(Exception):
 class StudySupervisor:
     """Steps of one study. Every write names the attempt, so that an overtaken supervisor changes nothing."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        self.settings = settings
-        self.environ = environ
-        self.jobs = Jobs(settings, environ)
-        self.store = self.jobs.store
-        self.delivering = Delivering(settings, self.store, environ)
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs, self.store = jobs, jobs.store
+        self.settings, self.environ = jobs.settings, jobs.environ
+        self.delivering = Delivering(self.settings, self.store, self.environ)
         self._reconciled = time.monotonic()
 
     def run(self, job_id: str) -> None:
@@ -206,8 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--job", required=True)
     job_id = parser.parse_args(arguments).job
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
-    settings = Settings.load(os.environ)
-    supervisor = StudySupervisor(settings, dict(os.environ))
+    supervisor = StudySupervisor(Jobs(Settings.load(os.environ), os.environ))
     store = supervisor.store
     job = store.get(job_id)
     with ProcessLock(Folders.of(store.home, job).lock) as lock:

@@ -48,9 +48,7 @@ def trial_plan(
     plan = study.plan
     values, adjusted = budget.capped_batch(values, budget.batch_cap(training_images(plan), plan.spec["train"]))
     changes = {key: value for key, value in values.items() if number > 0}
-    interval = budget.clamped_interval(plan.spec["train"], settings.first_rung)
-    if interval is not None:
-        changes |= {"train.validation_interval": interval, "train.checkpoint_interval": interval}
+    changes |= budget.clamped_intervals(plan.spec["train"], settings.first_rung)
     spec = _in_study_folder(study, plan.spec)
     for key, value in changes.items():
         spec = dotted.with_value(spec, key, value)
@@ -74,7 +72,10 @@ def trial_plan(
 
 
 def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str | None, checkpoint: str) -> Plan:
-    """Evaluate a checkpoint on exactly the data that the trials validate on. Mask2FormerError says why it cannot be."""
+    """Evaluate a checkpoint on exactly the data that the trials validate on. Mask2FormerError says why it cannot be.
+
+    Without a parent nothing else may say what network the weights are of, but the spec that training starts them with.
+    """
     plan = study.plan
     uri = (plan.datasets.get("eval") or {}).get("uri")
     request = EvaluateRequest(
@@ -91,6 +92,8 @@ def evaluate_plan(study: Job, planner: Planner, *, name: str, parent_job_id: str
     )
     found = planner.plan(request)
     spec = {**found.spec, "dataset": _in_study_folder(study, plan.spec["dataset"])}
+    if parent_job_id is None:
+        spec["model"] = plan.spec["model"]
     return _with_digest(found.model_copy(update={"spec": spec, "staging": (), "metric": plan.metric}), planner)
 
 

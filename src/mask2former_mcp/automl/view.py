@@ -71,10 +71,11 @@ class StudyView:
         plain = next((record for record in records if record.trial == 0), None)
         won = report.winner_facts(best, self.running.jobs, self.settings, plain)
         study = self.running.search.study
-        drawn = pictures.draw(study, self.folders.results / PICTURES, metric=self.settings.metric)
+        drawn, missing = pictures.draw(study, self.folders.results / PICTURES, metric=self.settings.metric)
         paths = [path.relative_to(self.folders.results).as_posix() for path in drawn]
         final = self.evaluations.final(members, best)
-        self._write(Outcome(baseline, final, won, pictures=paths, importances=pictures.importances(study)))
+        importances = pictures.importances(study)
+        self._write(Outcome(baseline, final, won, pictures=paths, not_drawn=missing, importances=importances))
         self._show("done", 0.99, None, self._metrics(best))
         return f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.{self._waiting()}", True
 

@@ -51,7 +51,7 @@ def open_model(spec: Experiment, path: str, *, trt_engine: str = "") -> Usable:
     another mode than the spec's."""
     if not trt_engine and not path.endswith(".onnx"):
         known = open_checkpoint(spec, path)
-        content = checkpoint.load(Path(path))
+        content = _content(Path(path))
         num_classes = known.model.num_classes
         model = _quantized(known.model, content)
         return Usable(model, num_classes, known.classes, weight_bytes=checkpoint.weight_bytes(content))
@@ -77,7 +77,7 @@ def open_checkpoint(spec: Experiment, path: str) -> Trained:
     """Raises ValueError, naming the spec value to change, when the weights do not fit the network of the spec."""
     if path.endswith(".onnx"):
         raise ValueError(f"{path} is an ONNX file already: this action starts from a checkpoint (.pth)")
-    content = checkpoint.load(Path(path))
+    content = _content(Path(path))
     rng = torch.get_rng_state()
     model = network.build(spec)  # its fresh weights are overwritten
     torch.set_rng_state(rng)
@@ -91,6 +91,11 @@ def open_checkpoint(spec: Experiment, path: str) -> Trained:
         epoch if isinstance(epoch, int) else None,
         checkpoint.quantization(content).get("backend"),
     )
+
+
+def _content(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint says beside its weights; nothing in what another program wrote."""
+    return {} if path.is_dir() or path.suffix == ".pkl" else checkpoint.load(path)
 
 
 def _quantized(model: nn.Module, content: Mapping[str, Any]) -> nn.Module:

@@ -22,9 +22,14 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {
     "swin": {"patch_size": 4, "out_indices": [0, 1, 2, 3], "out_features": _LEVELS},
     "efficientvit": {"out_features": _LEVELS},
 }
-_TAO_READS: Mapping[str, tuple[str, ...]] = {
-    "train.pretrained_model_path": (".pth", ".pkl"),
-    "model.backbone.pretrained_weights": (".pth", ".pt", ".tlt"),
+_TAO_RUNS = (".pth", ".pt", ".tlt", ".onnx")
+_TAO_READS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "train": {
+        "train.pretrained_model_path": (".pth", ".pkl"),
+        "model.backbone.pretrained_weights": (".pth", ".pt", ".tlt"),
+    },
+    "evaluate": {"evaluate.checkpoint": _TAO_RUNS},
+    "inference": {"inference.checkpoint": _TAO_RUNS},
 }
 
 
@@ -187,6 +192,18 @@ def _batches(s: Situation) -> Iterator[str]:
     yield from ()
 
 
+def _files_for_tao(s: Situation) -> Iterator[str]:
+    reads = _TAO_READS.get(s.action, {}) if s.runtime == "tao" and not s.tensorrt else {}
+    for key, suffixes in reads.items():
+        start = str(dotted.get(s.spec, key) or "")
+        if start and not start.endswith(suffixes):
+            raise InvalidRequest(
+                f"{key}={start!r}: TAO reads {' and '.join(suffixes)} files there only",
+                fix="Pass such a file, or use runtime=engine.",
+            )
+    yield from ()
+
+
 def _training(s: Situation) -> Iterator[str]:
     if s.action != "train":
         return
@@ -201,13 +218,6 @@ def _training(s: Situation) -> Iterator[str]:
             "train.precision=fp16 does not train on a CPU, and this machine has no GPU",
             fix="Set train.precision to fp32 or bf16 (and train.distributed_strategy to ddp).",
         )
-    for key, suffixes in _TAO_READS.items():
-        start = str(dotted.get(s.spec, key) or "")
-        if start and s.runtime == "tao" and not start.endswith(suffixes):
-            raise InvalidRequest(
-                f"{key}={start!r}: TAO reads {' and '.join(suffixes)} files there only",
-                fix="Pass such a file, or use runtime=engine.",
-            )
     epochs = dotted.get(s.spec, "train.num_epochs")
     milestones = dotted.get(s.spec, "train.optim.milestones")
     steps = dotted.get(s.spec, "train.optim.lr_scheduler") == "MultiStep"
@@ -242,6 +252,6 @@ def _hardware(s: Situation) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[Situation], Iterator[str]], ...] = (
-    _mode_and_format, _metric, deployment.export, _network, _batches, _training, _hardware, deployment.tensorrt,
-    deployment.graphs, deployment.quantize, tao.check,
+    _mode_and_format, _metric, deployment.export, _network, _batches, _files_for_tao, _training, _hardware,
+    deployment.tensorrt, deployment.graphs, deployment.quantize, tao.check,
 )  # fmt: skip

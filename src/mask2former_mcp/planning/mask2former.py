@@ -137,7 +137,7 @@ def _num_classes(situation: Situation, contiguous: bool, warnings: list[str]) ->
     said = situation.said.get(NUM_CLASSES)
     known = None
     if situation.known_spec is not None and situation.action != "train":
-        known = _get(situation.known_spec, NUM_CLASSES)
+        known = dotted.flatten(situation.known_spec).get(NUM_CLASSES)  # a transformers folder's tells no classes
     derived = {role: num_classes(facts, contiguous) for role, facts in situation.facts.items()}
     if known is not None:
         _same_classes_as_parent(situation, said, int(known), derived, contiguous)

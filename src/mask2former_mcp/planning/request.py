@@ -39,7 +39,9 @@ class AutomlSettings(BaseModel):
     max_epochs: Positive | None = None
     reduction_factor: Annotated[int, Field(ge=2, strict=True)] | None = None
     seed: Annotated[int, Field(strict=True)] | None = None
-    time_budget_minutes: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
+    time_budget_minutes: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = Field(
+        None, description="Wall-clock time since the start or the resume."
+    )
     search_space: dict[str, Any] | None = Field(
         None, description="Keys to vary instead of the rates; popular: model.mask_former.{class,dice,mask}_weight."
     )

@@ -15,10 +15,11 @@ from mask2former_mcp.planning import arguments, stored_weights, transformers_fol
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.planning.request import ActionRequest
 
+_WHOLE = (*lineage.WEIGHT_SUFFIXES, ".pkl")
 _SUFFIXES = {
     "onnx_file": (".onnx",),
     "trt_engine": (".engine", ".plan", ".trt"),
-    "pretrained_model_path": (*lineage.WEIGHT_SUFFIXES, ".pkl"),
+    "pretrained_model_path": _WHOLE,
     "model_path": (*lineage.WEIGHT_SUFFIXES, ".onnx"),
 }
 _SIDECAR_LIMIT = 2_000_000
@@ -90,11 +91,12 @@ def choose(
 
 
 def _named(key: str, argument: str, text: str, home: Path, left_s: float) -> tuple[Chosen, Mapping[str, Any] | None]:
-    """The file that the caller names, or for training to start from a folder, and the spec of its network if known."""
+    """The file or the transformers folder that the caller names, and the spec of its network if known."""
     leaf, place = key.rsplit(".", 1)[-1], Path(os.path.expanduser(text))
-    if leaf == "pretrained_model_path" and os.path.isdir(place):  # which is False, too, for names that cannot be
+    is_read = leaf == "pretrained_model_path" or _is_run(key)
+    if is_read and os.path.isdir(place):  # which is False, too, for names that cannot be
         return transformers_folder.choose(argument, place)
-    suffixes = _SUFFIXES["model_path"] if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
+    suffixes = (*_WHOLE, ".onnx") if _is_run(key) else _SUFFIXES.get(leaf, lineage.WEIGHT_SUFFIXES)
     file = _named_file(argument, text, suffixes, home, left_s)
     return file, beside(file.path)
 

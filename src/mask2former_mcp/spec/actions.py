@@ -30,7 +30,9 @@ class Evaluate(Section):
     gpu_ids: GpuIds = spec_field((0,), "GPU indices, as many as num_gpus.", popular=True)
     num_nodes: Positive = spec_field(1, "Machines that work together.", popular=True)
     checkpoint: str = spec_field(
-        MISSING, "Checkpoint (.pth) or export (.onnx) to measure. Must be given, unless trt_engine is."
+        MISSING,
+        "Checkpoint (.pth) or export (.onnx) to measure; our engine also reads a detectron2 .pkl or a folder of "
+        "transformers. Must be given, unless trt_engine is.",
     )
     trt_engine: str = spec_field("", "TensorRT engine to measure instead of a checkpoint; semantic exports only.")
     results_dir: str = spec_field("", _RESULTS)
@@ -44,7 +46,9 @@ class Inference(Section):
     gpu_ids: GpuIds = spec_field((0,), "GPU indices, as many as num_gpus.", popular=True)
     num_nodes: Positive = spec_field(1, "Machines that work together.", popular=True)
     checkpoint: str = spec_field(
-        MISSING, "Checkpoint (.pth) or export (.onnx) to predict with. Must be given, unless trt_engine is."
+        MISSING,
+        "Checkpoint (.pth) or export (.onnx) to predict with; our engine also reads a detectron2 .pkl or a folder of "
+        "transformers. Must be given, unless trt_engine is.",
     )
     trt_engine: str = spec_field("", "TensorRT engine to predict with instead of a checkpoint.")
     results_dir: str = spec_field("", _RESULTS)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from mask2former_mcp.engine import checkpoint, initial_weights, numpy_pickle, transformers_folder
+from mask2former_mcp.engine import checkpoint, initial_weights, numpy_pickle, trained, transformers_folder
 from mask2former_mcp.engine.model.network import Mask2Former, build
 from mask2former_mcp.spec.experiment import Experiment, load
 
@@ -58,6 +58,20 @@ def test_a_detectron2_pickle_fills_the_whole_network(protocol: int, tmp_path: Pa
     assert (loaded.missing, loaded.unknown, loaded.mismatched) == ([], [], {})
     assert loaded.layout == "detectron2 pickle"
     assert same(source, model)
+
+
+def test_what_another_program_wrote_is_opened_for_use_where_every_weight_fits(tmp_path: Path) -> None:
+    source = network(1)
+    arrays = {n: v.numpy() for n, v in in_detectron2s_way(source).items() if not n.startswith("criterion.")}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "someone"}))
+    transformers_folder.write(tmp_path / "folder", source, None, spec())
+    for name in ("model.pkl", "folder"):
+        known = trained.open_model(spec(), str(tmp_path / name))
+        assert isinstance(known.model, Mask2Former)
+        assert same(source, known.model)
+        assert (known.num_classes, known.classes) == (5, None)
+        with pytest.raises(ValueError, match="num_classes=5"):
+            trained.open_model(spec(classes=7), str(tmp_path / name))
 
 
 def test_a_detectron2_pth_has_no_object_last_as_well(tmp_path: Path) -> None:

@@ -153,6 +153,21 @@ class Laboratory:
         )
         return list(zip(began, ended, strict=True))
 
+    def devices(self, job: Job) -> list[str]:
+        """What each engine of a job saw of the machine's GPUs."""
+        path = self.jobs.results_dir(job.id) / job.action / "starts.txt"
+        return [line.split()[2] for line in path.read_text().splitlines()]
+
+    def pretend_gpus(self, *uuids: str) -> None:
+        """From now on a driver lists these."""
+        folder = self.behaviour.with_name("bin")
+        folder.mkdir()
+        lines = "".join(f"{index}, {uuid}, Pretended, 24576\n" for index, uuid in enumerate(uuids))
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{lines}END\n")
+        (folder / "nvidia-smi").chmod(0o755)
+        self.environ["PATH"] = f"{folder}{os.pathsep}{self.environ['PATH']}"
+        self.with_settings(gpus="auto")
+
     def kill_supervisor(self, study: Job) -> None:
         identity = self.jobs.store.get(study.id).supervisor
         assert identity is not None

@@ -152,6 +152,17 @@ def test_intervals_are_clamped_to_the_first_rung_for_all_trials_alike(laboratory
     assert first.spec["train"]["validation_interval"] == 1
 
 
+def test_checkpoints_every_so_many_steps_stay_so_in_every_trial(laboratory: Any) -> None:
+    overrides = {
+        "dataset.train.batch_size": 2, "train.validation_interval": 5,
+        "train.checkpoint_interval": 500, "train.checkpoint_interval_unit": "step",
+    }  # fmt: skip
+    plan = planned(laboratory, ONE_GPU, overrides=overrides)
+    for number in range(2):
+        train = member(laboratory, plan, number, {}).spec["train"]
+        assert (train["validation_interval"], train["checkpoint_interval"]) == (1, 500)
+
+
 def test_a_trial_is_the_studys_spec_with_its_values_checked_like_any_plan(laboratory: Any) -> None:
     plan = planned(laboratory, ONE_GPU)
     trial = member(laboratory, plan, 2, {"train.optim.lr": 1e-3})
@@ -179,6 +190,24 @@ def test_a_batch_that_makes_no_step_is_lowered_and_the_adjustment_is_recorded(la
     study = Job(id="train-study", action="train", state=JobState.RUNNING, plan=plan, created_at=0.0)
     _, adjusted = trial_plan(study, settings(plan), 1, {"dataset.train.batch_size": 8}, laboratory.planner())
     assert "lowered from 8 to 6" in adjusted[0]
+
+
+def test_what_was_asked_to_be_searched_and_is_not_is_told_with_the_reason(laboratory: Any) -> None:
+    rate = {"min": 1e-3, "max": 4e-3}
+    cut = planned(laboratory, ONE_GPU, {"search_space": {"dataset.train.batch_size": [2, 4, 8]}})
+    assert said(cut, "dataset.train.batch_size is searched in 2, 4, not 2, 4, 8: a step has at most 6 images")
+    wishes = {"dataset.train.batch_size": [8, 16], "train.optim.lr": rate}
+    dropped = planned(laboratory, ONE_GPU, {"search_space": wishes})
+    words = "dataset.train.batch_size is not searched: the training split has too few images for 8, 16: at most 6"
+    assert said(dropped, words)
+    assert any(words in each for each in settings(dropped).adjustments)  # and in the result
+    assert settings(planned(laboratory, ONE_GPU)).adjustments == ()
+
+
+def test_cmaes_is_refused_where_it_has_no_two_numbers_to_vary(laboratory: Any) -> None:
+    wishes = {"train.optim.lr_scheduler": ["MultiStep", "Warmuppoly"]}
+    with pytest.raises(InvalidRequest, match="two or more numeric keys"):
+        planned(laboratory, ONE_GPU, {"algorithm": "cmaes", "search_space": wishes})
 
 
 def member(laboratory: Any, plan: Plan, number: int, values: dict[str, Any]) -> Plan:

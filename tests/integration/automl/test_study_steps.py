@@ -1,5 +1,6 @@
 """A study step by step, its trainers played: what ends it, what a resume does again, how wide it may be."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -204,9 +205,23 @@ def test_after_the_first_epochs_the_time_left_is_measured_not_estimated(play: An
     assert running.eta_s([slow]) == pytest.approx(80.0)
 
 
-def test_the_starting_weights_are_evaluated_before_the_first_trial_starts(play: Any, tmp_path: Path) -> None:
-    weights = tmp_path / "model_epoch_001_step_00010.pth"
-    weights.write_bytes(b"weights")
+def starting_weights(kind: str, folder: Path) -> Path:
+    """Of a network smaller than the default one, and nothing beside the file says so; a folder's config.json does."""
+    if kind != "folder":
+        file = folder / f"model_epoch_001_step_00010{kind}"
+        file.write_bytes(b"weights")
+        return file
+    place = folder / "mask2former"
+    place.mkdir()
+    described = {"model_type": "mask2former", "backbone_config": {"model_type": "swin"}, "hidden_dim": 64}
+    (place / "config.json").write_text(json.dumps(described))
+    (place / "model.safetensors").write_bytes(b"weights")
+    return place
+
+
+@pytest.mark.parametrize("kind", [".pth", ".pkl", "folder"])
+def test_the_starting_weights_are_evaluated_before_the_first_trial_starts(play: Any, tmp_path: Path, kind: str) -> None:
+    weights = starting_weights(kind, tmp_path)
     played = play(max_trials=2, epochs=2, request={"checkpoint": str(weights)})
     began = time.time() - 1
     running = played.running(started_at=began)
@@ -216,6 +231,8 @@ def test_the_starting_weights_are_evaluated_before_the_first_trial_starts(play: 
     assert (evaluation.action, evaluation.trial) == ("evaluate", None)
     assert evaluation.plan.spec["evaluate"]["checkpoint"] == str(weights)
     assert evaluation.plan.spec["dataset"]["val"] == played.plan.spec["dataset"]["val"]
+    assert evaluation.plan.spec["model"] == played.plan.spec["model"]
+    assert evaluation.plan.spec["model"]["mask_former"]["hidden_dim"] == 64
     for _ in range(20):
         played.jobs.play(played.study.id)
         if view.look():

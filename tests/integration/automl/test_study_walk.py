@@ -50,7 +50,9 @@ def test_a_study_runs_its_trials_as_jobs_and_hands_over_one_winner(laboratory: A
         kept = saved(laboratory.jobs.results_dir(line["job_id"]) / "train")
         assert len(kept) == (1 if line["status"] == "finished" else 0)
     files = {item["path"] for item in laboratory.jobs.artifacts(study.id)}
-    assert {"study.json", "pictures/optimization_history.png"} <= files
+    drawn = {f"pictures/{name}.png" for name in ("optimization_history", "param_importances", "parallel_coordinate")}
+    assert {"study.json", *drawn} <= files
+    assert (set(found["pictures"]), found["not_drawn"]) == (drawn, {})
 
     # Later actions take the study's id and get the winner.
     plan = laboratory.planner().plan(EvaluateRequest(parent_job_id=study.id))
@@ -87,6 +89,15 @@ def test_two_trials_really_run_at_once_and_a_failed_one_never_wins_and_tells_its
     (failure,) = found["failures"]
     assert failure["trial"] == 0
     assert "out of memory" in failure["cause"]
+
+
+def test_trials_that_run_at_once_have_a_gpu_each(laboratory: Any) -> None:
+    laboratory.pretend_gpus("GPU-aaaa", "GPU-bbbb")
+    laboratory.behave(meet=2)
+    study = laboratory.start(gpus=2, max_trials=2, max_concurrent=2, epochs=2, algorithm="random")
+    assert laboratory.finish(study).state is JobState.SUCCEEDED, laboratory.log(study)
+    seen = [laboratory.devices(job) for job in laboratory.trials(study).values()]
+    assert sorted(seen) == [["GPU-aaaa"], ["GPU-bbbb"]]
 
 
 def test_a_study_without_any_success_fails_with_the_causes_and_stops_trying(laboratory: Any) -> None:

@@ -42,7 +42,7 @@ def main() -> int:
     except BlockingIOError:
         (folder / "TWO_TRAINERS").write_text("at once\n")
     with (folder / "starts.txt").open("a") as stream:
-        stream.write(f"{os.getpid()} {time.time()}\n")
+        stream.write(f"{os.getpid()} {time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
     signal.signal(signal.SIGTERM, asked)
     try:
         line(folder, "STARTED", f"Starting Mask2Former {action}.")

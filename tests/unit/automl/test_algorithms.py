@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from mask2former_mcp.automl import samplers
-from mask2former_mcp.automl.algorithms import OFFERED, algorithm
+from mask2former_mcp.automl.algorithms import OFFERED, algorithm, require_numbers
 from mask2former_mcp.automl.space import Parameter, Space
 from mask2former_mcp.errors import InvalidRequest
 
@@ -59,6 +59,26 @@ def test_the_same_seed_proposes_the_same_also_when_the_sampler_is_made_anew_for_
     assert first == proposals(1)
     assert first != proposals(2)
     assert len({str(each) for each in first}) > 3
+
+
+def test_every_sampler_varies_options_too_cmaes_beside_its_numbers() -> None:
+    for name in OFFERED:
+        study = optuna.create_study(direction="maximize")
+        kinds = set()
+        for number in range(12):
+            study.sampler = samplers.sampler(algorithm(name), SPACE, seed=1, trial=number)
+            trial = study.ask(samplers.distributions(SPACE))
+            kinds.add(trial.params["kind"])
+            study.tell(trial, 0.5)
+        assert len(kinds) > 1, name
+
+
+def test_cmaes_wants_two_numbers_and_names_what_takes_options() -> None:
+    require_numbers(algorithm("cmaes"), SPACE.numbers)
+    require_numbers(algorithm("tpe"), ())
+    with pytest.raises(InvalidRequest, match="two or more numeric keys to vary, and has lr") as caught:
+        require_numbers(algorithm("cmaes"), ["lr"])
+    assert "Nearest: tpe" in caught.value.fix
 
 
 def test_parallel_proposals_differ_although_nothing_has_a_result_yet() -> None:

@@ -14,7 +14,12 @@ from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.planning.request import AutomlSettings
 
-SPACE = Space(parameters=(Parameter(key="train.optim.lr", kind="real", low=1e-5, high=1e-3, log=True),))
+SPACE = Space(
+    parameters=tuple(
+        Parameter(key=f"train.optim.{name}", kind="real", low=1e-5, high=1e-3, log=True)
+        for name in ("lr", "weight_decay")
+    )
+)
 PLAIN = Estimate(gpus=1, memory_gb=4.0, steps=900, seconds=3600.0, disk_gb=2.0, basis="measured by train-abc")
 
 
@@ -52,8 +57,17 @@ def test_as_many_trials_at_once_as_there_are_devices_and_no_more() -> None:
 
 
 def test_intervals_are_shortened_where_they_would_miss_the_first_rung() -> None:
-    assert budget.clamped_interval({"validation_interval": 5, "checkpoint_interval": 5}, 3) == 3
-    assert budget.clamped_interval({"validation_interval": 3, "checkpoint_interval": 1}, 3) is None
+    both = {"train.validation_interval": 3, "train.checkpoint_interval": 3}
+    assert budget.clamped_intervals({"validation_interval": 5, "checkpoint_interval": 5}, 3) == both
+    assert budget.clamped_intervals({"validation_interval": 3, "checkpoint_interval": 1}, 3) == {}
+    # What fits stays as it is; only what is measured and would not be kept follows.
+    one_key = {"train.validation_interval": 3}
+    assert budget.clamped_intervals({"validation_interval": 5, "checkpoint_interval": 1}, 3) == one_key
+    assert budget.clamped_intervals({"validation_interval": 1, "checkpoint_interval": 9}, 3) == {
+        "train.checkpoint_interval": 1
+    }
+    in_steps = {"validation_interval": 5, "checkpoint_interval": 500, "checkpoint_interval_unit": "step"}
+    assert budget.clamped_intervals(in_steps, 3) == one_key
     found = settle(AutomlSettings(), spec(validation_interval=10), Devices("gpu", 1, 1), SPACE, "mIoU")
     assert "every 3 epoch" in found.adjustments[0]
 

@@ -15,7 +15,7 @@ from mask2former_mcp.automl.space import Space
 from mask2former_mcp.errors import NotFound
 from mask2former_mcp.jobs import members
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan
+from mask2former_mcp.jobs.plan import AutomlDecision, Checkpoint, Estimate, Plan
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.reports.tables import leaderboard_table
@@ -26,7 +26,7 @@ LINE = {
 }  # fmt: skip
 
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "results_dir": "{results_dir}",
     "train": {"num_epochs": 4, "validation_interval": 1, "checkpoint_interval": 1, "optim": {"lr": 0.002}},
     "model": {"mask_former": {"hidden_dim": 64}},
@@ -39,7 +39,8 @@ def job(**changes: Any) -> Job:
     plan = Plan(
         action="train",
         automl=AutomlDecision(policy="auto", route="automl", source="default", reason="test"),
-        spec_overrides={}, spec=SPEC, command=("mask2former",), image=None, platform="local", runtime="engine",
+        spec_overrides={}, spec=changes.pop("spec", SPEC), command=("mask2former",), image=None, platform="local",
+        runtime=changes.pop("runtime", "engine"), checkpoint=changes.pop("checkpoint", None),
         estimate=Estimate(gpus=0, memory_gb=None, steps=None, seconds=None, disk_gb=None, basis="table"),
         digest="d" * 64, study=changes.pop("study", None),
     )  # fmt: skip
@@ -117,8 +118,10 @@ def test_a_study_of_one_trial_has_the_result_of_any_study_the_job_itself_being_t
     # The spec without what belongs to a budget, with the architecture.
     assert won["spec"] == {"train": {"optim": {"lr": 0.002}}, "model": {"mask_former": {"hidden_dim": 64}}}
     assert "only trial" in won["reason"]
-    assert {found[name]["status"] for name in ("baseline", "final")} == {"unavailable"}
-    assert found["baseline"]["reason"]
+    assert (found["baseline"]["status"], "from scratch" in found["baseline"]["reason"]) == ("unavailable", True)
+    # Its own validation is the evaluation of that checkpoint, and says so.
+    assert (found["final"]["status"], found["final"]["metrics"]) == ("succeeded", {"mIoU": 0.9})
+    assert "validation of this epoch" in found["final"]["source"]
     assert [(t["trial"], t["status"], t["metric"], t["epochs"]) for t in found["trials"]] == [(0, "finished", 0.9, 4)]
     assert found["duration_s"] is not None
     assert found["failures"] == []
@@ -127,6 +130,20 @@ def test_a_study_of_one_trial_has_the_result_of_any_study_the_job_itself_being_t
         reduction_factor=3, seed=0, space=Space(),
     )  # fmt: skip
     assert found.keys() == report.compose("train-m", many, [], Outcome(baseline={}), 1.0).keys()
+
+
+def test_an_only_trial_from_known_weights_says_that_nobody_measured_them_and_who_can(stored: Any) -> None:
+    start = Checkpoint(path="/w.pth", sha256="a" * 64, epoch=None, step=None, metric=None, reason="named")
+    spec = {**SPEC, "train": {**SPEC["train"], "pretrained_model_path": "/w.pth"}}
+    only, jobs = stored(epochs=4, ended=JobState.SUCCEEDED, checkpoint=start, spec=spec)
+    baseline = result.whole(only, jobs)["baseline"]
+    assert baseline["status"] == "unavailable"
+    assert "evaluate with the same checkpoint" in baseline["reason"]
+
+
+def test_what_tao_validated_is_not_taken_for_an_evaluation(stored: Any) -> None:
+    only, jobs = stored(epochs=4, ended=JobState.SUCCEEDED, runtime="tao")
+    assert result.whole(only, jobs)["final"]["status"] == "unavailable"
 
 
 def test_an_only_trial_wins_with_the_best_epoch_that_kept_a_checkpoint(stored: Any) -> None:
@@ -138,7 +155,7 @@ def test_an_only_trial_wins_with_the_best_epoch_that_kept_a_checkpoint(stored: A
 def test_an_only_trial_that_failed_is_a_failure_with_its_cause_and_no_winner(stored: Any) -> None:
     only, jobs = stored(epochs=2, ended=JobState.FAILED, message="CUDA out of memory")
     found = result.whole(only, jobs)
-    assert (found["winner"], found["best_so_far"]) == (None, None)
+    assert (found["winner"], found["best_so_far"], found["final"]) == (None, None, None)
     assert found["failures"] == [{"trial": 0, "job_id": "train-s", "cause": "failed: CUDA out of memory"}]
 
 

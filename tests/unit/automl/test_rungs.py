@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from mask2former_mcp.automl.gaussian import reached
+from mask2former_mcp.automl.growth import reached
 from mask2former_mcp.automl.rungs import RungPruner
 
 

@@ -118,10 +118,28 @@ def test_a_wish_outside_the_schema_is_an_error_with_the_legal_range(wishes: dict
 
 def test_batches_larger_than_the_training_split_are_not_proposed() -> None:
     wishes = {"dataset.train.batch_size": True}
-    capped = by_key(derive(SCHEMA, TEMPLATE, wishes=wishes, caps={"dataset.train.batch_size": 5}))
-    assert capped["dataset.train.batch_size"].choices == (1, 2, 4)
+    cut = derive(SCHEMA, TEMPLATE, wishes=wishes, caps={"dataset.train.batch_size": 5})
+    assert by_key(cut)["dataset.train.batch_size"].choices == (1, 2, 4)
+    assert cut.cut["dataset.train.batch_size"].startswith("1, 2, 4, not 1, 2, 4, 8")
     space = derive(SCHEMA, TEMPLATE, wishes=wishes, caps={"dataset.train.batch_size": 1})
     assert "too few images" in space.left_out["dataset.train.batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "kept"),
+    [
+        (Parameter(key="b", kind="whole", low=1, high=16, step=2), "1 .. 5 in steps of 2"),
+        (Parameter(key="b", kind="power", low=0, high=4), "1 .. 4 (powers of 2)"),
+        (Parameter(key="b", kind="weighted", choices=(2, 4, 8), weights=(1, 3, 1)), "2, 4"),
+        (Parameter(key="b", kind="whole", low=6, high=16), None),
+        (Parameter(key="b", kind="choice", choices=(4, 8)), None),
+    ],
+)
+def test_a_range_is_cut_at_a_value_that_it_has(parameter: Parameter, kept: str | None) -> None:
+    found = parameter.capped(6)
+    assert (found.span() if found else None) == kept
+    if found is not None and found.kind == "weighted":
+        assert found.weights == (1, 3)
 
 
 # --- another bundle's schema -----------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import pytest
 
 from mask2former_mcp.errors import InvalidRequest
 
+CLASSES = {"model.sem_seg_head.num_classes": 3}
+
 
 def write_transformers_folder(folder: Path, **config: Any) -> Path:
     folder.mkdir(parents=True)
@@ -39,6 +41,22 @@ def test_training_starts_from_each_kind_of_file_that_the_engine_reads(plan: Any,
     published = write_transformers_folder(tmp_path / "published", backbone_config={"model_type": "swin"})
     with pytest.raises(InvalidRequest, match=r"TAO reads \.pth and \.pkl"):
         plan("train", checkpoint=str(published), runtime="tao", platform="docker", train_dataset=str(data / "shop"))
+
+
+@pytest.mark.parametrize("action", ["evaluate", "inference"])
+def test_what_training_can_start_from_can_also_be_measured_and_run_as_it_is(
+    plan: Any, data: Path, tmp_path: Path, action: str
+) -> None:
+    write_transformers_folder(tmp_path / "mask2former")
+    (tmp_path / "detectron2.pkl").write_bytes(b"weights")
+    for name in ("detectron2.pkl", "mask2former"):
+        asked = {"checkpoint": str(tmp_path / name), "eval_dataset": str(data / "shop"), "overrides": CLASSES}
+        made = plan(action, **asked)
+        assert made.spec[action]["checkpoint"] == str(tmp_path / name)
+    asked["checkpoint"] = str(tmp_path / "detectron2.pkl")
+    with pytest.raises(InvalidRequest, match=r"TAO reads \.pth and"):
+        plan(action, runtime="tao", platform="docker", **asked)
+    assert made.spec["model"]["backbone"]["swin"]["depths"] == [1, 1, 2, 1]
 
 
 @pytest.mark.parametrize(
