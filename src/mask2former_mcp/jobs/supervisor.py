@@ -124,9 +124,13 @@ class Supervisor:
 
     def start(self, job: Job) -> None:
         """Prepare and start. Called again after a crash in between, it answers the process that runs already."""
-        if job.handle is not None and self.platform.poll(job.handle).state != "missing":
-            self._running(job, job.handle, "found running")
-            return
+        if job.handle is not None:
+            seen = self.platform.poll(job.handle)
+            if seen.state == "running" and seen.detail:
+                raise PlatformAway(seen.detail, fix="It goes on by itself.")  # whether it was started is not known yet
+            if seen.state != "missing":
+                self._running(job, job.handle, "found running")
+                return
         try:
             self.delivering.claim(job)
             report = self._reporter(job)
@@ -141,6 +145,8 @@ class Supervisor:
             handle = self.platform.submit(task, report)
         except Stopped:
             return
+        except PlatformAway:
+            raise  # it may have been created or started meanwhile: ended now, it would be left behind
         except Mask2FormerError as error:
             self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code), None)
         except OSError as error:
