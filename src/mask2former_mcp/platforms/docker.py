@@ -94,6 +94,8 @@ class DockerPlatform:
             "ShmSize": int(limits.shm_gb * _GB),
             "Tmpfs": {"/tmp": "rw,nosuid,nodev,mode=1777,size=4g"},
         }
+        if task.groups:
+            host["GroupAdd"] = [str(group) for group in task.groups]
         if limits.cpus:
             host["NanoCpus"] = int(limits.cpus * 1e9)
         if task.devices:

@@ -82,6 +82,7 @@ def task(home: Path, **fields: Any) -> Task:
         "digest": "d" * 64,
         "binds": (Bind(job / "results", "/results", read_only=False), Bind(Path("/data/belt"), "/data/0/belt")),
         "user": (65532, 65532),
+        "groups": (44, 1000),
     }
     return Task(**{**values, **fields})
 
