@@ -6,9 +6,9 @@
 Standard library and PyYAML only. STANDIN_IMAGE (`pyt` or `deploy`) says which image it is. The spec's `model_name`,
 a key that changes nothing for TAO, chooses quirks, separated by spaces: `oom`, `nan=1`, `epoch_s=0.5` ...; each is
 described where it is acted out. Everything else is what the images do at all times: they never write SUCCESS (the
-deploy image does), repeat the last kpi on every later line, name no epoch beside it, append to status.json, resume
-unasked in a folder that holds a checkpoint, refuse to write over an ONNX file, end with 0 when they are interrupted,
-and put the whole spec into experiment.yaml.
+deploy image does), repeat the last kpi on every later line, name no epoch beside it, append to status.json, draw
+progress bars, resume unasked in a folder that holds a checkpoint, refuse to write over an ONNX file, end with 0 when
+they are interrupted, and put the whole spec into experiment.yaml.
 """
 
 import json
@@ -105,6 +105,7 @@ def train(action: str, spec: dict[str, Any], quirks: dict[str, str], folder: Pat
     status.line("RUNNING", "Starting Training Loop.")
     for epoch in range(first, epochs):
         time.sleep(float(quirks.get("epoch_s", 0.02)))
+        print(f"\rEpoch {epoch}:  50%|##  | 5/10\rEpoch {epoch}: 100%|####| 10/10", flush=True)  # its progress bar
         act_up(quirks, epoch, first, folder)
         checkpoint(folder, epoch, (epoch + 1) * STEPS)
         mean = float("nan") if quirks.get("nan") == str(epoch) else top * (1 - math.exp(-3 * (epoch + 1) / epochs))
@@ -140,7 +141,7 @@ def act_up(quirks: dict[str, str], epoch: int, first: int, folder: Path) -> None
         raise KeyboardInterrupt
     if "kill" in wanted:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "die" in wanted:  # as a container ends that somebody removes: nobody learns the code
+    if "die" in wanted:  # outside of a container, as one ends that somebody removes: nobody learns the code
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     words = next((LAST_WORDS[name] for name in LAST_WORDS if name in wanted), None)
