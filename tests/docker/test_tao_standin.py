@@ -139,6 +139,7 @@ async def _chain(server: Any, small: dict[str, Any], jobs: Path) -> None:
     [
         ("oom=1", "out_of_memory"),
         ("assert=1", "device_assert"),
+        ("bug=1", "program_error"),
         ("disk=1", "disk_full"),
         ("missing=1", "missing_file"),
         ("interrupt=1", "interrupted"),
@@ -161,8 +162,8 @@ async def _ending(server: Any, small: dict[str, Any], quirk: str, code: str) -> 
         log = await tao.log(job["job_id"])
         assert "Epoch 0: 100%" in log
         assert "attempt 2" not in log
-        if code == "missing_file":  # the stand-in names /data/0/images, which nobody has outside
-            assert small["train_dataset"] in job["message"]
+        if code == "missing_file":  # the stand-in names it below /data
+            assert f"{small['train_dataset']}/train/images/0007.jpg" in job["message"]
 
 
 def test_a_nan_and_repeated_kpis_are_no_measurements(tao_server: Any, small: dict[str, Any], processes: Any) -> None:

@@ -173,7 +173,7 @@ def _must_be_whole(source: Path) -> None:
         return
     with os.scandir(source) as entries:
         for entry in entries:
-            target = Path(entry.path).resolve() if entry.is_symlink() else source
+            target = Path(os.path.realpath(entry.path)) if entry.is_symlink() else source
             if not target.is_relative_to(source) and target.exists():
                 raise InvalidRequest(
                     f"{entry.path} is a link to {target}, outside of the folder that a container sees",

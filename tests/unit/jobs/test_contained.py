@@ -129,6 +129,7 @@ def test_a_link_that_leads_out_of_a_mounted_folder_is_refused_by_name(folders: F
     (images / "0001.jpg").touch()
     (images / "copy.jpg").symlink_to("0001.jpg")
     (images / "nowhere.jpg").symlink_to("/no/such/file")
+    (images / "itself.jpg").symlink_to("itself.jpg")
     whole = tmp_path / "whole"  # the folder itself may be a link
     whole.symlink_to(images)
     assert in_container(folders, {"img_dir": str(whole)}).binds[2] == Bind(images, "/data/0/whole")
