@@ -22,6 +22,13 @@ from mask2former_mcp.errors import InvalidRequest
 
 APP_NAME = "mask2former-mcp"
 PREFIX = "M2F_"
+# As Docker's own grammar of references; an image's id is one as well.
+_IMAGE = re.compile(
+    r"(?:[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*(?::\d+)?/)?"
+    r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
 KEY_VARIABLE = "M2F_ENCRYPTION_KEY"  # the `key` of TAO's specs; read when a job is prepared, never stored in Settings
 
 
@@ -129,6 +136,19 @@ def _words(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _image(value: object) -> str:
+    name = _text(value)
+    if not _IMAGE.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no image: they are written [host[:port]/]name[:tag][@digest], the name in small letters"
+        )
+    return name
+
+
+def _images(value: object) -> tuple[str, ...]:
+    return tuple(_image(word) for word in _words(value))
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -184,8 +204,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "skill_dir": _path,
     "platform": _one_of("local", "docker"),
     "runtime": _one_of("engine", "tao"),
-    "images": _words,
-    "engine_image": _text,
+    "images": _images,
+    "engine_image": _image,
     "container_memory_gb": _amount,
     "container_cpus": _amount,
     "container_pids": _whole(16),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 import pytest
 from mcp import Client
 
@@ -28,6 +29,9 @@ async def _chain(server: Any, tiny_training: dict[str, Any], tmp_path: Path, tal
         train = await facts(client, "train", {**tiny_training, "automl_policy": "off"})
         container = await running(client, train["job_id"])
         assert talk.key not in json.dumps(container)
+        commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+        assert any("/job/spec.yaml" in command for command in commands)  # those inside are seen from here
+        assert not [command for command in commands if talk.key in command]
         host = container["HostConfig"]
         assert (host["CapDrop"], host["NetworkMode"], host["ReadonlyRootfs"]) == (["ALL"], "none", True)
         assert not container["Config"]["User"].startswith("0")

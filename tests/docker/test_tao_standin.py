@@ -139,6 +139,9 @@ async def _chain(server: Any, small: dict[str, Any], jobs: Path) -> None:
     [
         ("oom=1", "out_of_memory"),
         ("assert=1", "device_assert"),
+        ("bug=1", "program_error"),
+        ("disk=1", "disk_full"),
+        ("missing=1", "missing_file"),
         ("interrupt=1", "interrupted"),
         ("silent", "not_finished"),
         ("kill=1", "killed"),
@@ -156,18 +159,78 @@ async def _ending(server: Any, small: dict[str, Any], quirk: str, code: str) -> 
         job = await tao.end("train", **small, overrides={"model_name": quirk})
         assert (job["status"], job["error_code"]) == ("failed", code), job
         assert not containers(job["job_id"])
+        log = await tao.log(job["job_id"])
+        assert "Epoch 0: 100%" in log
+        assert "attempt 2" not in log
+        if code == "missing_file":  # the stand-in names it below /data
+            assert f"{small['train_dataset']}/train/images/0007.jpg" in job["message"]
 
 
-def test_the_machines_failure_goes_on_in_a_fresh_folder_from_the_last_checkpoint(
-    tao_server: Any, small: dict[str, Any], tmp_path: Path, processes: Any
-) -> None:
-    run(_retried, tao_server, small, tmp_path / "home" / "jobs")
+def test_a_nan_and_repeated_kpis_are_no_measurements(tao_server: Any, small: dict[str, Any], processes: Any) -> None:
+    run(_sticky, tao_server, small)
 
 
-async def _retried(server: Any, small: dict[str, Any], jobs: Path) -> None:
+async def _sticky(server: Any, small: dict[str, Any]) -> None:
     async with Client(server) as client:
         tao = Tao(client)
-        job = await tao.end("train", **small, overrides={"model_name": "nccl-once=1"})
+        job = await tao.end("train", **small, overrides={"model_name": "nan=1"})
+        assert job["status"] == "succeeded", (job, await tao.log(job["job_id"]))
+        metrics = (await tao.ask("get_job_metrics", job_id=job["job_id"]))["metrics"]
+        assert [epoch for epoch, _ in metrics["mIoU"]] == [0, 2]
+        assert [epoch for epoch, _ in metrics["train_loss"]] == [0, 1, 2]
+
+
+def test_a_container_that_somebody_removed_goes_on_in_a_fresh_folder_where_nothing_is_resumed_unasked(
+    tao_server: Any, small: dict[str, Any], tmp_path: Path, processes: Any
+) -> None:
+    run(_removed, tao_server, small, tmp_path / "home" / "jobs")
+
+
+async def _removed(server: Any, small: dict[str, Any], jobs: Path) -> None:
+    async with Client(server) as client:
+        tao = Tao(client)
+        started = await tao.ask("train", **small, overrides={"model_name": "epoch_s=2"})
+        container = await tao.running(started["job_id"])
+        docker.from_env().api.remove_container(container["Id"], force=True)
+        job = await tao.ended(started["job_id"])
+        assert job["status"] == "succeeded", (job, await tao.log(job["job_id"]))
+        results = jobs / job["job_id"] / "results"
+        first = (results / "train" / "status.json").read_text()
+        fresh = (results / "attempt-2" / "train" / "status.json").read_text()
+        assert (first.count("STARTED"), fresh.count("STARTED")) == (1, 1)
+        assert "Resuming training from checkpoint: /results/train/model_epoch_" in fresh
+        assert not (results / "attempt-3").exists()
+
+
+def test_an_export_that_failed_after_writing_its_file_is_tried_again_where_no_file_is(
+    tao_server: Any, small: dict[str, Any], processes: Any
+) -> None:
+    run(_exported_again, tao_server, small)
+
+
+async def _exported_again(server: Any, small: dict[str, Any]) -> None:
+    async with Client(server) as client:
+        tao = Tao(client)
+        parent = (await tao.end("train", **small))["job_id"]
+        # The stand-in fails once in each folder, and each attempt has one of its own.
+        job = await tao.end("export", parent_job_id=parent, image=PYT, overrides={"model_name": "xid"})
+        assert (job["status"], job["error_code"]) == ("failed", "gpu_fault"), job
+        log = await tao.log(job["job_id"])
+        assert "attempt 4" in log
+        assert "already exists" not in log
+
+
+@pytest.mark.parametrize("quirk", ["nccl-once=1", "xid-once=1"])
+def test_the_machines_failure_goes_on_in_a_fresh_folder_from_the_last_checkpoint(
+    tao_server: Any, small: dict[str, Any], tmp_path: Path, processes: Any, quirk: str
+) -> None:
+    run(_retried, tao_server, small, tmp_path / "home" / "jobs", quirk)
+
+
+async def _retried(server: Any, small: dict[str, Any], jobs: Path, quirk: str) -> None:
+    async with Client(server) as client:
+        tao = Tao(client)
+        job = await tao.end("train", **small, overrides={"model_name": quirk})
         assert job["status"] == "succeeded", (job, await tao.log(job["job_id"]))
         results = jobs / job["job_id"] / "results"
         resumed = (results / "attempt-2" / "train" / "status.json").read_text()

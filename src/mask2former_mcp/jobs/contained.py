@@ -5,9 +5,10 @@ the user inside), and every file or folder that the spec names at /data/<number>
 lies outside the results, because it may hold the encryption key and results are shown and shared.
 """
 
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ UNPRIVILEGED = 65532  # who a container is where the caller is root
 # Its entry point reports every run to NVIDIA otherwise. JOB_ID and WORLD_SIZE must stay unset: the one wants a log
 # folder that nobody makes, the other makes it rewrite the spec.
 _TAO: Mapping[str, str] = {"TELEMETRY_OPT_OUT": "yes"}
+# Where NVIDIA's runtime is Docker's default, an image that asks for all GPUs would get them without a lease.
+_NO_GPU: Mapping[str, str] = {"NVIDIA_VISIBLE_DEVICES": "void"}
+_MOUNTS_FILE = "mounts.json"  # of an attempt: path inside -> path on this machine
 _ALLOWED = re.compile(r"TZ|LANG|LC_[A-Z]+|OMP_NUM_THREADS|NCCL_[A-Z0-9_]+|CUBLAS_WORKSPACE_CONFIG|PYTORCH_[A-Z0-9_]+")
 SYSTEM = tuple(
     map(Path, ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc", "/boot", "/var/lib/docker", "/root/.ssh"))
@@ -35,32 +39,48 @@ def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str
 
     InvalidRequest: the spec names a path that no container may see, or that its user cannot read.
     """
-    user = (os.getuid(), os.getgid()) if os.getuid() else (UNPRIVILEGED, UNPRIVILEGED)
+    is_root = os.getuid() == 0
+    user = (UNPRIVILEGED, UNPRIVILEGED) if is_root else (os.getuid(), os.getgid())
+    groups = () if is_root else tuple(sorted({*os.getgroups()} - {user[1]}))
     own = folders.job / "run" / str(task.attempt) / "inside"
     (own / "home").mkdir(parents=True, exist_ok=True)
     own.chmod(0o700)
     mounts = _Mounts(folders)
     inner = mounts.translated(dict(spec))
     for bind in mounts.binds:
-        _must_be_readable(bind.source, user)
+        _must_be_readable(bind.source, user[0], {user[1], *groups})
+        _must_be_whole(bind.source)
     text = yaml.safe_dump(inner, sort_keys=False, allow_unicode=True)
     descriptor = os.open(own / "spec.yaml", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
-    if os.getuid() == 0:
+    if is_root:
         _give(own, user)
         _give(folders.results, user)
     writable = (Bind(folders.results, RESULTS, read_only=False), Bind(own, INSIDE, read_only=False))
+    binds = (*writable, *mounts.binds)
+    (own.parent / _MOUNTS_FILE).write_text(json.dumps({bind.target: str(bind.source) for bind in binds}))
     at = task.command.index(str(folders.spec))
     return replace(
         task,
         command=(*task.command[:at], f"{INSIDE}/spec.yaml", *task.command[at + 1 :]),
-        environment={**environment(task.environment), **(_TAO if is_tao else {})},
+        environment={**environment(task.environment), **({} if task.devices else _NO_GPU), **(_TAO if is_tao else {})},
         digest=digest,
-        binds=(*writable, *mounts.binds),
+        binds=binds,
         user=user,
+        groups=groups,
         is_foreign=is_tao,
     )
+
+
+def as_outside(text: str, folders: Folders, attempt: int) -> str:
+    """What a container said, with the paths of this machine where it names those inside."""
+    try:
+        mounts = json.loads((folders.job / "run" / str(attempt) / _MOUNTS_FILE).read_text())
+    except FileNotFoundError:
+        return text
+    inside = re.compile(rf"(?<![\w./-])(?:{'|'.join(map(re.escape, mounts))})(?![\w-])")
+    return inside.sub(lambda match: mounts[match[0]], text)
 
 
 def environment(outside: Mapping[str, str]) -> dict[str, str]:
@@ -123,6 +143,8 @@ class _Mounts:
             why = "it holds the server's own files"
         elif any(source.is_relative_to(place) for place in SYSTEM):
             why = "it belongs to the system"
+        elif held := next((place for place in SYSTEM if place.is_relative_to(source)), None):
+            why = f"it holds {held}, which belongs to the system"
         elif source.is_relative_to(home):
             below = source.relative_to(home).parts
             of_job = below[0] == "jobs" and len(below) > 3 and below[2] in _READABLE
@@ -133,16 +155,30 @@ class _Mounts:
             )
 
 
-def _must_be_readable(source: Path, user: tuple[int, int]) -> None:
+def _must_be_readable(source: Path, uid: int, groups: Set[int]) -> None:
     """What the permissions of the mount itself allow; deeper files show when they are opened."""
     found = source.stat()
-    shift = 6 if found.st_uid == user[0] else 3 if found.st_gid == user[1] else 0
+    shift = 6 if found.st_uid == uid else 3 if found.st_gid in groups else 0
     needed = 0o5 if source.is_dir() else 0o4
     if (found.st_mode >> shift) & needed != needed:
         raise InvalidRequest(
-            f"{source} cannot be read by uid {user[0]}, who runs the container",
+            f"{source} cannot be read by uid {uid}, who runs the container",
             fix=f"chmod -R o+rX {source}, or run the server as its owner.",
         )
+
+
+def _must_be_whole(source: Path) -> None:
+    """Only the folder is mounted: a link in it that leads elsewhere would lead nowhere inside."""
+    if not source.is_dir():
+        return
+    with os.scandir(source) as entries:
+        for entry in entries:
+            target = Path(os.path.realpath(entry.path)) if entry.is_symlink() else source
+            if not target.is_relative_to(source) and target.exists():
+                raise InvalidRequest(
+                    f"{entry.path} is a link to {target}, outside of the folder that a container sees",
+                    fix="Copy the files there instead of linking them (cp -rL does), or use platform=local.",
+                )
 
 
 def _give(folder: Path, user: tuple[int, int]) -> None:

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job
-from mask2former_mcp.settings import KEY_VARIABLE, Settings
+from mask2former_mcp.jobs.prepare import job_key
+from mask2former_mcp.settings import Settings
 from mask2former_mcp.staging import upload
 from mask2former_mcp.staging.uri import Uri, is_plain
 
@@ -187,14 +186,8 @@ class Delivery:
         return text.encode().replace(secret, upload.MASK) if secret else text.encode()
 
     def _secret(self) -> bytes | None:
-        """The encryption key, from the environment or as this job's own spec holds it."""
-        found = self._environ.get(KEY_VARIABLE)
-        if not found and self.job.plan.key_from_environment:
-            try:
-                found = yaml.safe_load(self.folders.spec.read_text(encoding="utf-8")).get("encryption_key")
-            except (OSError, yaml.YAMLError, AttributeError):
-                found = None
-        return str(found).encode() if found else None
+        key = job_key(self.job, self.folders, self._environ)
+        return key.encode() if key else None
 
 
 def _is_final(error: Exception) -> bool:

@@ -24,7 +24,12 @@ class Failure:
 _LAST_WORDS = 20  # lines
 _NAMES = re.compile(r"\w+_\w+|\w+\.\w+")  # spec keys and tools
 # The line that ends a traceback; of several processes each line may begin with its rank.
-_TRACEBACK_END = re.compile(r"^(?:\[rank\d+\]:\s*)?(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Warning)\b.*")
+_TRACEBACK_END = re.compile(r"^(?:\[rank\d+\]:\s*)?(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*")
+# Errors of processes that miss another one: as little a cause as a symptom.
+_MISSES_ANOTHER = re.compile(
+    r"\b(?:Connection\w*|BrokenPipe|EOF|Dist\w*|ChildFailed)Error\b|Connection (?:closed|reset) by peer|Broken pipe"
+)
+_SYMPTOMS = tuple(cause for cause in CAUSES if cause.is_symptom)
 _KILLED = tuple(cause for cause in CAUSES if cause.anywhere or cause.code == "out_of_memory")
 
 
@@ -35,7 +40,9 @@ def explain(exit_code: int | None, failure_line: str | None, log_tail: Sequence[
     # Who is killed has no time for last words, so that those before explain nothing, unless they tell of the machine.
     causes = _KILLED if number == signal.SIGKILL and not failure_line else CAUSES
     if (found := _known(causes, failure_line, log_tail)) is not None:
-        return found
+        cause, line = found
+        own = _own_words(failure_line, log_tail) if cause.is_symptom else None
+        return _program_error(own, exit_code) if own else _advised(cause, line)
     if number == signal.SIGKILL:
         return Failure(
             "killed",
@@ -49,14 +56,13 @@ def explain(exit_code: int | None, failure_line: str | None, log_tail: Sequence[
         return Failure(
             "crashed", f"The process crashed with {_signal_name(number)}. get_job_logs shows its last words."
         )
-    cause = failure_line or next((line for line in reversed(log_tail) if _TRACEBACK_END.match(line)), None)
-    cause = cause or (log_tail[-1] if log_tail else "it said nothing")
-    how = "" if exit_code is None else f" (exit code {exit_code})"
-    return Failure("program_error", f"{_cut(cause)}{how} get_job_logs shows more.")
+    last = next((line for line in reversed(log_tail) if _TRACEBACK_END.match(line)), None)
+    return _program_error(failure_line or last or (log_tail[-1] if log_tail else "it said nothing"), exit_code)
 
 
-def _known(causes: Sequence[Cause], failure_line: str | None, log_tail: Sequence[str]) -> Failure | None:
-    """Hardware and asserts wherever they show; then the FAILURE line, the log's errors, its last words; symptoms last.
+def _known(causes: Sequence[Cause], failure_line: str | None, log_tail: Sequence[str]) -> tuple[Cause, str] | None:
+    """The cause and the line that shows it. Hardware and asserts wherever they show; then the FAILURE line, the log's
+    errors, its last words; symptoms last.
 
     In the log the earliest line counts: what follows it may be its consequence.
     """
@@ -73,14 +79,29 @@ def _known(causes: Sequence[Cause], failure_line: str | None, log_tail: Sequence
     return next((found for asked, lines in searches if (found := _first(asked, lines)) is not None), None)
 
 
-def _first(causes: Sequence[Cause], lines: Sequence[str]) -> Failure | None:
-    for line in lines:
-        for cause in causes:
-            if cause.pattern.search(line):
-                text = _cut(line)
-                known = any(word in text for word in _NAMES.findall(cause.advice))  # it advises already
-                return Failure(cause.code, text if known else f"{text} {cause.advice}", cause.by_machine)
-    return None
+def _first(causes: Sequence[Cause], lines: Sequence[str]) -> tuple[Cause, str] | None:
+    return next(((cause, line) for line in lines for cause in causes if cause.pattern.search(line)), None)
+
+
+def _own_words(failure_line: str | None, log_tail: Sequence[str]) -> str | None:
+    """An error that no cause explains and that no symptom precedes: the symptoms follow from it."""
+    first = next((line for line in log_tail if _TRACEBACK_END.match(line) or _is_symptom(line)), None)
+    return next((line for line in (failure_line, first) if line and not _is_symptom(line)), None)
+
+
+def _is_symptom(line: str) -> bool:
+    return bool(_MISSES_ANOTHER.search(line)) or any(cause.pattern.search(line) for cause in _SYMPTOMS)
+
+
+def _advised(cause: Cause, line: str) -> Failure:
+    text = _cut(line)
+    known = any(word in text for word in _NAMES.findall(cause.advice))  # it advises already
+    return Failure(cause.code, text if known else f"{text} {cause.advice}", cause.by_machine)
+
+
+def _program_error(line: str, exit_code: int | None) -> Failure:
+    how = "" if exit_code is None else f" (exit code {exit_code})"
+    return Failure("program_error", f"{_cut(line)}{how} get_job_logs shows more.")
 
 
 def _cut(text: str) -> str:

@@ -171,23 +171,30 @@ def _give_devices(spec: dict[str, Any], action: str, gpus: int) -> None:
         section["gpu_id"] = 0
 
 
-def _key(job: Job, folders: Folders, environ: Mapping[str, str]) -> str | None:
-    """The encryption key, where the Plan says that there is one: from the environment, or as an earlier attempt of
-    this job wrote it."""
-    if not job.plan.key_from_environment:
-        return None
+def job_key(job: Job, folders: Folders, environ: Mapping[str, str]) -> str | None:
+    """The encryption key that this job's files and log may hold: the environment's, or what an earlier attempt was
+    given when there was one."""
     if found := environ.get(KEY_VARIABLE):
         return found
+    if not job.plan.key_from_environment:
+        return None
     try:
         earlier = yaml.safe_load(folders.spec.read_text(encoding="utf-8"))["encryption_key"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        earlier = None
-    if not earlier:
+        return None
+    return str(earlier) if earlier else None
+
+
+def _key(job: Job, folders: Folders, environ: Mapping[str, str]) -> str | None:
+    """The key for the spec, where the Plan says that there is one."""
+    if not job.plan.key_from_environment:
+        return None
+    if (found := job_key(job, folders, environ)) is None:
         raise InvalidRequest(
             f"the Plan takes the encryption key from the environment, but {KEY_VARIABLE} is not set",
             fix=f"Set {KEY_VARIABLE} where the server runs, then resume_job.",
         )
-    return str(earlier)
+    return found
 
 
 def write_private(path: Path, text: str) -> None:

@@ -18,9 +18,11 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases
 from mask2former_mcp.jobs.logs import last_lines
+from mask2former_mcp.jobs.prepare import job_key
 from mask2former_mcp.jobs.spawn import spawn, supervised
 from mask2former_mcp.jobs.store import LIVE, JobStore
 from mask2former_mcp.platforms.locks import ProcessLock
+from mask2former_mcp.platforms.protocol import Platform
 from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import Settings
 
@@ -117,7 +119,12 @@ def _works(settings: Settings, job: Job) -> bool:
     supervisors (a full disk, a broken installation) is not its trouble, and one that follows later finds it all."""
     if job.handle is None or job.state is JobState.STOPPING:
         return False
-    return platform_for(job.plan.platform, settings).poll(job.handle).state in ("waiting", "running")
+    return _platform(settings, job).poll(job.handle).state in ("waiting", "running")
+
+
+def _platform(settings: Settings, job: Job) -> Platform:
+    key = job_key(job, Folders.of(settings.home, job), os.environ)
+    return platform_for(job.plan.platform, settings, key)
 
 
 def _is_due(folders: Folders) -> bool:
@@ -138,7 +145,7 @@ def _give_up(settings: Settings, store: JobStore, job: Job, reason: str) -> None
     was to stop.
     """
     if job.handle is not None:
-        platform_for(job.plan.platform, settings).cancel(job.handle, grace_s=settings.cancel_grace_s)
+        _platform(settings, job).cancel(job.handle, grace_s=settings.cancel_grace_s)
     if running := live_members(store, job):
         if job.state is JobState.STOPPING:
             for member in running:

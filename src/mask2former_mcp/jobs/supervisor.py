@@ -16,6 +16,7 @@ from dataclasses import replace
 from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
+from mask2former_mcp.jobs.contained import as_outside
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.gathering import gather
@@ -23,7 +24,7 @@ from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases, Waiting
 from mask2former_mcp.jobs.logs import last_lines, of_attempt
 from mask2former_mcp.jobs.members import width
-from mask2former_mcp.jobs.prepare import MASK, action_folder, devices_wanted, prepare, resolved_spec
+from mask2former_mcp.jobs.prepare import MASK, action_folder, devices_wanted, job_key, prepare, resolved_spec
 from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
@@ -33,7 +34,7 @@ from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Report, Task
 from mask2former_mcp.platforms.registry import platform_for
-from mask2former_mcp.settings import KEY_VARIABLE, Settings
+from mask2former_mcp.settings import Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
 _RECONCILE_EVERY = 10  # polls
@@ -161,7 +162,7 @@ class Supervisor:
         except Stopped:
             return
         except PlatformAway:
-            raise
+            raise  # it may have been created or started meanwhile: ended now, it would be left behind
         except Mask2FormerError as error:
             self._not_started(job, handle, f"{error.message}. {error.fix}", error.code)
         except OSError as error:
@@ -229,7 +230,7 @@ class Supervisor:
 
     def follow(self, job: Job) -> None:
         """Read the status until the process has ended, or the job is not running any more."""
-        follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
+        follower = following.Follower(self.store, job, self._key(job))
         assert job.handle is not None  # stored before the job could be running
         got_on = False
         self.delivering.start(job)
@@ -263,7 +264,7 @@ class Supervisor:
     # -- stopping --
 
     def stop(self, job: Job) -> None:
-        follower = following.Follower(self.store, job, self.environ.get(KEY_VARIABLE))
+        follower = following.Follower(self.store, job, self._key(job))
         grace = self.settings.cancel_grace_s
         self.store.update(job.id, job.attempt, phase=f"stopping: up to {grace:.0f} s to write a checkpoint", eta_s=None)
         self._clear(job, grace_s=grace)
@@ -295,6 +296,7 @@ class Supervisor:
         verdict = judge(
             seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
         )
+        verdict = replace(verdict, message=as_outside(verdict.message, folders, job.attempt))
         if verdict.state is JobState.FAILED and seen.cut_off:
             self._lost(job, seen)
         elif verdict.is_retried:
@@ -309,7 +311,7 @@ class Supervisor:
             self._end(job, replace(verdict, message=verdict.message + after), exit_code)
             return
         self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
-        reason = self._masked(f"attempt {job.attempt} failed, {verdict.error_code}: {verdict.message}")
+        reason = self._masked(job, f"attempt {job.attempt} failed, {verdict.error_code}: {verdict.message}")
         self.store.retry(job.id, attempt=job.attempt, restarts=job.restarts + 1, reason=reason, ended=JobState.FAILED)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
@@ -324,7 +326,7 @@ class Supervisor:
 
     def _end(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
         succeeded = verdict.state is JobState.SUCCEEDED
-        message = self._masked(following.success_message(self.store, job) if succeeded else verdict.message)
+        message = self._masked(job, following.success_message(self.store, job) if succeeded else verdict.message)
         self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
         # Before the end is recorded: a supervisor that is killed meanwhile has a successor that goes on.
         state, message, code = self.delivering.finish(job, verdict.state, message, verdict.error_code)
@@ -340,8 +342,11 @@ class Supervisor:
             **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
         )
 
-    def _masked(self, text: str) -> str:
-        key = self.environ.get(KEY_VARIABLE)
+    def _key(self, job: Job) -> str | None:
+        return job_key(job, Folders.of(self.store.home, job), self.environ)
+
+    def _masked(self, job: Job, text: str) -> str:
+        key = self._key(job)
         return text.replace(key, MASK) if key else text
 
 
@@ -359,7 +364,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         store.note_supervisor(job_id, dict(identify(os.getpid()) or {}), spawned=False)
         _log.info("%s: attempt %d, %s", job_id, job.attempt, job.state)
-        platform = platform_for(job.plan.platform, settings, os.environ)
+        key = job_key(job, Folders.of(store.home, job), os.environ)
+        platform = platform_for(job.plan.platform, settings, key)
         Supervisor(settings, store, platform, dict(os.environ)).run(job_id)
         _log.info("%s: %s", job_id, store.get(job_id).state)
     store.close()

@@ -43,18 +43,25 @@ def choose(request: ActionRequest, action: str, bundle: Bundle, settings: Settin
 def _image(
     request: ActionRequest, action: str, bundle: Bundle, settings: Settings, platform: str, runtime: str, tensorrt: bool
 ) -> str | None:
-    if request.image is not None:
-        if platform == "local" and runtime == "engine":
-            raise InvalidRequest(
-                f"image={request.image!r}: platform=local with runtime=engine runs no container", fix="Leave image out."
-            )
-        if request.image not in settings.images:
-            allowed = ", ".join(settings.images) or "none"
-            raise InvalidRequest(
-                f"image={request.image!r} is not on the operator's allow-list ({allowed})",
-                fix="Leave image out for the default, or ask the operator to add it to `images` in config.toml.",
-            )
-        return request.image
+    default = _default_image(action, bundle, settings, platform, runtime, tensorrt)
+    if request.image is None or request.image == default:
+        return default
+    if platform == "local" and runtime == "engine":
+        raise InvalidRequest(
+            f"image={request.image!r}: platform=local with runtime=engine runs no container", fix="Leave image out."
+        )
+    if request.image not in settings.images:
+        allowed = ", ".join(settings.images) or "none"
+        raise InvalidRequest(
+            f"image={request.image!r} is not on the operator's allow-list ({allowed})",
+            fix="Leave image out for the default, or ask the operator to add it to `images` in config.toml.",
+        )
+    return request.image
+
+
+def _default_image(
+    action: str, bundle: Bundle, settings: Settings, platform: str, runtime: str, tensorrt: bool
+) -> str | None:
     if platform == "local" and runtime == "engine":
         return None
     if platform == "docker" and runtime == "engine":

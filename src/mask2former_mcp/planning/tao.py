@@ -58,12 +58,7 @@ def _pyt(s: Situation) -> Iterator[str]:
             "TAO computes the mIoU of each epoch from the first GPU's share of the validation images: it ranks epochs "
             "roughly; evaluate the chosen checkpoint for a true number"
         )
-    images, batch = s.images.get("eval"), int(dotted.get(s.spec, "dataset.val.batch_size"))
-    if s.action in ("train", "evaluate") and images and images % batch:
-        yield (
-            f"TAO drops what does not fill a batch: {images % batch} of {images} validation images are not measured; "
-            "dataset.val.batch_size=1 measures all"
-        )
+    yield from _dropped(s)
     if s.action == "quantize" and s.spec["quantize"]["backend"] != "modelopt.onnx":
         yield "TAO's own actions cannot read the quantized file that its image writes: it holds bare weights"
     if s.action != "quantize" and s.parent is not None and s.parent.action == "quantize":
@@ -73,6 +68,20 @@ def _pyt(s: Situation) -> Iterator[str]:
         )
     if s.action == "export" and min(s.spec["export"]["input_width"], s.spec["export"]["input_height"]) <= 128:
         yield "TAO's exporter is known to fail at 128 x 128: keep 960 x 544, or use runtime=engine"
+
+
+def _dropped(s: Situation) -> Iterator[str]:
+    """Its loaders leave out the last images that do not fill a batch."""
+    if s.action == "inference":
+        role, name, section, lost = "inference", "inference", "test", "get no prediction"
+    else:
+        role, name, section, lost = "eval", "validation", "val", "are not measured"
+    images, batch = s.images.get(role), int(dotted.get(s.spec, f"dataset.{section}.batch_size"))
+    if s.action in ("train", "evaluate", "inference") and images and images % batch:
+        yield (
+            f"TAO drops what does not fill a batch: {images % batch} of {images} {name} images {lost}; "
+            f"dataset.{section}.batch_size=1 takes all"
+        )
 
 
 def _deploy(s: Situation) -> Iterator[str]:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +26,13 @@ LABEL = "org.mask2former-mcp"
 RESULTS = "/results"
 _EXIT_FILE = "exit_status.json"
 _POSITION_FILE = "log_position"
-_AWAY_FILE = "daemon_away"  # it could not be asked, and the container was not seen running since
+_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _MASK = b"***"
 _PATIENCE_S = 60.0  # for a daemon that restarts
 _PATIENCE_AT_START_S = 20.0
 _SIGNALLED = 128  # exit codes from here on: ended by a signal, whoever sent it
 _GB = 2**30
+_LOOK = "`doctor platform=docker` checks the daemon; then resume_job."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class DockerPlatform:
         self.daemon = daemon
         self.secrets = tuple(secret.encode() for secret in secrets)
         self.logins = logins or {}
+        self._watched: set[str] = set()  # containers seen alive from here, by a daemon that has answered ever since
 
     def render(self, task: Task) -> Mapping[str, Any]:
         """The whole create call of the Engine API, as `create`, with the container's `name`."""
@@ -91,6 +94,8 @@ class DockerPlatform:
             "ShmSize": int(limits.shm_gb * _GB),
             "Tmpfs": {"/tmp": "rw,nosuid,nodev,mode=1777,size=4g"},
         }
+        if task.groups:
+            host["GroupAdd"] = [str(group) for group in task.groups]
         if limits.cpus:
             host["NanoCpus"] = int(limits.cpus * 1e9)
         if task.devices:
@@ -136,7 +141,7 @@ class DockerPlatform:
         except (Refused, Gone) as error:
             if reason := fitness.unseen(str(error)):
                 raise NotAvailable(reason[0], fix=reason[1]) from error
-            raise NotAvailable(f"Docker refused the container: {error}", fix="See `doctor platform=docker`.") from error
+            raise NotAvailable(f"Docker refused the container: {error}", fix=_LOOK) from error
         try:
             patiently(lambda: self._start(name), _PATIENCE_AT_START_S, report)
         except (Refused, Gone) as error:
@@ -145,12 +150,11 @@ class DockerPlatform:
         return handle
 
     def poll(self, handle: Handle) -> Observation:
-        run = self.home / handle["run"]
-        if (ended := _read(run / _EXIT_FILE)) is not None:
+        name = handle["container"]
+        if (ended := _read(self.home / handle["run"] / _EXIT_FILE)) is not None:
             return Observation("exited", **ended)
-        away = run / _AWAY_FILE
         try:
-            state = self.daemon.inspect(handle["container"])["State"]
+            state = self.daemon.inspect(name)["State"]
             if state["Status"] == "created":
                 # Created and not yet started: for whoever submits it is still to do.
                 return Observation("missing", detail="its container was never started")
@@ -158,17 +162,15 @@ class DockerPlatform:
         except Gone:
             return Observation("missing", detail="its container is gone and nobody recorded an exit code")
         except Unreachable as error:
-            with contextlib.suppress(OSError):
-                away.touch()
+            self._watched.discard(name)
             return Observation("waiting", detail=f"waiting for the Docker daemon: {error}")
         if state["Status"] in ("running", "paused", "restarting", "removing"):
-            away.unlink(missing_ok=True)
+            self._watched.add(name)
             return Observation("running")
-        return _ended(state, away=away.exists())
+        return _ended(state, watched=name in self._watched)
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         """SIGTERM, after `grace_s` SIGKILL; then the end is recorded, the log complete and the container removed."""
-        run = self.home / handle["run"]
         name = handle["container"]
         try:
             state = patiently(lambda: self.daemon.inspect(name), _PATIENCE_S)["State"]
@@ -182,8 +184,11 @@ class DockerPlatform:
             patiently(lambda: self.daemon.stop(name, grace_s), _PATIENCE_S)
             state = patiently(lambda: self.daemon.inspect(name), _PATIENCE_S)["State"]
             patiently(lambda: self._copy_log(handle), _PATIENCE_S)
-            ended = _ended(state, away=had_ended and (run / _AWAY_FILE).exists())
-            _write(run / _EXIT_FILE, {key: value for key, value in asdict(ended).items() if key != "state"})
+            ended = _ended(state, watched=not had_ended or name in self._watched)
+            _write(
+                self.home / handle["run"] / _EXIT_FILE,
+                {key: value for key, value in asdict(ended).items() if key != "state"},
+            )
             patiently(lambda: self.daemon.remove(name), _PATIENCE_S)
         except Gone:
             return  # somebody else removed it
@@ -205,9 +210,16 @@ class DockerPlatform:
         that was. Killed between the two writes, the next copy repeats a line rather than losing one."""
         position = self.home / handle["run"] / _POSITION_FILE
         last = position.read_bytes() if position.exists() else b""
+        if not _STAMP.fullmatch(last):
+            last = b""
         fresh: list[bytes] = []
+        stamp = newest = b""
         for line in self.daemon.log(handle["container"], since=last.decode()):
-            stamp, _, text = line.partition(b" ")
+            first, _, text = line.partition(b" ")
+            if _STAMP.fullmatch(first):
+                stamp = first
+            else:
+                text = line  # it goes with the line before
             if stamp > last and text.endswith(b"\n"):
                 fresh.append(self._masked(text))
                 newest = stamp
@@ -230,7 +242,10 @@ class DockerPlatform:
         daemon = self.daemon
         reason = fitness.remote(daemon.host)
         if reason is None:
-            info, version = patiently(lambda: (daemon.info(), daemon.version()), _PATIENCE_AT_START_S, report)
+            try:
+                info, version = patiently(lambda: (daemon.info(), daemon.version()), _PATIENCE_AT_START_S, report)
+            except (Refused, Gone) as error:
+                raise NotAvailable(f"the Docker daemon refuses to be asked: {error}", fix=_LOOK) from error
             reason = fitness.unfit(info, version) or fitness.without_gpus(info, task.devices)
         if reason is not None:
             raise NotAvailable(reason[0], fix=reason[1])
@@ -242,17 +257,20 @@ class DockerPlatform:
     def _start(self, name: str) -> None:
         if self.daemon.inspect(name)["State"]["Status"] == "created":
             self.daemon.start(name)
+            self._watched.add(name)
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self.home)) if path.is_relative_to(self.home) else str(path)
 
 
-def _ended(state: Mapping[str, Any], *, away: bool) -> Observation:
-    """`away`: nobody could ask the daemon when it ended. A daemon that stops without live-restore ends its containers
-    by a signal, at which some programs exit with 0."""
+def _ended(state: Mapping[str, Any], *, watched: bool) -> Observation:
+    """A daemon that stops without live-restore, and a machine that goes down, end containers by a signal, at which some
+    programs exit with 0. Where nobody watched, such an end is taken for theirs."""
     code, memory = int(state["ExitCode"]), bool(state["OOMKilled"])
-    cut_off = away and not memory and (code == 0 or code >= _SIGNALLED)
-    detail = f"the Docker daemon went away and its container ended (exit code {code})" if cut_off else ""
+    cut_off = not watched and not memory and (code == 0 or code >= _SIGNALLED)
+    detail = (
+        f"its container ended (exit code {code}) while the Docker daemon or its supervisor was away" if cut_off else ""
+    )
     return Observation("exited", exit_code=code, detail=detail, cut_off=cut_off, out_of_memory=memory)
 
 
@@ -263,7 +281,7 @@ def _start_advice(said: str) -> str:
         return "The image has no `mask2former` command: name another `image`, or build ours with scripts/build-image."
     if "mount" in said:
         return "A file or folder of the job is not visible to the daemon: it must see this machine's file system."
-    return "`doctor platform=docker` checks the daemon; then resume_job."
+    return _LOOK
 
 
 def _read(path: Path) -> dict[str, Any] | None:

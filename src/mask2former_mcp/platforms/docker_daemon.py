@@ -1,5 +1,6 @@
 """The few questions that we ask a Docker Engine, through the docker SDK, with four kinds of refusal told apart."""
 
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,12 +44,12 @@ class Gone(Exception):
     """There is no such container or image."""
 
 
-class Conflict(Exception):
-    """The name is taken."""
-
-
 class Refused(Exception):
     """The daemon says no, and says why."""
+
+
+class Conflict(Refused):
+    """The name is taken, or the container is being removed."""
 
 
 class Daemon:
@@ -67,28 +68,29 @@ class Daemon:
             client.start(name)
 
     def inspect(self, name: str) -> dict[str, Any]:
-        with self._asking() as client:
+        with self._following() as client:
             found: dict[str, Any] = client.inspect_container(name)
             return found
 
     def stop(self, name: str, grace_s: float) -> None:
         """Nothing where it has ended already."""
-        with self._asking(_TIMEOUT_S + grace_s) as client:
+        with self._following(_TIMEOUT_S + grace_s) as client:
             client.stop(name, timeout=max(round(grace_s), 1))
 
     def remove(self, name: str) -> None:
         """Nothing where it is gone already."""
         try:
-            with self._asking() as client:
+            with self._following() as client:
                 client.remove_container(name, force=True, v=True)
         except Gone:
             return
 
     def log(self, name: str, *, since: str = "") -> Iterator[bytes]:
-        """Lines with the daemon's RFC 3339 time in front; those from the second of `since` on are enough."""
-        with self._asking() as client:
+        """Lines with the daemon's RFC 3339 time in front; those from the second of `since` on are enough. Only the
+        daemon ends a line: a progress bar's carriage returns are text."""
+        with self._following() as client:
             text = client.logs(name, timestamps=True, since=_second(since))
-        return iter(text.splitlines(keepends=True))
+        return io.BytesIO(text)
 
     def has_image(self, image: str) -> bool:
         try:
@@ -139,6 +141,17 @@ class Daemon:
         ) as error:  # fmt: skip
             self._client = None
             raise Unreachable(" ".join(str(error).split())[:300]) from error
+
+    @contextmanager
+    def _following(self, timeout_s: float = _TIMEOUT_S) -> Iterator[docker.APIClient]:
+        """As `_asking`, about a container that is there: a daemon in order refuses nothing of this, so one that does
+        (it is short of memory or disk, a newer one has taken its place) is asked again later."""
+        try:
+            with self._asking(timeout_s) as client:
+                yield client
+        except Refused as error:
+            self._client = None
+            raise Unreachable(str(error)) from error
 
 
 def has_login(registry: str) -> bool:

@@ -48,6 +48,13 @@ def bring(daemon: Daemon, image: str, known: Mapping[str, Login], report: Report
     ImageNotAvailable says what the registry or the disk refused; PlatformAway that the daemon did not come back.
     """
     login = known.get(registry(image))
+    try:
+        _bring(daemon, image, login, report)
+    except (Refused, Gone) as error:
+        raise refused(image, str(error), has_login=login is not None) from error
+
+
+def _bring(daemon: Daemon, image: str, login: Login | None, report: Report) -> None:
     for attempt in range(_TRIES):
         if patiently(lambda: daemon.has_image(image), _PATIENCE_S, report):
             return
@@ -59,8 +66,6 @@ def bring(daemon: Daemon, image: str, known: Mapping[str, Login], report: Report
             )
         try:
             _pull(daemon, image, login, report)
-        except (Refused, Gone) as error:
-            raise refused(image, str(error), has_login=login is not None) from error
         except Unreachable as error:
             if attempt == _TRIES - 1:
                 raise refused(image, f"the transfer broke {_TRIES} times: {error}", has_login=True) from error

@@ -37,6 +37,7 @@ class Task:
     digest: str = ""  # the Plan's, for the label
     binds: tuple[Bind, ...] = ()
     user: tuple[int, int] | None = None  # uid and gid inside
+    groups: tuple[int, ...] = ()  # further gids inside
     is_foreign: bool = False  # somebody else's image: its own entry point runs the command
 
 
@@ -57,7 +58,7 @@ class Observation:
     state: Literal["waiting", "running", "exited", "missing"]  # waiting: it cannot be told yet whether it runs
     exit_code: int | None = None
     detail: str = ""  # what it waits for, or what else is to be said
-    cut_off: bool = False  # the platform itself went away and took it along: no fault of the program
+    cut_off: bool = False  # taken along by the platform, or so it seems where nobody watched: no fault of the program
     out_of_memory: bool = False  # the memory limit was hit: by the process itself or by a child of it
 
 

@@ -7,14 +7,16 @@ import psutil
 
 from mask2former_mcp.platforms.local import LocalPlatform
 from mask2former_mcp.platforms.protocol import Platform
-from mask2former_mcp.settings import KEY_VARIABLE, Settings
+from mask2former_mcp.settings import Settings
 
 _SHARE = 0.9  # of this machine's memory, where the operator sets no limit
 _LEAST_SECRET = 4
 
 
-def platform_for(name: str, settings: Settings, environ: Mapping[str, str] = os.environ) -> Platform:
-    """The platform that runs, or ran, a job whose Plan says `name`."""
+def platform_for(
+    name: str, settings: Settings, secret: str | None, environ: Mapping[str, str] = os.environ
+) -> Platform:
+    """The platform that runs, or ran, a job whose Plan says `name`. `secret`: what its log may hold and must not."""
     if name == "docker":
         # Imported here, because the docker SDK costs a quarter of a second at each start of a supervisor.
         from mask2former_mcp.platforms.docker import DockerPlatform, Limits
@@ -29,7 +31,6 @@ def platform_for(name: str, settings: Settings, environ: Mapping[str, str] = os.
             shm_gb=settings.container_shm_gb,
             network=settings.container_network,
         )
-        key = environ.get(KEY_VARIABLE, "")
-        secrets = (key,) if len(key) >= _LEAST_SECRET else ()
+        secrets = (secret,) if secret and len(secret) >= _LEAST_SECRET else ()
         return DockerPlatform(settings.home, limits, Daemon(environ.get("DOCKER_HOST")), secrets, logins(environ))
     return LocalPlatform(settings.home, settings.engine)

@@ -18,16 +18,19 @@ _PROBE = "m2f-doctor-probe"
 Found = tuple[str, Literal["ok", "warning", "error"], str, str]  # name, status, detail, fix
 
 
-def look(settings: Settings, images: Sequence[str], environ: Mapping[str, str]) -> Iterator[Found]:
+def look(
+    settings: Settings, images: Sequence[str], environ: Mapping[str, str], others: Sequence[str] = ()
+) -> Iterator[Found]:
     """Each check as (name, status, detail, fix). Without a daemon there is only the first; nothing is started or
-    pulled. `images` are those that jobs would run."""
+    pulled. `images` are those that jobs would run; `others`, of which no registry is asked, those of runtime=tao where
+    it is not the operator's."""
     daemon = Daemon(environ.get("DOCKER_HOST"))
     if reason := fitness.remote(daemon.host):
         yield ("docker", "error", *reason)
         return
     try:
         info, version = daemon.info(), daemon.version()
-        here = {image: daemon.has_image(image) for image in images}
+        here = {image: daemon.has_image(image) for image in (*images, *others)}
     except (Unreachable, Refused) as error:
         yield ("docker", "error", *_silent(error))
         return
@@ -39,8 +42,13 @@ def look(settings: Settings, images: Sequence[str], environ: Mapping[str, str]) 
         yield _files(daemon, settings.home, present)
     yield _gpus(info, shutil.which("nvidia-smi") is not None and settings.gpus != "none")
     for image, there in here.items():
-        yield ("docker image", "ok", f"{image} is here", "") if there else _offered(daemon, image, environ)
-    yield _login(images, environ)
+        if there:
+            yield "docker image", "ok", f"{image} is here", ""
+        elif image in images:
+            yield _offered(daemon, image, environ)
+        else:
+            yield "docker image", "ok", f"{image} is not here: the first job with runtime=tao would pull it", ""
+    yield _login(images, others, environ)
     yield _disk(Path(info.get("DockerRootDir") or "/"))
 
 
@@ -120,16 +128,20 @@ def _offered(daemon: Daemon, image: str, environ: Mapping[str, str]) -> Found:
     return "docker image", "ok", f"{image} is not here; {registry(image)} offers it, and the first job pulls it", ""
 
 
-def _login(images: Sequence[str], environ: Mapping[str, str]) -> Found:
+def _login(images: Sequence[str], others: Sequence[str], environ: Mapping[str, str]) -> Found:
     """Names only: of registries, and of the variable."""
     variable = key_variable(environ)
     found = [f"{NGC} (by {variable})"] if variable else []
-    for host in sorted({registry(image) for image in images} - ({NGC} if variable else set())):
+    for host in sorted({registry(image) for image in (*images, *others)} - ({NGC} if variable else set())):
         if has_login(host):
             found.append(f"{host} (by Docker's configuration)")
-    if not found and any(registry(image) == NGC for image in images):
+    if found:
+        return "docker login", "ok", f"set for {', '.join(found)}", ""
+    if any(registry(image) == NGC for image in images):
         return "docker login", "warning", f"none for {NGC}", "Set NGC_API_KEY in the environment of the server."
-    return "docker login", "ok", f"set for {', '.join(found)}" if found else "none set, and none needed", ""
+    if any(registry(image) == NGC for image in others):
+        return "docker login", "ok", f"none set, and none needed but for runtime=tao ({NGC}: NGC_API_KEY)", ""
+    return "docker login", "ok", "none set, and none needed", ""
 
 
 def _disk(root: Path) -> Found:

@@ -80,18 +80,25 @@ def _docker(services: Services) -> list[Check]:
     # Imported here: the docker SDK is slow to import, and only who asks for Docker needs it.
     from mask2former_mcp.server import docker_check
 
+    settings, environ = services.settings, services.environ
     try:
-        return [Check(*found) for found in docker_check.look(services.settings, _images(services), services.environ)]
+        taos = _tao_images(services)
+        if settings.runtime == "tao":
+            found = docker_check.look(settings, taos, environ)
+        else:
+            found = docker_check.look(settings, (settings.engine_image,), environ, taos)
+        return [Check(*one) for one in found]
     except Exception as error:  # noqa: BLE001 - as above
         return [Check("docker", "error", f"{type(error).__name__}: {error}", "Report this, with the detail.")]
 
 
-def _images(services: Services) -> tuple[str, ...]:
-    """Those that jobs would run where nobody names another."""
-    settings = services.settings
-    if settings.runtime == "engine":
-        return (settings.engine_image,)
-    named = [services.bundle.image(action, settings.runtime) for action in services.bundle.actions]
+def _tao_images(services: Services) -> tuple[str, ...]:
+    """Those that jobs under TAO run where nobody names another; none where the bundle does not read, as its own check
+    tells."""
+    try:
+        named = [services.bundle.image(action, "tao") for action in services.bundle.actions]
+    except Mask2FormerError:
+        return ()
     return tuple(dict.fromkeys(image for image in named if image))
 
 

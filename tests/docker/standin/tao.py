@@ -6,9 +6,9 @@
 Standard library and PyYAML only. STANDIN_IMAGE (`pyt` or `deploy`) says which image it is. The spec's `model_name`,
 a key that changes nothing for TAO, chooses quirks, separated by spaces: `oom`, `nan=1`, `epoch_s=0.5` ...; each is
 described where it is acted out. Everything else is what the images do at all times: they never write SUCCESS (the
-deploy image does), repeat the last kpi on every later line, name no epoch beside it, append to status.json, resume
-unasked in a folder that holds a checkpoint, refuse to write over an ONNX file, end with 0 when they are interrupted,
-and put the whole spec into experiment.yaml.
+deploy image does), repeat the last kpi on every later line, name no epoch beside it, append to status.json, draw
+progress bars, resume unasked in a folder that holds a checkpoint, refuse to write over an ONNX file, end with 0 when
+they are interrupted, and put the whole spec into experiment.yaml.
 """
 
 import json
@@ -98,6 +98,7 @@ def train(action: str, spec: dict[str, Any], quirks: dict[str, str], folder: Pat
     epochs = int(section["num_epochs"])
     # Not caught by the image's own handler: a traceback and no FAILURE line.
     assert section["checkpoint_interval"] <= epochs, "train.checkpoint_interval must be at most num_epochs"
+    images = ((spec.get("dataset") or {}).get("train") or {}).get("img_dir", "/data/0/images")
     first = resume(section.get("resume_training_checkpoint_path") or "", folder, status)
     rate = float(section["optim"]["lr"])
     top = 0.8 * math.exp(-(math.log10(rate / BEST_LR) ** 2))
@@ -105,7 +106,8 @@ def train(action: str, spec: dict[str, Any], quirks: dict[str, str], folder: Pat
     status.line("RUNNING", "Starting Training Loop.")
     for epoch in range(first, epochs):
         time.sleep(float(quirks.get("epoch_s", 0.02)))
-        act_up(quirks, epoch, first, folder)
+        print(f"\rEpoch {epoch}:  50%|##  | 5/10\rEpoch {epoch}: 100%|####| 10/10", flush=True)  # its progress bar
+        act_up(quirks, epoch, first, folder, images)
         checkpoint(folder, epoch, (epoch + 1) * STEPS)
         mean = float("nan") if quirks.get("nan") == str(epoch) else top * (1 - math.exp(-3 * (epoch + 1) / epochs))
         status.line("RUNNING", "Eval metrics generated.", {"val_loss": 1 - mean, "mIoU": mean, "ACC_all": 0.9})
@@ -129,7 +131,7 @@ def resume(path: str, folder: Path, status: Status) -> int:
     return first
 
 
-def act_up(quirks: dict[str, str], epoch: int, first: int, folder: Path) -> None:
+def act_up(quirks: dict[str, str], epoch: int, first: int, folder: Path, images: str) -> None:
     """Misbehave in an epoch, `oom=1` in the second one. A name that ends in `-once` only on a run from the start."""
     wanted = {name.removesuffix("-once") for name, value in quirks.items()
               if (not value or value == str(epoch)) and not (name.endswith("-once") and first)}  # fmt: skip
@@ -140,13 +142,13 @@ def act_up(quirks: dict[str, str], epoch: int, first: int, folder: Path) -> None
         raise KeyboardInterrupt
     if "kill" in wanted:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "die" in wanted:  # as a container ends that somebody removes: nobody learns the code
+    if "die" in wanted:  # outside of a container, as one ends that somebody removes: nobody learns the code
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     words = next((LAST_WORDS[name] for name in LAST_WORDS if name in wanted), None)
     if words is not None:
         checkpoint(folder, epoch, epoch * STEPS + 3)  # the exception's own, from the middle of the epoch
-        print("\n".join(words), file=sys.stderr, flush=True)
+        print("\n".join(words).format(images=images), file=sys.stderr, flush=True)
         print("Execution status: FAIL", flush=True)
         os._exit(1)
 
@@ -168,8 +170,13 @@ LAST_WORDS: dict[str, tuple[str, ...]] = {
         "RuntimeError: CUDA error: device-side assert triggered",
         *NOISE,
     ),
+    "bug": (
+        "[rank1]: ValueError: too many values to unpack (expected 2)",
+        *NOISE,
+        "DistBackendError: NCCL error in: x",
+    ),
     "disk": ("OSError: [Errno 28] No space left on device", *NOISE),
-    "missing": ("FileNotFoundError: [Errno 2] No such file or directory: '/data/0/images/0007.jpg'",),
+    "missing": ("FileNotFoundError: [Errno 2] No such file or directory: '{images}/0007.jpg'",),
     "xid": ("NVRM: Xid (PCI:0000:3b:00): 79, pid=1, GPU has fallen off the bus.", "RuntimeError: CUDA error"),
     "nccl": (*NOISE, "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:1970"),
 }

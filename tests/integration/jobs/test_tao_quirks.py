@@ -65,6 +65,7 @@ def test_a_run_that_never_writes_success_has_succeeded_and_its_sticky_kpis_are_m
     [
         ("oom=1", "out_of_memory", "batch_size"),
         ("assert=1", "device_assert", "check_dataset"),
+        ("bug=1", "program_error", "too many values"),
         ("disk=1", "disk_full", "delete_job"),
         ("missing=1", "missing_file", "check_dataset"),
         ("interrupt=1", "interrupted", "resume_job"),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mask2former_mcp.errors import InvalidRequest
-from mask2former_mcp.jobs.contained import contained, environment
+from mask2former_mcp.jobs.contained import as_outside, contained, environment
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.platforms.protocol import Bind, Task
 
@@ -57,7 +57,8 @@ def test_paths_become_read_only_mounts_and_the_spec_says_where(folders: Folders,
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/etc", "/etc/passwd", "/proc/self/environ", "/dev/null", "/run", "{home}", "{home}/config.toml",
+    "path", ["/", "/etc", "/etc/passwd", "/proc/self/environ", "/dev/null", "/run", "/var", "/var/lib", "{home}",
+             "{home}/config.toml",
              "{home}/jobs/train-2/spec.yaml", "{home}/..", "{link}"],
 )  # fmt: skip
 def test_what_is_not_data_is_never_mounted(folders: Folders, tmp_path: Path, path: str) -> None:
@@ -100,6 +101,63 @@ def test_a_folder_that_the_user_inside_cannot_read_is_named(folders: Folders, tm
     with pytest.raises(InvalidRequest, match="cannot be read by uid") as raised:
         in_container(folders, {"a": str(private)})
     assert str(private) in raised.value.message
+
+
+def test_groups_of_the_caller_go_along_and_let_it_read(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o750)
+    shared.chmod(0o750)
+    monkeypatch.setattr(os, "getuid", lambda: 4000)
+    monkeypatch.setattr(os, "getgid", lambda: 4001)
+    monkeypatch.setattr(os, "getgroups", lambda: [4001, 4003])
+    with pytest.raises(InvalidRequest, match="cannot be read by uid 4000"):
+        in_container(folders, {"a": str(shared)})
+    monkeypatch.setattr(os, "getgroups", lambda: [4001, 4003, shared.stat().st_gid])
+    task = in_container(folders, {"a": str(shared)})
+    assert task.user == (4000, 4001)
+    assert set(task.groups) == {4003, shared.stat().st_gid}
+
+
+def test_a_link_that_leads_out_of_a_mounted_folder_is_refused_by_name(folders: Folders, tmp_path: Path) -> None:
+    images, elsewhere = tmp_path / "images", tmp_path / "nas" / "0007.jpg"
+    for folder in (images, elsewhere.parent):
+        folder.mkdir()
+        folder.chmod(0o755)
+    elsewhere.touch()
+    (images / "0001.jpg").touch()
+    (images / "copy.jpg").symlink_to("0001.jpg")
+    (images / "nowhere.jpg").symlink_to("/no/such/file")
+    (images / "itself.jpg").symlink_to("itself.jpg")
+    whole = tmp_path / "whole"  # the folder itself may be a link
+    whole.symlink_to(images)
+    assert in_container(folders, {"img_dir": str(whole)}).binds[2] == Bind(images, "/data/0/whole")
+    (images / "0007.jpg").symlink_to(elsewhere)
+    with pytest.raises(InvalidRequest, match="a link to") as raised:
+        in_container(folders, {"img_dir": str(images)})
+    assert str(images / "0007.jpg") in raised.value.message
+    assert str(elsewhere) in raised.value.message
+
+
+def test_what_a_container_says_of_its_files_is_told_with_the_paths_outside(folders: Folders, tmp_path: Path) -> None:
+    names = [tmp_path / name / "images" for name in "ab"]
+    for folder in names:
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+    in_container(folders, {"a": str(names[0]), "b": str(names[1])})
+    said = "No such file: '/data/1/images/7.jpg' (/data/0/images), written to /results/train. /srv/results stays."
+    assert as_outside(said, folders, 1) == (
+        f"No such file: '{names[1]}/7.jpg' ({names[0]}), written to {folders.results}/train. /srv/results stays."
+    )
+    assert as_outside(said, folders, 2) == said  # of a local process, or never started
+
+
+def test_without_a_lease_a_container_is_shown_no_gpu(folders: Folders) -> None:
+    task = in_container(folders, {})
+    assert task.environment["NVIDIA_VISIBLE_DEVICES"] == "void"
+    leased = replace(task, command=("mask2former", "train", "-e", str(folders.spec)), devices=("GPU-1f",))
+    assert "NVIDIA_VISIBLE_DEVICES" not in contained(leased, {}, folders, "digest").environment
 
 
 def test_no_secret_and_nothing_of_the_hosts_layout_enters_the_environment() -> None:

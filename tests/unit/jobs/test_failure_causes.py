@@ -47,6 +47,15 @@ NOISE = (
     "epoch 3: train_loss 0.7",
 )
 
+UNKNOWN = (
+    "ValueError: too many values to unpack (expected 2)",
+    "KeyError: 77",
+    "ZeroDivisionError: division by zero",
+    "RuntimeError: shape '[2, 3]' is invalid for input of size 7",
+    "AssertionError",
+    "hydra.errors.InstantiationException: Error in call to target",
+)
+
 
 def test_every_cause_of_the_table_is_recognised_and_advises() -> None:
     assert {cause.code for cause in CAUSES} == LINES.keys()
@@ -70,6 +79,40 @@ def test_the_first_root_cause_wins_over_any_noise_that_follows(
     found = explain(1, None, [*before, rank + LINES[code], *after])
     assert found.code == code
     assert found.is_retried == (code in RETRIED)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    error=st.sampled_from(UNKNOWN),
+    rank=st.sampled_from(["", "[rank0]: ", "[rank11]: "]),
+    failure=st.sampled_from([None, "NCCL error: remote process exited", "User/System interruption"]),
+    before=st.lists(st.sampled_from(NOISE[3:5] + NOISE[7:]), max_size=50),
+    after=st.lists(st.sampled_from(NOISE), max_size=400),
+)
+def test_an_error_that_nobody_knows_is_the_programs_whatever_it_drags_along(
+    error: str, rank: str, failure: str | None, before: list[str], after: list[str]
+) -> None:
+    found = explain(1, failure, [*before, rank + error, *after])
+    assert (found.code, found.is_retried) == ("program_error", False)
+    assert error in found.message
+
+
+def test_what_the_program_says_in_its_status_counts_before_the_symptoms_in_its_log() -> None:
+    found = explain(1, "Train failed: ValueError: x must be y", NOISE)
+    assert (found.code, found.is_retried) == ("program_error", False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        ((NOISE[0], "KeyError: 77"), "communication_failed"),  # it stands behind the symptom
+        (("RuntimeError: [pair.cc:553] Connection closed by peer", NOISE[0]), "communication_failed"),
+        (("ConnectionResetError: [Errno 104] Connection reset by peer", NOISE[2]), "worker_died"),
+        (("UserWarning: the loader is slow", NOISE[1]), "communication_failed"),
+    ],
+)
+def test_who_only_misses_another_process_is_no_cause(lines: tuple[str, ...], code: str) -> None:
+    assert explain(1, None, lines).code == code
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,6 +3,7 @@
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from mask2former_mcp.jobs.checkpoints import intact, newest_intact, saved, set_a
 from mask2former_mcp.jobs.folders import Folders, new_id, stored_results_dir
 from mask2former_mcp.jobs.following import success_message
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.jobs.prepare import job_key
 from mask2former_mcp.jobs.series import best_epoch, headline, thin
 from mask2former_mcp.jobs.store import JobStore
 
@@ -171,3 +174,19 @@ def test_ids_are_readable_and_do_not_repeat() -> None:
     ids = {new_id("gen_trt_engine") for _ in range(200)}
     assert len(ids) == 200
     assert all(one.startswith("gen-trt-engine-") and len(one) == 23 for one in ids)
+
+
+def test_the_key_that_an_earlier_attempt_was_given_is_known_without_the_environment(
+    add: Callable[..., Job], plan: Plan, tmp_path: Path
+) -> None:
+    """Else whoever takes the job over would copy it into the log unmasked."""
+    job = add("train-1")
+    folders = Folders.of(tmp_path / "home", job)
+    folders.job.mkdir(parents=True)
+    folders.spec.write_text("encryption_key: hunter2\n")
+    keyed = replace(job, plan=plan.model_copy(update={"key_from_environment": True}))
+    assert job_key(keyed, folders, {}) == "hunter2"
+    assert job_key(keyed, folders, {"M2F_ENCRYPTION_KEY": "newer"}) == "newer"
+    assert job_key(job, folders, {}) is None  # this one's Plan has no key
+    folders.spec.write_text("- not a spec\n")
+    assert job_key(keyed, folders, {}) is None

@@ -47,6 +47,11 @@ def test_the_engine_command_is_words_or_a_list_and_defaults_to_our_engine(tmp_pa
         ("RUNTIME", "rocket"),
         ("POLL_S", "nan"),
         ("CANCEL_GRACE_S", "-1"),
+        ("ENGINE_IMAGE", "My Image"),
+        ("ENGINE_IMAGE", "Engine:latest"),
+        ("ENGINE_IMAGE", "engine:"),
+        ("ENGINE_IMAGE", "/engine"),
+        ("IMAGES", "ok https://host/name"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(tmp_path: Path, name: str, value: str) -> None:
@@ -68,3 +73,15 @@ def test_a_file_that_is_no_text_and_a_home_that_is_no_folder_are_named(tmp_path:
         Settings.load({"M2F_HOME": str(tmp_path)})
     with pytest.raises(InvalidRequest, match="not a folder"):
         Settings.load({"M2F_HOME": str(file)})
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "mask2former-engine:latest", "m2f-base", "localhost:5000/a/b_c__d-e.f:V1.2-x", f"name@sha256:{'0f' * 32}",
+        "nvcr.io/nvidia/tao/tao-toolkit:7.1.0-pyt", f"sha256:{'0f' * 32}", "Registry.example.com/a:1",
+    ],
+)  # fmt: skip
+def test_every_way_to_name_an_image_is_taken(tmp_path: Path, image: str) -> None:
+    settings = Settings.load({"M2F_HOME": str(tmp_path), "M2F_ENGINE_IMAGE": image, "M2F_IMAGES": image})
+    assert (settings.engine_image, settings.images) == (image, (image,))

@@ -182,6 +182,21 @@ def test_a_number_that_an_image_is_known_to_report_wrongly_is_said_or_avoided(
     assert engine.spec["evaluate"]["num_gpus"] == 4
     sized = {"dataset.val.batch_size": 2, "dataset.val.target_size": [64, 64]}
     assert said(tao("evaluate", parent_job_id=swin.job_id, overrides=sized), "1 of 5 validation images")
+    sized = {"dataset.test.batch_size": 2, "dataset.test.target_size": [64, 64]}
+    pictures = {"parent_job_id": swin.job_id, "inference_dataset": str(data / "pictures")}
+    assert said(tao("inference", **pictures, overrides=sized), "1 of 1 inference images get no prediction")
+    assert not said(tao("inference", **pictures), "TAO drops")
+
+
+def test_the_pinned_image_may_be_named_and_another_only_where_the_operator_lists_it(
+    tao: Any, plan: Any, data: Path
+) -> None:
+    shop = {"train_dataset": str(data / "shop")}
+    assert tao("train", **shop, image=PYT).digest == tao("train", **shop).digest
+    ours = plan("train", **shop, platform="docker", image="mask2former-engine:latest")
+    assert ours.image == "mask2former-engine:latest"
+    with pytest.raises(InvalidRequest, match="allow-list"):
+        tao("train", **shop, image=DEPLOY)
 
 
 def test_ids_that_are_positions_already_make_no_wrong_number(tao: Any, tao_engine: Any, data: Path) -> None:

@@ -54,6 +54,8 @@ class FakeDaemon:
         return self.lines
 
     def has_image(self, image: str) -> bool:
+        if "has_image" in self.fails:
+            raise self.fails["has_image"]
         return self.images
 
     def info(self) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def task(home: Path, **fields: Any) -> Task:
         "digest": "d" * 64,
         "binds": (Bind(job / "results", "/results", read_only=False), Bind(Path("/data/belt"), "/data/0/belt")),
         "user": (65532, 65532),
+        "groups": (44, 1000),
     }
     return Task(**{**values, **fields})
 
@@ -124,6 +127,9 @@ def test_a_name_that_is_taken_is_the_earlier_start_and_a_created_container_is_st
         ({"fails": {"info": Unreachable("no socket")}}, "does not answer"),
         ({"fails": {"create": Unreachable("no socket")}}, "does not answer"),
         ({"fails": {"start": Refused('could not select device driver "nvidia"')}}, "could not be started"),
+        ({"fails": {"start": Conflict("marked for removal")}}, "could not be started"),
+        ({"fails": {"info": Refused("denied by a plugin")}}, "refuses to be asked"),
+        ({"fails": {"has_image": Refused("invalid reference format")}}, "no such image"),
         ({"images": False}, "not on this Docker Engine"),
         ({"host": "tcp://192.0.2.7:2376"}, "asked over tcp, so it does not see the files"),
         ({"host": "ssh://me@far"}, "asked over ssh, so it does not see the files"),
@@ -181,8 +187,11 @@ def test_gpus_need_the_nvidia_runtime(tmp_path: Path) -> None:
     ],
 )
 def test_a_memory_kill_is_told_from_a_plain_one(tmp_path: Path, state: dict[str, Any], seen: Observation) -> None:
-    docker = platform(tmp_path, FakeDaemon(**state))
-    assert docker.poll(docker.render(task(tmp_path))["handle"]) == seen
+    daemon = FakeDaemon(Status="created")
+    docker = platform(tmp_path, daemon)
+    handle = docker.submit(task(tmp_path))
+    daemon.state |= state
+    assert docker.poll(handle) == seen
 
 
 def test_a_daemon_that_is_away_is_waited_for_and_a_container_that_is_gone_is_missing(tmp_path: Path) -> None:
@@ -191,7 +200,7 @@ def test_a_daemon_that_is_away_is_waited_for_and_a_container_that_is_gone_is_mis
     handle = docker.render(task(tmp_path))["handle"]
     daemon.fails["inspect"] = Unreachable("restarting")
     away = docker.poll(handle)
-    assert (away.state, away.detail) == ("running", "waiting for the Docker daemon: restarting")
+    assert (away.state, away.detail) == ("waiting", "waiting for the Docker daemon: restarting")
     daemon.fails["inspect"] = Gone("no such container")
     assert docker.poll(handle).state == "missing"
 
@@ -221,22 +230,27 @@ def test_the_end_is_recorded_before_the_container_goes(tmp_path: Path) -> None:
     assert daemon.done == ["create", "stop", "remove"]
 
 
-@pytest.mark.parametrize(
+ENDS = pytest.mark.parametrize(
     ("state", "cut_off"),
     [
         ({"Status": "exited", "ExitCode": 137}, True),
         ({"Status": "exited", "ExitCode": 143}, True),
+        ({"Status": "exited", "ExitCode": 255}, True),  # what a daemon finds after the machine was started again
         ({"Status": "exited", "ExitCode": 0}, True),
         ({"Status": "exited", "ExitCode": 1}, False),
         ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, False),
     ],
 )
+
+
+@ENDS
 def test_what_a_daemon_took_along_when_it_went_is_told_from_a_fault_of_the_program(
     tmp_path: Path, state: dict[str, Any], cut_off: bool
 ) -> None:
     daemon = FakeDaemon()
     docker = platform(tmp_path, daemon)
     handle = docker.submit(task(tmp_path))
+    assert docker.poll(handle) == Observation("running")
     daemon.fails["inspect"] = Unreachable("restarting")
     docker.poll(handle)
     daemon.fails.clear()
@@ -245,6 +259,22 @@ def test_what_a_daemon_took_along_when_it_went_is_told_from_a_fault_of_the_progr
     assert (seen.state, seen.cut_off, bool(seen.detail)) == ("exited", cut_off, cut_off)
     docker.cancel(handle, grace_s=1)
     assert platform(tmp_path, FakeDaemon()).poll(handle) == seen  # another supervisor, the container gone
+
+
+@ENDS
+def test_what_ended_while_its_supervisor_was_dead_may_have_gone_with_the_machine(
+    tmp_path: Path, state: dict[str, Any], cut_off: bool
+) -> None:
+    daemon = FakeDaemon()
+    first = platform(tmp_path, daemon)
+    handle = first.submit(task(tmp_path))
+    assert first.poll(handle) == Observation("running")
+    daemon.state |= state
+    successor = platform(tmp_path, daemon)
+    seen = successor.poll(handle)
+    assert (seen.state, seen.exit_code, seen.cut_off) == ("exited", state["ExitCode"], cut_off)
+    successor.cancel(handle, grace_s=1)
+    assert platform(tmp_path, FakeDaemon()).poll(handle) == seen
 
 
 def test_a_container_that_outlived_the_daemon_and_is_ended_later_was_not_cut_off(tmp_path: Path) -> None:

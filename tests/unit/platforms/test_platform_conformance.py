@@ -39,6 +39,9 @@ if verb == "deaf": signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if verb == "family":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     Path("child.txt").write_text(str(child.pid))
+if verb == "eat": eaten = [bytearray(2**20) for _ in range(4000)]
+if verb == "eat-in-a-child":
+    subprocess.run([sys.executable, "-c", "eaten = [bytearray(2**20) for _ in range(4000)]"])
 if verb in ("deaf", "family", "sleep"):
     Path("ready.txt").touch()
     time.sleep(600)
@@ -117,25 +120,34 @@ class DockerWorkshop(Workshop):
             return []
 
 
+@pytest.fixture
+def in_docker(tmp_path: Path) -> Iterator[DockerWorkshop]:
+    workshop = DockerWorkshop(tmp_path / "home", _program(tmp_path))
+    yield workshop
+    for attempt in (1, 2):
+        workshop.daemon.remove(workshop.platform.render(workshop.task(attempt=attempt))["name"])
+
+
 @pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
 def workshop(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Workshop]:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    program.chmod(0o755)
-    home = tmp_path / "home"
     if request.param == "docker":
-        docker = DockerWorkshop(home, program)
-        yield docker
-        for attempt in (1, 2):
-            docker.daemon.remove(docker.platform.render(docker.task(attempt=attempt))["name"])
+        yield request.getfixturevalue("in_docker")
         return
-    yield Workshop(LocalPlatform(home, (sys.executable, str(program))), home)
+    home = tmp_path / "home"
+    yield Workshop(LocalPlatform(home, (sys.executable, str(_program(tmp_path)))), home)
     for process in psutil.process_iter():
         try:
             if process.environ().get("M2F_RUN", "").startswith(str(home)):
                 process.kill()
         except psutil.Error:
             continue
+
+
+def _program(folder: Path) -> Path:
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    return program
 
 
 @pytest.mark.parametrize("words", [("code", "0"), ("code", "7"), ("die", "9")])
@@ -210,6 +222,17 @@ def test_the_process_sees_the_given_environment_and_its_label_only(workshop: Wor
     assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= seen <= {
         "PATH", "CUDA_VISIBLE_DEVICES", "M2F_RUN", "LC_CTYPE", "HOME", "HOSTNAME",
     }  # fmt: skip
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(("verb", "code"), [("eat", 137), ("eat-in-a-child", 0)])
+def test_the_memory_limit_is_told_whoever_in_the_container_met_it(
+    in_docker: DockerWorkshop, verb: str, code: int
+) -> None:
+    handle = in_docker.platform.submit(in_docker.task(verb))
+    assert in_docker.wait(handle) == Observation("exited", exit_code=code, out_of_memory=True)
+    in_docker.platform.cancel(handle, grace_s=1)
+    assert in_docker.platform.poll(handle) == Observation("exited", exit_code=code, out_of_memory=True)
 
 
 def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:

@@ -83,10 +83,12 @@ def look(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loo
     """The checks by name: (status, detail, fix)."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no logins"))
 
-    def ask(*images: str, has_gpu: bool = False, **environ: str) -> dict[str, tuple[str, str, str]]:
+    def ask(
+        *images: str, others: tuple[str, ...] = (), has_gpu: bool = False, **environ: str
+    ) -> dict[str, tuple[str, str, str]]:
         monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if has_gpu else None)
         here = {"DOCKER_HOST": f"unix://{tmp_path / 's'}", **environ}
-        found = docker_check.look(Settings(home=tmp_path / "home"), images or (OURS,), here)
+        found = docker_check.look(Settings(home=tmp_path / "home"), images or (OURS,), here, others)
         return {name: (status, detail, fix) for name, status, detail, fix in found}
 
     return ask
@@ -175,6 +177,14 @@ def test_logins_are_told_by_name_only(look: Look) -> None:
     found = look(NVIDIAS, NGC_KEY=KEY)
     assert found["docker login"][:2] == ("ok", "set for nvcr.io (by NGC_KEY)")
     assert KEY not in str(found)
+
+
+def test_what_only_taos_runtime_would_need_is_told_and_no_registry_is_asked(engine: Engine, look: Look) -> None:
+    found = look(others=(NVIDIAS,))
+    status, detail, _ = found["docker image"]
+    assert (status, "the first job with runtime=tao would pull it" in detail) == ("ok", True)
+    assert found["docker login"][:2] == ("ok", "none set, and none needed but for runtime=tao (nvcr.io: NGC_API_KEY)")
+    assert not [asked for asked in engine.asked if "/distribution/" in asked]
 
 
 def test_live_restore_that_is_off_is_a_warning(engine: Engine, look: Look) -> None:
