@@ -111,7 +111,8 @@ def _train(situation: Situation, size: Network, gpus: int, earlier: Sequence[Ear
     ranks = max(1, gpus) * int(train["num_nodes"])
     epochs = int(train["num_epochs"])
     images = situation.images.get("train")
-    per_epoch = train.get("iters_per_epoch") or (math.ceil(images / (batch * ranks)) if images else None)
+    times = int(train.get("accumulate_grad_batches", 1))
+    per_epoch = train.get("iters_per_epoch") or (math.ceil(images / (batch * ranks * times)) if images else None)
     height, width = dotted.get(spec, "dataset.augmentation.train_crop_size")
     memory = _memory(size, height * width, batch, training=True, gpu=gpus > 0)
     if per_epoch is None:
@@ -121,7 +122,7 @@ def _train(situation: Situation, size: Network, gpus: int, earlier: Sequence[Ear
     kept = max(1, span // int(train["checkpoint_interval"]))
     disk = _round(kept * size.weights * 12 / 1e9 + 0.02)
     validations = epochs // int(train["validation_interval"])
-    step_s = _seconds(size, height * width, batch, situation, gpus, 1.0)
+    step_s = times * _seconds(size, height * width, batch, situation, gpus, 1.0)
     image_s = _seconds(size, _test_pixels(spec), 1, situation, gpus, _FORWARD_SHARE)
     validation_s = validations * situation.images.get("eval", 0) * image_s
     total, basis = _START_S + steps * step_s + validation_s, _basis(situation)
@@ -164,11 +165,12 @@ def _basis(situation: Situation) -> str:
 def fingerprint(spec: Mapping[str, Any], action: str) -> tuple[str, ...]:
     """What decides the time of a step: equal for two specs when their steps take equally long."""
     keys = (
-        "dataset.train.batch_size", "dataset.augmentation", "train.precision", "train.num_gpus", "model.backbone.type",
-        "model.sem_seg_head", "model.mask_former", "model.backbone.efficientvit.name",
+        "dataset.train.batch_size", "dataset.augmentation", "train.precision", "train.num_gpus",
+        "train.accumulate_grad_batches", "model.backbone.type", "model.sem_seg_head", "model.mask_former",
+        "model.backbone.efficientvit.name",
     )  # fmt: skip
     named = [f"{swin_size(spec)}"]
-    for key in keys if action == "train" else keys[4:]:
+    for key in keys if action == "train" else keys[5:]:
         try:
             value = dotted.get(spec, key)
         except KeyError:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
-from mask2former_mcp.engine import fast, fused_criterion, train
+from mask2former_mcp.engine import fast, fused_criterion, step_graph, train
 from mask2former_mcp.engine.kernels import deformable, mask_sums, matching, window
 from mask2former_mcp.engine.model.pixel_decoder import DeformableAttention
 from mask2former_mcp.engine.model.swin import WindowAttention
@@ -56,23 +56,40 @@ def test_the_step_of_the_graph_loses_what_the_plain_loop_loses(
         "model.backbone.swin.drop_path_rate": 0.0,
         "train.optim.lr": 2e-4,
     }
+    monkeypatch.setattr(step_graph, "WARM_UP", STEPS)
     plain_run = prepare(load("train", tiny(**settings)), tmp_path / "plain")
     plain_run.model.train()
-    plain = [train.train_step(plain_run, batch) for batch in train._training_batches(plain_run)]
+    plain = [train.step(plain_run, None, share) for share in train._shares(plain_run)]
     quick_run = prepare(load("train", tiny(**settings)), tmp_path / "quick")
     quick_run.model.train()
-    step = with_references(quick_run, monkeypatch)
+    graph = with_references(quick_run, monkeypatch)
     quick = []
-    for batch in train._training_batches(quick_run):
-        assert step.fits(batch)
-        slots = step._upload(batch, step._number_of_slots(max(batch.counts)))
-        for rate, group in zip(step.rates, quick_run.plain_optimizer.param_groups, strict=True):
-            assert float(rate) == pytest.approx(group["lr"])
-        quick.append(float(step._step(slots)))
-        quick_run.schedule.step()
+    for share in train._shares(quick_run):
+        rates = [group["lr"] for group in quick_run.plain_optimizer.param_groups]
+        quick.append(train.step(quick_run, graph, share))
+        assert [float(rate) for rate in graph.rates] == pytest.approx(rates)
+    assert not graph.given_up
     assert len(plain) == STEPS
     assert quick[0] == pytest.approx(plain[0], rel=1e-5)
     assert quick == pytest.approx(plain, rel=5e-3)
+
+
+def test_a_step_that_cannot_be_recorded_is_trained_plainly(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    # A CPU records nothing: after the steps of warming up the recording fails, as it may on a GPU.
+    settings = {"train.num_epochs": 1, "train.iters_per_epoch": step_graph.WARM_UP + 3, "train.clip_grad_norm": 1.0}
+    losses: dict[str, list[float]] = {}
+    for name in ("plain", "quick"):
+        work = prepare(load("train", tiny(**settings, model__backbone__swin__drop_path_rate=0.0)), tmp_path / name)
+        work.model.train()
+        graph = with_references(work, monkeypatch) if name == "quick" else None
+        losses[name] = [train.step(work, graph, share) for share in train._shares(work)]
+    assert graph is not None
+    assert graph.given_up
+    assert losses["quick"] == pytest.approx(losses["plain"], rel=1e-3)
+    assert "M2F_STEP_GRAPH=0" in (tmp_path / "quick" / "status.json").read_text()
+    assert capsys.readouterr().out.count("the step could not be recorded") == 1
 
 
 def test_compiling_is_for_long_runs() -> None:
