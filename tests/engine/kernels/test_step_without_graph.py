@@ -1,20 +1,23 @@
 """The step that a CUDA graph records, on the CPU with the kernels' references: it loses what the plain loop loses."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, distributed
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
-from mask2former_mcp.engine import fast, fused_criterion, step_graph, train
+from mask2former_mcp.engine import fast, fused_criterion, launch, step_graph, train
 from mask2former_mcp.engine.kernels import deformable, mask_sums, matching, window
 from mask2former_mcp.engine.model.pixel_decoder import DeformableAttention
 from mask2former_mcp.engine.model.swin import WindowAttention
+from mask2former_mcp.engine.processes import Processes
 from mask2former_mcp.engine.run import Run, prepare
 from mask2former_mcp.engine.step_graph import StepGraph
 from mask2former_mcp.spec.experiment import load
@@ -92,6 +95,56 @@ def test_a_step_that_cannot_be_recorded_is_trained_plainly(
     assert capsys.readouterr().out.count("the step could not be recorded") == 1
 
 
+def main(spec: Path, folder: Path) -> None:
+    """One of two processes: by the graph's step, the second one in more slots and, from its fourth step on, plainly."""
+    work = prepare(load("train", yaml.safe_load(spec.read_text())), folder)
+    step_graph.LEAST_SLOTS, step_graph.WARM_UP = 1 + 15 * work.group.rank, STEPS
+    work.model.train()
+    graph = with_references(work, pytest.MonkeyPatch())
+    losses, counts = [], []
+    for place, share in enumerate(train._shares(work)):
+        if (place, work.group.rank) == (3, 1):
+            graph.give_up()
+        losses.append(train.step(work, graph, share))
+        counts.append(sum(share[0].counts))
+    found = {"losses": losses, "counts": counts, "slots": [*graph.warmed], "weights": work.model.module.state_dict()}
+    torch.save(found, folder / f"{work.group.rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_two_processes_step_as_one_with_the_whole_batch(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "train.num_epochs": 1,
+        "train.iters_per_epoch": 6,
+        "model.mask_former.num_object_queries": 20,
+        "train.clip_grad_norm": 1.0,
+        "model.backbone.swin.drop_path_rate": 0.0,
+        "train.optim.lr": 2e-4,
+    }
+    alone = prepare(load("train", tiny(**settings, dataset__train__batch_size=4)), tmp_path / "alone")
+    alone.model.train()
+    losses = [train.step(alone, None, share) for share in train._shares(alone)]
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(tiny(**settings, train__num_gpus=2, train__gpu_ids=[0, 1])))
+    monkeypatch.setenv(fast.GRAPH, "ddp")
+    launch.run(Processes(each=2), [sys.executable, __file__, str(spec), str(tmp_path)])
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["losses"] == pytest.approx(losses, rel=1e-4)
+    assert first["losses"] == second["losses"]
+    assert first["counts"] != second["counts"]
+    assert (first["slots"], second["slots"]) == ([8], [16])
+    for name, value in alone.model.module.state_dict().items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=3e-4)
+
+
 def test_compiling_is_for_long_runs() -> None:
     assert not fast.repays_compiling(fast.STEP, 500, 8 * 640 * 640)[0]
     assert fast.repays_compiling(fast.STEP, 100_000, 8 * 640 * 640)[0]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
