@@ -4,9 +4,10 @@ A graph replays the same kernels on the same memory, so a batch is copied into b
 size, targets in slots (the next power of two above the largest number of targets that came). Each number of slots has a
 graph of its own; they share their memory. Reading the loss is the only time that the host waits.
 
-Several processes record the average of their gradients as well (replicas.py). What a loss is divided by they agree on
-before, so that this average is all that they wait for each other at: one may record while others replay, have other
-slots, or train the batch in the plain loop, which averages at the same place.
+What cannot be recorded runs launch by launch: a shape's first steps, an image with more targets than there are queries,
+everything once recording or compiling has failed. Several processes record the average of their gradients as well
+(replicas.py). What a loss is divided by they agree on before, so that this average is all that they wait for each other
+at: one of them may replay while others record, have other slots, or go launch by launch.
 """
 
 from __future__ import annotations
@@ -40,10 +41,6 @@ class Slots:
     masks: Tensor
 
 
-class NotRecorded(Exception):
-    """The step could not be compiled or recorded. No weight has changed."""
-
-
 class StepGraph:
     """Trains on a batch by a graph. Made by `make`, for one device, bf16 or fp32."""
 
@@ -63,58 +60,53 @@ class StepGraph:
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.warmed: dict[int, int] = {}
         self.given_up = False
+        self.queries = work.spec.model.mask_former.num_object_queries
         self.stream, self.pool = None, None  # of a CPU, where the step can be run, but not recorded
         if at.type == "cuda":
             self.stream = torch.cuda.Stream(at)  # type: ignore[no-untyped-call]
             self.pool = torch.cuda.graph_pool_handle()
 
-    def fits(self, batch: Batch) -> bool:
-        """Whether the graph can take this batch: no image has more targets than there are queries."""
-        queries = self.work.spec.model.mask_former.num_object_queries
-        return not self.given_up and batch.images.shape == self.images.shape and max(batch.counts) <= queries
+    def __call__(self, batch: Batch, divisors: Divisors) -> Tensor:
+        """One optimiser step; returns its loss, on the device. The schedule is left to the caller."""
+        number = self._number_of_slots(max(batch.counts))
+        with self._own_stream():
+            slots = self._upload(batch, number, divisors)
+            if number not in self.graphs and self._is_ready(number):
+                self._record(slots, number)
+            if number not in self.graphs:
+                return self._launch(slots, batch.counts)
+            graph, loss = self.graphs[number]
+            graph.replay()
+        return loss
 
-    def give_up(self) -> None:
-        """Returns the graphs' memory; from now on no batch fits."""
+    def forget(self) -> None:
+        """Returns the graphs' memory. They are not recorded again."""
         self.given_up = True
         self.work.plain_optimizer.zero_grad(set_to_none=True)  # the gradients lie in it
         self.graphs.clear()
         self.slots.clear()
-        self.network = None
 
-    def __call__(self, batch: Batch, divisors: Divisors) -> Tensor:
-        """One optimiser step; returns its loss, on the device. The schedule is left to the caller.
+    def _give_up(self, error: RuntimeError) -> None:
+        """From now on launch by launch and not compiled. No weight has changed and no other process was waited for."""
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        said = f"Fast path: the step could not be recorded ({why}); on without, as with {fast.GRAPH}=0."
+        self.work.status.running(said)
+        print(said, flush=True)
+        self.network = self.work.model.module
+        self.given_up = True
+        self.graphs.clear()
 
-        Raises NotRecorded.
-        """
-        number = self._number_of_slots(max(batch.counts))
-        with self._own_stream():
-            slots = self._upload(batch, number, divisors)
-            if number in self.graphs:
-                graph, loss = self.graphs[number]
-                graph.replay()
-            else:
-                loss = self._first_times(slots, number)
-        return loss
-
-    def _first_times(self, slots: Slots, number: int) -> Tensor:
-        """A shape's first steps, launch by launch, then the recording."""
-        if (done := self.warmed.get(number, 0)) < WARM_UP:
-            self.warmed[number] = done + 1
-            with self._capturable():
-                with _telling():
-                    loss = self._learn(slots)
-                self._apply()
-            return loss
-        with _telling():
-            graph, loss = self._record(slots)
-        self.graphs[number] = graph, loss
-        graph.replay()
-        return loss
+    def _is_ready(self, number: int) -> bool:
+        """Whether a step with so many slots is to be recorded now."""
+        if self.given_up or number > self.queries:
+            return False
+        self.warmed[number] = self.warmed.get(number, 0) + 1
+        return self.warmed[number] > WARM_UP
 
     def _number_of_slots(self, targets: int) -> int:
-        """The next power of two, not more than there are queries, which `fits` has seen to be enough."""
-        queries = self.work.spec.model.mask_former.num_object_queries
-        return min(queries, max(LEAST_SLOTS, 1 << max(targets - 1, 0).bit_length()))
+        """The next power of two, and not more than there are queries where those are enough."""
+        number = max(LEAST_SLOTS, 1 << max(targets - 1, 0).bit_length())
+        return min(number, self.queries) if targets <= self.queries else number
 
     def _upload(self, batch: Batch, number: int, divisors: Divisors) -> Slots:
         """The batch into the buffers. Targets travel one after the other and find their slots on the device."""
@@ -140,19 +132,38 @@ class StepGraph:
             rate.fill_(float(group["lr"]))
         return slots
 
-    def _record(self, slots: Slots) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The step, which is not run by that, and where its loss will be."""
+    def _record(self, slots: Slots, number: int) -> None:
+        """A graph of the step, which is not run by that."""
         self.work.plain_optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
         # Errors of this thread only: the loader's thread pins memory meanwhile, which in a recording is forbidden.
         how: Any = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
-        with self._capturable(), torch.cuda.graph(graph, **how):
-            loss = self._learn(slots)
-            self._apply()
-        return graph, loss
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with self._capturable(), torch.cuda.graph(graph, **how):
+                loss = self._learn(slots, [])
+                self._apply()
+        except RuntimeError as error:
+            if ran_out(error):
+                raise
+            self._give_up(error)
+        else:
+            self.graphs[number] = graph, loss
 
-    def _learn(self, slots: Slots) -> Tensor:
-        """Forward and backward; returns the loss."""
+    def _launch(self, slots: Slots, counts: list[int]) -> Tensor:
+        """The step launch by launch."""
+        try:
+            loss = self._learn(slots, counts)
+        except RuntimeError as error:
+            if ran_out(error) or self.network is self.work.model.module:
+                raise
+            self._give_up(error)
+            loss = self._learn(slots, counts)
+        with self._capturable():
+            self._apply()
+        return loss
+
+    def _learn(self, slots: Slots, counts: list[int]) -> Tensor:
+        """Forward and backward; returns the loss. counts: see Padded; the kernel that matches reads the labels."""
         work = self.work
         work.plain_optimizer.zero_grad(set_to_none=True)
         with work.fabric.autocast():
@@ -160,7 +171,7 @@ class StepGraph:
         valid = self.valid.flatten(1).float()
         masks = slots.masks.flatten(2) * self.valid.flatten(1)[:, None]
         divisors = Divisors(*self.divisors.unbind())
-        losses = work.criterion.losses(prediction, Padded(slots.labels, masks, valid, [], divisors))
+        losses = work.criterion.losses(prediction, Padded(slots.labels, masks, valid, counts, divisors))
         losses.total.backward()  # type: ignore[no-untyped-call]
         return losses.total.detach()
 
@@ -207,17 +218,6 @@ class StepGraph:
         finally:
             for group, (lr, capturable) in zip(groups, kept, strict=True):
                 group["lr"], group["capturable"] = lr, capturable
-
-
-@contextmanager
-def _telling() -> Iterator[None]:
-    """Other errors than a want of memory become NotRecorded."""
-    try:
-        yield
-    except RuntimeError as error:
-        if ran_out(error):
-            raise
-        raise NotRecorded(next(iter(str(error).splitlines()), type(error).__name__)) from error
 
 
 def _sendable(numbers: Sequence[Any], device: torch.device) -> Tensor:

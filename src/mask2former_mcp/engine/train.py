@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from mask2former_mcp.engine import (
     artifacts,
     device,
-    fast,
     interruption,
     loader,
     memory,
@@ -105,24 +104,22 @@ def fit(work: Run) -> None:
 
 
 def step(work: Run, graph: step_graph.StepGraph | None, share: Share) -> float:
-    """One optimiser step on this process's share, by the graph where that can; returns the loss of the whole step.
+    """One optimiser step on this process's share, by the graph where there is one; returns the whole step's loss.
 
     Raises FloatingPointError for NaN or Inf, MemoryError with what would have fitted.
     """
     try:
         counts = [count for batch in share for count in batch.counts]
         divisors = work.criterion.divisors(counts, work.spec.model.mask_former.num_object_queries, work.fabric.device)
-        if graph is not None and graph.fits(share[0]):
-            loss = _graph_step(work, graph, share, divisors)
-            if loss is not None:
-                return loss
+        if graph is not None:
+            return _graph_step(work, graph, share[0], divisors)
         return _plain_step(work, share, divisors)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory.ran_out(error):
             raise
         cause = out_of_memory.cause(error)
     if graph is not None:
-        graph.give_up()
+        graph.forget()
     # Here and not above: the exception holds the frames of the step, and they hold its tensors.
     raise MemoryError(f"{cause} {memory.what_fits(work, share[0])}")
 
@@ -130,7 +127,6 @@ def step(work: Run, graph: step_graph.StepGraph | None, share: Share) -> float:
 def _plain_step(work: Run, share: Share, divisors: Divisors) -> float:
     """Forward and backward batch by batch, then into the weights, which a loss that is no number does not reach."""
     at = work.fabric.device
-    work.optimizer.zero_grad(set_to_none=True)  # a graph leaves its own behind
     total = torch.zeros((), device=at)
     for batch in share:
         prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
@@ -149,20 +145,9 @@ def _plain_step(work: Run, share: Share, divisors: Divisors) -> float:
     return loss
 
 
-def _graph_step(work: Run, graph: step_graph.StepGraph, share: Share, divisors: Divisors) -> float | None:
-    """The same by one launch. A loss that is no number has reached the weights when it is seen; the run ends on it.
-
-    None where the step could not be recorded: nothing has been done, and no later batch fits the graph.
-    """
-    try:
-        found = graph(share[0], divisors)
-    except step_graph.NotRecorded as error:
-        said = f"Fast path: the step could not be recorded ({error}); on without, as with {fast.GRAPH}=0."
-        graph.give_up()
-        work.status.running(said)
-        print(said, flush=True)
-        return None
-    loss = _agreed(float(found), work, share)
+def _graph_step(work: Run, graph: step_graph.StepGraph, batch: Batch, divisors: Divisors) -> float:
+    """The same by one launch. A loss that is no number has reached the weights when it is seen; the run ends on it."""
+    loss = _agreed(float(graph(batch, divisors)), work, (batch,))
     work.schedule.step()
     return loss
 

@@ -77,7 +77,7 @@ def test_the_step_of_the_graph_loses_what_the_plain_loop_loses(
     assert quick == pytest.approx(plain, rel=5e-3)
 
 
-def test_a_step_that_cannot_be_recorded_is_trained_plainly(
+def test_a_step_that_cannot_be_recorded_goes_launch_by_launch(
     tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     # A CPU records nothing: after the steps of warming up the recording fails, as it may on a GPU.
@@ -95,19 +95,34 @@ def test_a_step_that_cannot_be_recorded_is_trained_plainly(
     assert capsys.readouterr().out.count("the step could not be recorded") == 1
 
 
+def test_images_with_more_targets_than_queries_are_no_graphs(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train.num_epochs": 1, "train.iters_per_epoch": 6, "model.mask_former.num_object_queries": 3}
+    losses: dict[str, list[float]] = {}
+    for name in ("plain", "quick"):
+        work = prepare(load("train", tiny(**settings, model__backbone__swin__drop_path_rate=0.0)), tmp_path / name)
+        work.model.train()
+        graph = with_references(work, monkeypatch) if name == "quick" else None
+        losses[name] = [train.step(work, graph, share) for share in train._shares(work)]
+    assert graph is not None
+    assert not graph.warmed
+    assert losses["quick"] == pytest.approx(losses["plain"], rel=1e-3)
+
+
 def main(spec: Path, folder: Path) -> None:
-    """One of two processes: by the graph's step, the second one in more slots and, from its fourth step on, plainly."""
+    """One of two processes: warming up; the second in more slots, and failing to record before its fourth step."""
     work = prepare(load("train", yaml.safe_load(spec.read_text())), folder)
-    step_graph.LEAST_SLOTS, step_graph.WARM_UP = 1 + 15 * work.group.rank, STEPS
+    first = work.group.rank == 0
+    step_graph.LEAST_SLOTS, step_graph.WARM_UP = (1, STEPS) if first else (16, 3)
     work.model.train()
     graph = with_references(work, pytest.MonkeyPatch())
     losses, counts = [], []
-    for place, share in enumerate(train._shares(work)):
-        if (place, work.group.rank) == (3, 1):
-            graph.give_up()
+    for share in train._shares(work):
         losses.append(train.step(work, graph, share))
         counts.append(sum(share[0].counts))
-    found = {"losses": losses, "counts": counts, "slots": [*graph.warmed], "weights": work.model.module.state_dict()}
+    found = {"losses": losses, "counts": counts, "slots": [*graph.slots], "weights": work.model.module.state_dict()}
+    assert graph.given_up != first
     torch.save(found, folder / f"{work.group.rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
