@@ -155,8 +155,8 @@ class InstanceAP:
             if class_ in self._things:
                 inside = mask if annotated is None else coco_mask.merge([mask, annotated], intersect=True)
                 found.append({**_entry(class_, inside), "iscrowd": 0, "score": score})
-        kept = ([entry for entry in entries if entry["area"]] for entries in (truths, found))
-        self._images[len(self._images) if index is None else index] = coco_matches.match(*kept, truth.size)
+        truths, found = ([entry for entry in entries if entry["area"]] for entries in (truths, found))
+        self._images[len(self._images) if index is None else index] = coco_matches.match(truths, found, truth.size)
         self._precision = None
 
     def merge(self, other: "InstanceAP") -> None:
