@@ -53,15 +53,17 @@ def save(
     Raises FloatingPointError for weights that are no numbers: nobody could go on from them, and `latest` would be they.
     """
     group = group or Group()
-    weights, moments = sharding.whole(model.state_dict()), sharding.whole(optimizer.state_dict())
-    if broken := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
+    first = group.rank == 0
+    weights, moments = (sharding.whole(of.state_dict(), keep=first) for of in (model, optimizer))
+    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())] if first else []
+    if broken := group.from_first(broken):
         raise FloatingPointError(
             f"{len(broken)} weights are not finite after step {state.step} (first: {broken[0]}): nothing was saved."
             " What helps: a smaller train.optim.lr (a tenth), train.clip_grad_norm above 0, train.precision=fp32."
         )
     scaler = device.loss_scaler(fabric)
     generators = group.things(random_state.snapshot())
-    if group.rank == 0:
+    if first:
         checkpoint.save(
             folder / checkpoint.file_name(state.epoch, state.step),
             model=weights,
