@@ -7,6 +7,7 @@ matched by the same terms (Hungarian). Pixels that are void or padding take no p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,18 +54,28 @@ class Losses(NamedTuple):
     parts: dict[str, Tensor]
 
 
+class Divisors(NamedTuple):
+    """What the losses of an optimiser step are divided by: sums over all its batches, means over its processes.
+
+    targets: their number; weight: of the classes of a layer's queries in the cross entropy, together.
+    """
+
+    targets: Tensor
+    weight: Tensor
+
+
 class Padded(NamedTuple):
     """Targets in fixed slots: T is the largest number of targets that an image of the batch has (at least 1).
 
     labels [B, T] (0 in empty slots), masks [B, T, N] (0 or 1; 0 at invalid pixels), valid [B, N] (0 or 1);
-    counts: the number of targets of each image; number: what a loss is divided by, their mean number a process.
+    counts: the number of targets of each image.
     """
 
     labels: Tensor
     masks: Tensor
     valid: Tensor
     counts: list[int]
-    number: Tensor
+    divisors: Divisors
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,8 @@ class Criterion:
 
     deep_supervision: all layers of the prediction are trained, otherwise the last one alone.
     together: the batch is a share of a larger one that all processes train on at once. What a loss is divided by is
-    then the mean over the processes, so that the mean of their losses and gradients is that of the whole batch.
+    then the mean over the processes, so that the mean of their losses and gradients is that of the whole batch. In the
+    same way the losses of several batches of one step, divided by what is theirs together, sum up to those of one.
     """
 
     class_weight: float = 2.0
@@ -83,10 +95,29 @@ class Criterion:
     deep_supervision: bool = True
     together: bool = False
 
-    def __call__(self, prediction: Prediction, targets: Targets) -> Losses:
-        """Losses of a prediction. Raises ValueError if masks and mask features differ in size."""
+    def __call__(self, prediction: Prediction, targets: Targets, divisors: Divisors | None = None) -> Losses:
+        """Losses of a prediction. divisors: of the whole step, where this batch is not all of it.
+
+        Raises ValueError if masks and mask features differ in size.
+        """
         _check(targets, prediction)
-        return self.losses(prediction, pad(targets, prediction.mask_features, together=self.together))
+        if divisors is None:
+            counts = [len(labels) for labels in targets.labels]
+            divisors = self.divisors(counts, prediction.class_logits.shape[2], prediction.mask_features.device)
+        return self.losses(prediction, pad(targets, prediction.mask_features, divisors))
+
+    def divisors(self, counts: Iterable[int], queries: int, device: torch.device) -> Divisors:
+        """Of a step with so many targets in each image, each of which is matched as long as there are queries.
+
+        All processes must come here if they train together.
+        """
+        counts = list(counts)
+        matched = sum(min(count, queries) for count in counts)
+        weight = matched + self.no_object_weight * (queries * len(counts) - matched)
+        own = torch.tensor([sum(counts), weight], dtype=torch.float64).to(device, non_blocking=True)
+        targets, weights = (mean_over_processes(own) if self.together else own).unbind()
+        least = 1 / torch.distributed.get_world_size() if self.together else 1.0  # one target in the whole step
+        return Divisors(targets.clamp(min=least), weights)
 
     def class_weights(self, num_classes: int) -> Tensor:
         """[C + 1]: what each class counts in the cross entropy, "no object" first."""
@@ -148,7 +179,7 @@ class Criterion:
         return torch.unflatten(cost, 0, logits.shape[:2])
 
     def _class_loss(self, logits: Tensor, matched: Tensor, targets: Padded) -> Tensor:
-        """Cross entropy of every query, averaged by weight within a layer, summed over layers."""
+        """Cross entropy of every query, averaged by weight over a step's layer, summed over layers."""
         layers, batch, queries = logits.shape[:3]
         # Empty slots write to one query too many, which is cut off.
         slot = torch.where(matched < 0, queries, matched)
@@ -156,8 +187,7 @@ class Criterion:
         wanted = wanted.scatter(2, slot, targets.labels.expand_as(matched))[:, :, :queries]
         surprise = -_wide(logits).log_softmax(-1).gather(3, wanted[..., None]).squeeze(3)
         weight = torch.ones_like(surprise).masked_fill_(wanted == 0, self.no_object_weight)
-        total = weight.sum((1, 2))
-        return ((surprise * weight).sum((1, 2)) / (mean_over_processes(total) if self.together else total)).sum()
+        return (surprise * weight).sum() / targets.divisors.weight
 
     def _mask_losses(
         self, embeddings: Tensor, features: Tensor, matched: Tensor, targets: Padded
@@ -170,7 +200,8 @@ class Criterion:
         used = (matched >= 0).transpose(0, 1).to(focal.dtype)  # [B, L, T]
         pixels = targets.valid.sum(1).clamp(min=1)[:, None, None]
         dice = 1 - (2 * overlap + 1) / (covered + targets.masks.sum(-1)[:, None] + 1)
-        return (focal / pixels * used).sum() / targets.number, (dice * used).sum() / targets.number
+        number = targets.divisors.targets
+        return (focal / pixels * used).sum() / number, (dice * used).sum() / number
 
     def mask_sums(self, logits: Tensor, targets: Padded) -> tuple[Tensor, Tensor, Tensor]:
         """Focal loss, p x mask and p x valid, summed over pixels: logits [B, L, T, N] -> three times [B, L, T]."""
@@ -201,8 +232,8 @@ def mean_over_processes(number: Tensor) -> Tensor:
     return total / torch.distributed.get_world_size()
 
 
-def pad(targets: Targets, features: Tensor, *, together: bool = False) -> Padded:
-    """Targets into slots, in the precision that the criterion sums in for these features. together: see Criterion."""
+def pad(targets: Targets, features: Tensor, divisors: Divisors) -> Padded:
+    """Targets into slots, in the precision that the criterion sums in for these features."""
     counts = [len(labels) for labels in targets.labels]
     batch, slots = len(counts), max([1, *counts])
     kind = _wide(features).dtype
@@ -213,10 +244,7 @@ def pad(targets: Targets, features: Tensor, *, together: bool = False) -> Padded
         if count:
             labels[b, :count] = targets.labels[b]
             masks[b, :count] = targets.masks[b].flatten(1)
-    number = torch.tensor(float(sum(counts)), dtype=kind).to(valid.device, non_blocking=True)
-    number = mean_over_processes(number) if together else number
-    least = 1 / torch.distributed.get_world_size() if together else 1.0  # one target in the whole batch
-    return Padded(labels, masks * valid[:, None], valid, counts, number.clamp(min=least))
+    return Padded(labels, masks * valid[:, None], valid, counts, Divisors(*(part.to(kind) for part in divisors)))
 
 
 def _check(targets: Targets, prediction: Prediction) -> None:

@@ -1,7 +1,7 @@
 """Where and in which precision a verb computes: one Lightning Fabric, from the spec's keys and from what is there."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,9 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 from torch.optim import Optimizer
 
+from mask2former_mcp.engine import fast
 from mask2former_mcp.engine.loader import cores
+from mask2former_mcp.engine.replicas import Replicated
 from mask2former_mcp.engine.sharding import ShardedStrategy
 from mask2former_mcp.spec.actions import Evaluate
 from mask2former_mcp.spec.train import Train
@@ -48,8 +50,15 @@ def training(settings: Train) -> Fabric:
     how = {"timeout": PATIENCE, "process_group_backend": BACKENDS["cuda" if cuda else "cpu"]}
     strategy: Any = "auto"
     if several:
-        strategy = ShardedStrategy(**how) if sharded else DDPStrategy(static_graph=True, **how)
+        strategy = ShardedStrategy(**how) if sharded else _copied(settings, how)
     return _fabric(settings.gpu_ids, settings.num_gpus, settings.num_nodes, precision, strategy)
+
+
+def _copied(settings: Train, how: Mapping[str, Any]) -> DDPStrategy:
+    """DDP, or what can do what it cannot: leave out the average after a batch of a step (with static_graph it fails
+    then), and be recorded in a graph together with the step."""
+    own = settings.accumulate_grad_batches > 1 or fast.graph_together()
+    return Replicated(**how) if own else DDPStrategy(static_graph=True, **how)
 
 
 def _fabric(gpu_ids: Sequence[int], each: int, nodes: int, precision: str, strategy: Any) -> Fabric:

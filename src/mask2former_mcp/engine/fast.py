@@ -1,6 +1,8 @@
 """The fast path on CUDA: which parts of the plain path are replaced, and when.
 
 It is chosen by itself; M2F_FAST_PATH=0 switches all of it off, M2F_STEP_GRAPH=0 the CUDA graph of training steps only.
+M2F_STEP_GRAPH=ddp lets several processes record their steps as well, the average of their gradients included: it was
+never run on several GPUs and is therefore not chosen by itself.
 M2F_COMPILE=always or =never decides about torch.compile, which otherwise is used when the run is long enough to repay
 it. None of them is a key of the spec: they change how fast a result comes, not which. Triton is imported here, by the
 functions that need it: machines without CUDA lack it.
@@ -51,6 +53,11 @@ def available(device: torch.device) -> bool:
         and importlib.util.find_spec("triton") is not None
         and torch.cuda.get_device_capability(device) >= CAPABILITY
     )
+
+
+def graph_together() -> bool:
+    """Whether several processes with the same network are to record their steps, which has to be asked for."""
+    return os.environ.get(GRAPH) == "ddp"
 
 
 def accelerate(model: nn.Module, device: torch.device) -> int:

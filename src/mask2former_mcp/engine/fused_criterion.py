@@ -21,7 +21,8 @@ class FusedCriterion(Criterion):
         layers, batch, queries = logits.shape[:3]
         slots = targets.labels.shape[1]
         if slots > queries:
-            return super().match(logits, embeddings, features, targets)
+            wide = targets._replace(masks=targets.masks.to(targets.valid.dtype))  # the kernels read bytes as well
+            return super().match(logits, embeddings, features, wide)
         rows = embeddings.transpose(0, 1).flatten(1, 2).to(features.dtype)  # [B, LQ, D]
         focal, overlap, negative, covered = cost_sums(rows, features.transpose(1, 2), targets.masks, targets.valid)
         pixels = targets.valid.sum(1).clamp(min=1)[:, None, None]

@@ -1,5 +1,6 @@
 """What the processes of one run tell each other while they work. With one process every answer is its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +17,18 @@ class Group:
     ranks: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def numbers(self, own: float) -> list[float]:
-        """One number of each process, by rank."""
+    def numbers(self, own: Sequence[float]) -> list[Sequence[float]]:
+        """The numbers of each process, by rank; each has equally many."""
         if self.ranks == 1:
             return [own]
-        every = torch.zeros(self.ranks, dtype=torch.float64, device=self.device)
-        every[self.rank] = own
+        every = torch.zeros(self.ranks, len(own), dtype=torch.float64, device=self.device)
+        every[self.rank] = torch.tensor(own, dtype=torch.float64)
         distributed.all_reduce(every)
-        found: list[float] = every.tolist()
+        found: list[Sequence[float]] = every.tolist()
         return found
 
     def largest(self, own: int) -> int:
-        return int(max(self.numbers(own)))
+        return int(max(number for (number,) in self.numbers([own])))
 
     def things(self, own: Any) -> list[Any]:
         """One object of each process, by rank; on the first process only, elsewhere empty."""
@@ -47,7 +48,7 @@ class Group:
 
     def meet(self) -> None:
         """Returns when all processes have come here."""
-        self.numbers(0.0)
+        self.numbers([0.0])
 
 
 def of(fabric: Fabric) -> Group:

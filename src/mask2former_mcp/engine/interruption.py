@@ -26,12 +26,13 @@ class Request:
     """What has been asked of a loop that ends at its own next boundary.
 
     agree: of several processes that train together, the largest number that one of them has. They must all end at the
-    same boundary, because each waits for the others in every step.
+    same boundary, because each waits for the others in every step. heard: what they agreed on in the last one.
     """
 
     signal_number: int | None = None
     agree: Callable[[int], int] | None = None
     relayed: bool = False
+    heard: int = 0
 
     def note(self, number: int) -> None:
         """Raises AtOnce for a second request. One that comes both directly and passed on is one."""
@@ -45,11 +46,14 @@ class Request:
         else:
             raise AtOnce(number)
 
-    def obey(self) -> None:
-        """Raises Interrupted when a signal has come, here or to another process of the run."""
+    def obey(self, *, at_step: bool = False) -> None:
+        """Raises Interrupted when a signal has come, here or to another process of the run.
+
+        at_step: the processes have told each other in the step that has just ended, and are not asked once more.
+        """
         number = self.signal_number or 0
         if self.agree is not None:
-            number = self.agree(number)
+            number = self.heard if at_step else self.agree(number)
         if number:
             raise Interrupted(number)
 

@@ -192,14 +192,18 @@ class Order:
         return [(epoch * passes + n, int(i)) for n in range(passes) for i in rng.permutation(self.images)]
 
 
-def steps_per_epoch(images: int, batch: int, ranks: int, iters_per_epoch: int | None) -> int:
-    """Whole batches in the split, or what the spec says. Raises ValueError when the split is smaller than a batch."""
-    if images < batch * ranks:
+def steps_per_epoch(images: int, batch: int, others: int, iters_per_epoch: int | None) -> int:
+    """Whole steps in the split, or what the spec says. others: processes x batches that a step has.
+
+    Raises ValueError when the split is smaller than a step.
+    """
+    if images < batch * others:
         raise ValueError(
-            f"the training split has {images} images, fewer than one batch of dataset.train.batch_size = {batch}"
-            f" x {ranks} processes. Set dataset.train.batch_size={max(1, images // ranks)}."
+            f"the training split has {images} images, fewer than one step of dataset.train.batch_size = {batch} x"
+            f" {others} (processes x train.accumulate_grad_batches). Set dataset.train.batch_size="
+            f"{max(1, images // others)}{'' if images >= others else ', and fewer of those'}."
         )
-    return iters_per_epoch or images // (batch * ranks)
+    return iters_per_epoch or images // (batch * others)
 
 
 def training_loader(samples: Samples, order: Order, *, workers: int, pin: bool) -> "DataLoader[Batch]":

@@ -1,22 +1,21 @@
-"""Segmentation metrics, each fed image by image and bounded in memory: mIoU, panoptic quality, instance AP.
+"""Segmentation metrics, each fed image by image: mIoU and panoptic quality, which keep sums, and instance AP, which
+keeps a score and some bits of each detection.
 
 All are taken at the size of the original image. Classes are 1..C, 0 is "nothing said" (void). Images may be shared
 among several metrics of one kind, in any order: `merge` makes one of two.
 """
 
-import contextlib
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from mask2former_mcp.engine import coco_matches
+from mask2former_mcp.engine.coco_matches import Matches
 from mask2former_mcp.engine.data import Truth
 from mask2former_mcp.engine.postprocess import Instances, Panoptic
 
@@ -131,11 +130,11 @@ class PanopticQuality:
 
 
 class InstanceAP:
-    """COCO's mask average precision through pycocotools; holds run lengths only."""
+    """COCO's mask average precision through pycocotools. An image is matched when it is added, and its masks let go."""
 
     def __init__(self, things: frozenset[int]) -> None:
         self._things = things
-        self._images: dict[int, _Image] = {}
+        self._images: dict[int, Matches] = {}
         self._precision: NDArray[np.float64] | None = None  # of all images so far, once somebody has asked
 
     def add(self, truth: Truth, prediction: Instances, index: int | None = None) -> None:
@@ -156,8 +155,8 @@ class InstanceAP:
             if class_ in self._things:
                 inside = mask if annotated is None else coco_mask.merge([mask, annotated], intersect=True)
                 found.append({**_entry(class_, inside), "iscrowd": 0, "score": score})
-        kept = ([entry for entry in entries if entry["area"]] for entries in (truths, found))
-        self._images[len(self._images) if index is None else index] = _Image(truth.size, *kept)
+        truths, found = ([entry for entry in entries if entry["area"]] for entries in (truths, found))
+        self._images[len(self._images) if index is None else index] = coco_matches.match(truths, found, truth.size)
         self._precision = None
 
     def merge(self, other: "InstanceAP") -> None:
@@ -183,35 +182,9 @@ class InstanceAP:
     def _measured(self) -> NDArray[np.float64]:
         """[IoU threshold, recall, class, area] for 100 detections; -1 where a class has no object of the area."""
         if self._precision is None:
-            self._precision = self._evaluate()
+            images = [self._images[index] for index in sorted(self._images)]
+            self._precision = coco_matches.precision(images, sorted(self._things))
         return self._precision
-
-    def _evaluate(self) -> NDArray[np.float64]:
-        images = [self._images[index] for index in sorted(self._images)]
-        if not any(not entry["iscrowd"] for image in images for entry in image.truths):
-            return np.full((10, 101, len(self._things), 4), -1.0)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
-            truths, found = (self._coco([getattr(image, part) for image in images]) for part in ("truths", "found"))
-            evaluation = COCOeval(truths, found, "segm")
-            evaluation.params.catIds = sorted(self._things)
-            evaluation.params.imgIds = list(range(1, len(images) + 1))
-            evaluation.evaluate()
-            evaluation.accumulate()
-        precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]
-        return precision
-
-    def _coco(self, entries: list[list[dict[str, Any]]]) -> COCO:
-        """pycocotools' view of the entries of each image."""
-        numbered = [{**entry, "image_id": image} for image, part in enumerate(entries, 1) for entry in part]
-        sizes = [self._images[index].size for index in sorted(self._images)]
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": i, "height": height, "width": width} for i, (height, width) in enumerate(sizes, 1)],
-            "annotations": [{**entry, "id": i} for i, entry in enumerate(numbered, 1)],
-            "categories": [{"id": c, "name": str(c)} for c in sorted(self._things)],
-        }
-        coco.createIndex()
-        return coco
 
 
 def combined(*parts: Mapping[int, Mapping[str, float]]) -> PerClass:
@@ -221,14 +194,6 @@ def combined(*parts: Mapping[int, Mapping[str, float]]) -> PerClass:
         for class_, values in part.items():
             table.setdefault(class_, {}).update(values)
     return table
-
-
-class _Image(NamedTuple):
-    """What AP needs of one image: (height, width), and COCO's entries but for their ids."""
-
-    size: tuple[int, int]
-    truths: list[dict[str, Any]]
-    found: list[dict[str, Any]]
 
 
 def _annotated(truth: Truth) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ class State:
 
     seed: int
     steps: int  # per epoch
+    images: int  # per step, of all processes
     step: int = 0  # optimiser steps done
     loss_sum: float = 0.0  # of the epoch that is under way
     loss_count: int = 0
@@ -52,15 +53,17 @@ def save(
     Raises FloatingPointError for weights that are no numbers: nobody could go on from them, and `latest` would be they.
     """
     group = group or Group()
-    weights, moments = sharding.whole(model.state_dict()), sharding.whole(optimizer.state_dict())
-    if broken := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
+    first = group.rank == 0
+    weights, moments = (sharding.whole(of.state_dict(), keep=first) for of in (model, optimizer))
+    broken = [name for name, value in weights.items() if not bool(value.isfinite().all())] if first else []
+    if broken := group.from_first(broken):
         raise FloatingPointError(
             f"{len(broken)} weights are not finite after step {state.step} (first: {broken[0]}): nothing was saved."
             " What helps: a smaller train.optim.lr (a tenth), train.clip_grad_norm above 0, train.precision=fp32."
         )
     scaler = device.loss_scaler(fabric)
     generators = group.things(random_state.snapshot())
-    if group.rank == 0:
+    if first:
         checkpoint.save(
             folder / checkpoint.file_name(state.epoch, state.step),
             model=weights,
@@ -89,19 +92,27 @@ def open_run(path: Path) -> dict[str, Any]:
 
 
 def restore(
-    content: Mapping[str, Any], steps: int, *, fabric: Fabric, group: Group, optimizer: Optimizer, schedule: LambdaLR
+    content: Mapping[str, Any],
+    steps: int,
+    images: int,
+    *,
+    fabric: Fabric,
+    group: Group,
+    optimizer: Optimizer,
+    schedule: LambdaLR,
 ) -> State:
     """Optimiser, schedule, scaler and generators as they were; returns the position. A process more than there were
     keeps its own generators.
 
-    `steps` per epoch as the spec now gives it. Raises ValueError when that is not what the run was started with.
+    `steps` per epoch and `images` per step as the spec now gives them. Raises ValueError when those are not what the
+    run was started with.
     """
-    saved = content["progress"]
-    if saved["steps"] != steps:
+    saved = {"images": images, **content["progress"]}  # older checkpoints do not say it
+    if (before := (saved["steps"], saved["images"])) != (steps, images):
         raise ValueError(
-            f"the run was started with {saved['steps']} steps an epoch, the spec now gives {steps}: resume with the"
-            " same training split and train.iters_per_epoch, and the same product of dataset.train.batch_size and"
-            " processes (train.num_gpus x train.num_nodes)"
+            f"the run was started with {before[0]} steps an epoch of {before[1]} images, the spec now gives {steps} of"
+            f" {images}: resume with the same training split and train.iters_per_epoch, and the same product of"
+            " dataset.train.batch_size, train.accumulate_grad_batches and processes (train.num_gpus x train.num_nodes)"
         )
     optimizer.load_state_dict(sharding.share_of(content["optimizer_states"][0], optimizer))
     schedule.load_state_dict(content["lr_schedulers"][0])

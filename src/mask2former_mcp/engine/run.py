@@ -29,6 +29,7 @@ from mask2former_mcp.engine import (
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.group import Group
+from mask2former_mcp.engine.interruption import Request
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.model import network
 from mask2former_mcp.engine.processes import is_first
@@ -60,6 +61,7 @@ class Run:
     progress: Progress = field(init=False)
     curves: Curves | None = None  # on the first process
     validation_seconds: float = 0.0  # what the last one took
+    asked: Request = field(default_factory=Request)  # to end
 
     @property
     def total(self) -> int:
@@ -97,8 +99,8 @@ def prepare(spec: Experiment, folder: Path) -> Run:
 
     annotated = data.open_split(spec.dataset.train, spec.dataset, num_classes=spec.model.sem_seg_head.num_classes)
     samples = _training_samples(spec, annotated, seed)
-    batch = spec.dataset.train.batch_size
-    steps = loader.steps_per_epoch(len(samples), batch, together.ranks, spec.train.iters_per_epoch)
+    batch, others = spec.dataset.train.batch_size, together.ranks * spec.train.accumulate_grad_batches
+    steps = loader.steps_per_epoch(len(samples), batch, others, spec.train.iters_per_epoch)
     epochs = spec.train.num_epochs
     if spec.train.is_dry_run:
         steps, epochs = min(2, steps), 1
@@ -117,9 +119,17 @@ def prepare(spec: Experiment, folder: Path) -> Run:
     if together.rank > 0:
         torch.manual_seed(seed + together.rank)  # each drops other paths of the network
     if content is None:
-        state = resume.State(seed=seed, steps=steps)
+        state = resume.State(seed=seed, steps=steps, images=batch * others)
     else:  # after everything that draws from the generators
-        state = resume.restore(content, steps, fabric=fabric, group=together, optimizer=optimizer, schedule=schedule)
+        state = resume.restore(
+            content,
+            steps,
+            batch * others,
+            fabric=fabric,
+            group=together,
+            optimizer=optimizer,
+            schedule=schedule,
+        )
         status.running(f"Resuming training from checkpoint: {resumed_from}", epoch=state.epoch, step=state.step)
     return Run(
         spec=spec,

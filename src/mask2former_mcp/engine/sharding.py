@@ -38,12 +38,16 @@ class ShardedStrategy(DDPStrategy):  # type: ignore[misc]  # Fabric is not typed
         return module
 
 
-def whole(state: Any) -> Any:
-    """The same nested values with every shard put together. All processes must call it, with the same names."""
+def whole(state: Any, *, keep: bool = True) -> Any:
+    """The same nested values with every shard put together, None in its place for those who do not `keep` it.
+
+    All processes must call it, with the same names.
+    """
     if isinstance(state, DTensor):
-        return state.full_tensor().cpu()
+        full = state.full_tensor()
+        return full.cpu() if keep else None
     if isinstance(state, Mapping):
-        return {name: whole(value) for name, value in state.items()}
+        return {name: whole(value, keep=keep) for name, value in state.items()}
     return state
 
 

@@ -3,6 +3,11 @@
 A graph replays the same kernels on the same memory, so a batch is copied into buffers of fixed shape: images at crop
 size, targets in slots (the next power of two above the largest number of targets that came). Each number of slots has a
 graph of its own; they share their memory. Reading the loss is the only time that the host waits.
+
+What cannot be recorded runs launch by launch: a shape's first steps, an image with more targets than there are queries,
+everything once recording or compiling has failed. Several processes record the average of their gradients as well
+(replicas.py). What a loss is divided by they agree on before, so that this average is all that they wait for each other
+at: one of them may replay while others record, have other slots, or go launch by launch.
 """
 
 from __future__ import annotations
@@ -17,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from mask2former_mcp.engine import fast
-from mask2former_mcp.engine.criterion import Padded
+from mask2former_mcp.engine.criterion import Divisors, Padded
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.model.network import MASK_STRIDE
+from mask2former_mcp.engine.out_of_memory import ran_out
+from mask2former_mcp.engine.replicas import Replicated
 from mask2former_mcp.engine.run import Run
 
 LEAST_SLOTS = 16
@@ -47,43 +54,61 @@ class StepGraph:
         self.images = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=at)
         self.sizes = torch.zeros(batch, 2, dtype=torch.long, device=at)
         self.valid = torch.zeros(batch, h, w, dtype=torch.bool, device=at)
+        self.divisors = torch.zeros(2, device=at)
         self.rates = [torch.zeros((), device=at) for _ in work.plain_optimizer.param_groups]
         self.slots: dict[int, Slots] = {}
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.warmed: dict[int, int] = {}
-        if at.type == "cuda":  # elsewhere the step can be run, but not recorded
+        self.given_up = False
+        self.queries = work.spec.model.mask_former.num_object_queries
+        self.stream, self.pool = None, None  # of a CPU, where the step can be run, but not recorded
+        if at.type == "cuda":
             self.stream = torch.cuda.Stream(at)  # type: ignore[no-untyped-call]
             self.pool = torch.cuda.graph_pool_handle()
 
-    def fits(self, batch: Batch) -> bool:
-        """Whether the graph can take this batch: no image has more targets than there are queries."""
-        queries = self.work.spec.model.mask_former.num_object_queries
-        return batch.images.shape == self.images.shape and max(batch.counts) <= queries
-
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch, divisors: Divisors) -> Tensor:
         """One optimiser step; returns its loss, on the device. The schedule is left to the caller."""
         number = self._number_of_slots(max(batch.counts))
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            slots = self._upload(batch, number)
-            if number in self.graphs:
-                graph, loss = self.graphs[number]
-                graph.replay()
-            elif self.warmed.get(number, 0) < WARM_UP:
-                self.warmed[number] = self.warmed.get(number, 0) + 1
-                with self._capturable():
-                    loss = self._step(slots)
-            else:
-                loss = self._capture(slots, number)
-        torch.cuda.current_stream().wait_stream(self.stream)
+        with self._own_stream():
+            slots = self._upload(batch, number, divisors)
+            if number not in self.graphs and self._is_ready(number):
+                self._record(slots, number)
+            if number not in self.graphs:
+                return self._launch(slots, batch.counts)
+            graph, loss = self.graphs[number]
+            graph.replay()
         return loss
 
-    def _number_of_slots(self, targets: int) -> int:
-        """The next power of two, not more than there are queries, which `fits` has seen to be enough."""
-        queries = self.work.spec.model.mask_former.num_object_queries
-        return min(queries, max(LEAST_SLOTS, 1 << max(targets - 1, 0).bit_length()))
+    def forget(self) -> None:
+        """Returns the graphs' memory. They are not recorded again."""
+        self.given_up = True
+        self.work.plain_optimizer.zero_grad(set_to_none=True)  # the gradients lie in it
+        self.graphs.clear()
+        self.slots.clear()
 
-    def _upload(self, batch: Batch, number: int) -> Slots:
+    def _give_up(self, error: RuntimeError) -> None:
+        """From now on launch by launch and not compiled. No weight has changed and no other process was waited for."""
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        said = f"Fast path: the step could not be recorded ({why}); on without, as with {fast.GRAPH}=0."
+        self.work.status.running(said)
+        print(said, flush=True)
+        self.network = self.work.model.module
+        self.given_up = True
+        self.graphs.clear()
+
+    def _is_ready(self, number: int) -> bool:
+        """Whether a step with so many slots is to be recorded now."""
+        if self.given_up or number > self.queries:
+            return False
+        self.warmed[number] = self.warmed.get(number, 0) + 1
+        return self.warmed[number] > WARM_UP
+
+    def _number_of_slots(self, targets: int) -> int:
+        """The next power of two, and not more than there are queries where those are enough."""
+        number = max(LEAST_SLOTS, 1 << max(targets - 1, 0).bit_length())
+        return min(number, self.queries) if targets <= self.queries else number
+
+    def _upload(self, batch: Batch, number: int, divisors: Divisors) -> Slots:
         """The batch into the buffers. Targets travel one after the other and find their slots on the device."""
         at = self.images.device
         if number not in self.slots:
@@ -102,36 +127,62 @@ class StepGraph:
             slots.labels.view(-1).index_copy_(0, index, batch.labels.to(at, non_blocking=True))
             masks = batch.masks.to(at, non_blocking=True).view(torch.uint8)
             slots.masks.flatten(0, 1).index_copy_(0, index, masks)
+        self.divisors.copy_(torch.stack(divisors))
         for rate, group in zip(self.rates, self.work.plain_optimizer.param_groups, strict=True):
             rate.fill_(float(group["lr"]))
         return slots
 
-    def _capture(self, slots: Slots, number: int) -> Tensor:
-        """Records the step, which does not run it, then runs it."""
+    def _record(self, slots: Slots, number: int) -> None:
+        """A graph of the step, which is not run by that."""
         self.work.plain_optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
         # Errors of this thread only: the loader's thread pins memory meanwhile, which in a recording is forbidden.
         how: Any = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
-        with self._capturable(), torch.cuda.graph(graph, **how):
-            loss = self._step(slots)
-        self.graphs[number] = graph, loss
-        graph.replay()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with self._capturable(), torch.cuda.graph(graph, **how):
+                loss = self._learn(slots, [])
+                self._apply()
+        except RuntimeError as error:
+            if ran_out(error):
+                raise
+            self._give_up(error)
+        else:
+            self.graphs[number] = graph, loss
+
+    def _launch(self, slots: Slots, counts: list[int]) -> Tensor:
+        """The step launch by launch."""
+        try:
+            loss = self._learn(slots, counts)
+        except RuntimeError as error:
+            if ran_out(error) or self.network is self.work.model.module:
+                raise
+            self._give_up(error)
+            loss = self._learn(slots, counts)
+        with self._capturable():
+            self._apply()
         return loss
 
-    def _step(self, slots: Slots) -> Tensor:
+    def _learn(self, slots: Slots, counts: list[int]) -> Tensor:
+        """Forward and backward; returns the loss. counts: see Padded; the kernel that matches reads the labels."""
         work = self.work
         work.plain_optimizer.zero_grad(set_to_none=True)
         with work.fabric.autocast():
             prediction = self.network(self._pixels(), every_layer=True)
         valid = self.valid.flatten(1).float()
         masks = slots.masks.flatten(2) * self.valid.flatten(1)[:, None]
-        number = (slots.labels > 0).sum().float().clamp(min=1)
-        losses = work.criterion.losses(prediction, Padded(slots.labels, masks, valid, [], number))
+        divisors = Divisors(*self.divisors.unbind())
+        losses = work.criterion.losses(prediction, Padded(slots.labels, masks, valid, counts, divisors))
         losses.total.backward()  # type: ignore[no-untyped-call]
-        if (largest := work.spec.train.clip_grad_norm) > 0:
-            nn.utils.clip_grad_norm_(self.network.parameters(), largest)
-        work.plain_optimizer.step()
         return losses.total.detach()
+
+    def _apply(self) -> None:
+        """The gradients into the weights."""
+        work = self.work
+        if isinstance(work.fabric.strategy, Replicated):
+            work.fabric.strategy.average(work.model)
+        if (largest := work.spec.train.clip_grad_norm) > 0:
+            nn.utils.clip_grad_norm_(work.model.parameters(), largest)
+        work.plain_optimizer.step()
 
     def _pixels(self) -> Tensor:
         """Normalised images, padding exactly zero: what `loader.Normalize` does, from sizes on the device."""
@@ -143,6 +194,16 @@ class StepGraph:
         columns = torch.arange(width, device=at) < self.sizes[:, 1:]
         inside = rows[:, None, :, None] & columns[:, None, None]
         return torch.where(inside, (self.images.float() - mean) / std, 0.0)
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self.stream)
 
     @contextmanager
     def _capturable(self) -> Iterator[None]:
@@ -171,8 +232,12 @@ def make(work: Run) -> tuple[StepGraph | None, str]:
         return None, ""
     if os.environ.get(fast.GRAPH) == "0":
         return None, f"kernels, but no CUDA graph ({fast.GRAPH}=0)"
-    if work.fabric.world_size > 1:
-        return None, "kernels, but no CUDA graph: several processes reduce their gradients outside of one"
+    if work.fabric.world_size > 1 and not isinstance(work.fabric.strategy, Replicated):
+        ddp = work.spec.train.distributed_strategy == "ddp"
+        way = f" ({fast.GRAPH}=ddp: inside; never run on several GPUs)" if ddp else ""
+        return None, f"kernels, but no CUDA graph: several processes share their gradients outside of one{way}"
+    if work.spec.train.accumulate_grad_batches > 1:
+        return None, "kernels, but no CUDA graph: a step of several batches (train.accumulate_grad_batches) has none"
     if work.spec.train.precision == "fp16":
         return None, "kernels, but no CUDA graph: fp16 scales its loss on the host (train.precision=bf16 is faster)"
     crop = work.spec.dataset.augmentation.train_crop_size

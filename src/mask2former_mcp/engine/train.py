@@ -1,8 +1,10 @@
 """Training: the loop, in the open."""
 
+import itertools
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +22,11 @@ from mask2former_mcp.engine import (
     scoring,
     step_graph,
 )
+from mask2former_mcp.engine.criterion import Divisors
 from mask2former_mcp.engine.curves import Curves
 from mask2former_mcp.engine.loader import Batch
 from mask2former_mcp.engine.progress import Progress, clock
+from mask2former_mcp.engine.replicas import Replicated
 from mask2former_mcp.engine.run import Run, prepare
 from mask2former_mcp.engine.status import finite
 from mask2former_mcp.spec.experiment import Experiment
@@ -30,6 +34,7 @@ from mask2former_mcp.spec.experiment import Experiment
 PICTURED = 3  # images in the picture of a validation
 CURVE_EVERY = 20  # steps between two points of the training curves
 WAITS = 0.1  # of the time, spent waiting for data, are worth a word
+Share = tuple[Batch, ...]  # of an optimiser step: the batches that a process learns from, one after the other
 BETTER_LOSS = (
     "What helps: a smaller train.optim.lr (a tenth), train.clip_grad_norm above 0, train.precision=fp32;"
     " then look at these images and their annotations."
@@ -44,11 +49,12 @@ def run(spec: Experiment, results_dir: Path) -> None:
     """
     with interruption.deferred() as asked:
         work = prepare(spec, results_dir)
+        work.asked = asked
         if work.group.ranks > 1:
             asked.agree = work.group.largest
         asked.obey()
         try:
-            fit(work, asked)
+            fit(work)
             work.group.meet()  # nobody's sockets may close while another still reads from them
         except interruption.AtOnce:  # maybe in the middle of a step: such a state is not worth keeping
             raise
@@ -61,7 +67,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
                 work.curves.close()
 
 
-def fit(work: Run, asked: interruption.Request) -> None:
+def fit(work: Run) -> None:
     """All epochs that are left. Raises Interrupted at a step's border once a signal has come."""
     spec, state, steps = work.spec.train, work.state, work.state.steps
     work.progress = Progress(work.status, work.total, state.step)
@@ -71,7 +77,7 @@ def fit(work: Run, asked: interruption.Request) -> None:
         work.curves = Curves(
             work.folder, work.spec.wandb, first_epoch=state.validated + 1, first_step=first, spec=content
         )
-    batches = work.progress.waiting(iter(_training_batches(work)))
+    shares = work.progress.waiting(_shares(work))
     print(_summary(work), flush=True)
     graph, said = step_graph.make(work)
     if said:
@@ -79,12 +85,12 @@ def fit(work: Run, asked: interruption.Request) -> None:
         print(f"fast path: {said}", flush=True)
     work.status.running("Starting Training Loop.", epoch=state.step // steps, step=state.step, max_step=work.total)
     if _is_unfinished(state):
-        end_epoch(work, state.epoch, asked)
+        end_epoch(work, state.epoch)
     work.model.train()
     for epoch in range(state.step // steps, work.epochs):
         while state.step < (epoch + 1) * steps:
             started = time.monotonic()
-            loss = step(work, graph, next(batches))
+            loss = step(work, graph, next(shares))
             state.step += 1
             state.loss_sum += loss
             state.loss_count += 1
@@ -92,32 +98,46 @@ def fit(work: Run, asked: interruption.Request) -> None:
             report_step(work, epoch, loss)
             if spec.checkpoint_interval_unit == "step" and state.step % spec.checkpoint_interval == 0:
                 work.save()
-            asked.obey()
+            work.asked.obey(at_step=True)
         print(_pace(work), flush=True)
-        end_epoch(work, epoch, asked)
+        end_epoch(work, epoch)
     work.status.running("Training loop complete.", epoch=work.epochs - 1, step=state.step)
 
 
-def step(work: Run, graph: step_graph.StepGraph | None, batch: Batch) -> float:
-    """One step by the graph where there is one for the batch. Raises MemoryError with what would have fitted."""
+def step(work: Run, graph: step_graph.StepGraph | None, share: Share) -> float:
+    """One optimiser step on this process's share, by the graph where there is one; returns the whole step's loss.
+
+    Raises FloatingPointError for NaN or Inf, MemoryError with what would have fitted.
+    """
     try:
-        return graph_step(work, graph, batch) if graph is not None and graph.fits(batch) else train_step(work, batch)
+        counts = [count for batch in share for count in batch.counts]
+        divisors = work.criterion.divisors(counts, work.spec.model.mask_former.num_object_queries, work.fabric.device)
+        if graph is not None:
+            return _graph_step(work, graph, share[0], divisors)
+        return _plain_step(work, share, divisors)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory.ran_out(error):
             raise
         cause = out_of_memory.cause(error)
+    if graph is not None:
+        graph.forget()
     # Here and not above: the exception holds the frames of the step, and they hold its tensors.
-    raise MemoryError(f"{cause} {memory.what_fits(work, batch)}")
+    raise MemoryError(f"{cause} {memory.what_fits(work, share[0])}")
 
 
-def train_step(work: Run, batch: Batch) -> float:
-    """One batch forward, backward and into the weights; returns its loss. Raises FloatingPointError for NaN or Inf."""
+def _plain_step(work: Run, share: Share, divisors: Divisors) -> float:
+    """Forward and backward batch by batch, then into the weights, which a loss that is no number does not reach."""
     at = work.fabric.device
-    prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
-    # Outside autocast: its sums over all pixels of a mask are rounded, or infinite, in half precision.
-    losses = work.criterion(prediction, batch.targets(at))
-    loss = _agreed(float(losses.total.detach()), work, batch)
-    work.fabric.backward(losses.total)
+    total = torch.zeros((), device=at)
+    for batch in share:
+        prediction = work.model(work.normalize(batch.images, batch.sizes, at), every_layer=True)
+        # Outside autocast: its sums over all pixels of a mask are rounded, or infinite, in half precision.
+        losses = work.criterion(prediction, batch.targets(at), divisors)
+        work.fabric.backward(losses.total)
+        total += losses.total.detach()
+    if isinstance(work.fabric.strategy, Replicated):
+        work.fabric.strategy.average(work.model)
+    loss = _agreed(float(total), work, share)
     if (largest := work.spec.train.clip_grad_norm) > 0:
         device.clip_gradients(work.fabric, work.model, work.plain_optimizer, largest)
     work.optimizer.step()
@@ -126,20 +146,25 @@ def train_step(work: Run, batch: Batch) -> float:
     return loss
 
 
-def graph_step(work: Run, graph: step_graph.StepGraph, batch: Batch) -> float:
+def _graph_step(work: Run, graph: step_graph.StepGraph, batch: Batch, divisors: Divisors) -> float:
     """The same by one launch. A loss that is no number has reached the weights when it is seen; the run ends on it."""
-    loss = _agreed(float(graph(batch)), work, batch)
+    loss = _agreed(float(graph(batch, divisors)), work, (batch,))
     work.schedule.step()
     return loss
 
 
-def _agreed(loss: float, work: Run, batch: Batch) -> float:
-    """The mean over all processes. Raises FloatingPointError in all of them when one has a loss that is no number."""
-    losses = work.group.numbers(loss)
+def _agreed(loss: float, work: Run, share: Share) -> float:
+    """The mean over all processes, which also tell each other here whether a signal has come to one of them.
+
+    Raises FloatingPointError in all of them when one has a loss that is no number.
+    """
+    told = work.group.numbers([loss, work.asked.signal_number or 0])
+    losses, signals = zip(*told, strict=True)
+    work.asked.heard = int(max(signals))
     mean = sum(losses) / len(losses)
     if math.isfinite(mean):
-        return mean
-    own = [] if math.isfinite(loss) else [os.path.basename(name) for name in batch.names]
+        return float(mean)
+    own = [] if math.isfinite(loss) else [os.path.basename(name) for batch in share for name in batch.names]
     names = work.group.from_first(", ".join(name for part in work.group.things(own) for name in part))
     wrong = next(value for value in [*losses, mean] if not math.isfinite(value))
     raise FloatingPointError(f"the loss is {wrong} at step {work.state.step} (images: {names}). {BETTER_LOSS}")
@@ -163,14 +188,14 @@ def report_step(work: Run, epoch: int, loss: float) -> None:
         work.curves.scalars(state.step, {"train/loss": loss, "train/lr": float(work.schedule.get_last_lr()[-1])})
 
 
-def end_epoch(work: Run, epoch: int, asked: interruption.Request) -> None:
+def end_epoch(work: Run, epoch: int) -> None:
     """Mean loss, validation where due, metrics row, checkpoint where due. An interruption inside loses none of them."""
     spec, state, last = work.spec.train, work.state, epoch + 1 == work.epochs
     measured = {"train_loss": state.loss_sum / max(1, state.loss_count)}
     work.status.running("Train metrics generated.", measured, epoch=epoch, step=state.step)
     if last or (epoch + 1) % spec.validation_interval == 0:
-        asked.obey()
-        measured.update(validate(work, epoch, asked))
+        work.asked.obey()
+        measured.update(validate(work, epoch))
     state.metrics, state.validated, state.loss_sum, state.loss_count = measured, epoch, 0.0, 0
     if work.curves is not None:
         lr = float(work.schedule.get_last_lr()[-1])
@@ -180,14 +205,14 @@ def end_epoch(work: Run, epoch: int, asked: interruption.Request) -> None:
         work.save()
 
 
-def validate(work: Run, epoch: int, asked: interruption.Request) -> dict[str, float]:
+def validate(work: Run, epoch: int) -> dict[str, float]:
     """Measures the network on dataset.val, tells status.json, and draws a few images."""
     started = time.monotonic()
     model = work.spec.model
     scenes: list[artifacts.Scene] = []
 
     def after_batch(batch: Batch, outcomes: list[scoring.Outcome]) -> None:
-        asked.obey()
+        work.asked.obey()
         for b, (truth, outcome) in enumerate(zip(batch.truths, outcomes, strict=True)):
             if truth is not None and len(scenes) < PICTURED:
                 height, width = batch.sizes[b]
@@ -229,17 +254,19 @@ def _validations_from(epoch: int, work: Run) -> int:
 def _summary(work: Run) -> str:
     weights = sum(p.numel() for p in work.model.parameters()) / 1e6
     split, size = work.spec.dataset.train, work.spec.dataset.augmentation.train_crop_size
+    times, ranks = work.spec.train.accumulate_grad_batches, work.group.ranks
     return (
         f"training on {device.described(work.fabric, work.spec.train)}: {weights:.1f} M weights, {len(work.samples)}"
         f" images in crops of {size[0]} x {size[1]}, {work.epochs} epochs of {work.state.steps} steps,"
-        f" batch {split.batch_size}{f' x {work.group.ranks} processes' if work.group.ranks > 1 else ''}"
+        f" batch {split.batch_size}{f' x {ranks} processes' if ranks > 1 else ''}"
+        f"{f' x {times} a step' if times > 1 else ''}"
     )
 
 
 def _pace(work: Run) -> str:
     """How fast the last steps were, and on a GPU how much memory all steps needed."""
     each = work.progress.recent_seconds_per_step()
-    text = f"{work.spec.dataset.train.batch_size * work.fabric.world_size / each:.1f} images/s" if each else "one step"
+    text = f"{work.state.images / each:.1f} images/s" if each else "one step"
     if (share := work.progress.recent_waiting()) > WAITS:
         text += f" (waited {share:.0%} of the time for data: raise dataset.train.num_workers)"
     if work.fabric.device.type != "cuda":
@@ -247,15 +274,22 @@ def _pace(work: Run) -> str:
     return f"{text}, {torch.cuda.max_memory_reserved(work.fabric.device) / 2**30:.1f} GiB reserved"
 
 
+def _shares(work: Run) -> Iterator[Share]:
+    """What this process has of each step that is left."""
+    batches, times = iter(_training_batches(work)), work.spec.train.accumulate_grad_batches
+    while share := tuple(itertools.islice(batches, times)):
+        yield share
+
+
 def _training_batches(work: Run) -> "DataLoader[Batch]":
-    split = work.spec.dataset.train
+    split, times = work.spec.dataset.train, work.spec.train.accumulate_grad_batches
     order = loader.Order(
         images=len(work.samples),
         batch=split.batch_size,
-        steps=work.state.steps,
+        steps=work.state.steps * times,
         epochs=work.epochs,
         seed=work.state.seed,
-        start_step=work.state.step,
+        start_step=work.state.step * times,
         rank=work.group.rank,
         ranks=work.group.ranks,
     )

@@ -181,13 +181,14 @@ def _batches(s: Situation) -> Iterator[str]:
             )
     if s.action == "train" and "train" in s.images:
         sizes = [int(dotted.get(s.spec, k)) for k in ("dataset.train.batch_size", "train.num_gpus", "train.num_nodes")]
-        step = sizes[0] * sizes[1] * sizes[2]
-        if s.images["train"] < step:
+        times = int(s.spec["train"].get("accumulate_grad_batches", 1))  # TAO does not know the key
+        others = sizes[1] * sizes[2] * times
+        if s.images["train"] < sizes[0] * others:
+            more = f" x {times} batches (train.accumulate_grad_batches)" if times > 1 else ""
             raise DatasetError(
-                f"{s.images['train']} training images are less than one step of {step} "
-                f"(batch {sizes[0]} x {sizes[1]} GPU(s) x {sizes[2]} node(s))",
-                fix=f"Lower batch_size to at most {max(1, s.images['train'] // (sizes[1] * sizes[2]))}, or use fewer "
-                "GPUs.",
+                f"{s.images['train']} training images are less than one step of {sizes[0] * others} "
+                f"(batch {sizes[0]} x {sizes[1]} GPU(s) x {sizes[2]} node(s){more})",
+                fix=f"Lower batch_size to at most {max(1, s.images['train'] // others)}, or use fewer GPUs.",
             )
     yield from ()
 
@@ -212,6 +213,11 @@ def _training(s: Situation) -> Iterator[str]:
         raise InvalidRequest(
             "train.precision=bf16 is our engine's: under runtime=tao it is fp16 or fp32",
             fix="Set train.precision to fp16 or fp32, or use runtime=engine.",
+        )
+    if s.runtime == "tao" and s.said.get("train.accumulate_grad_batches", 1) != 1:
+        raise InvalidRequest(
+            "train.accumulate_grad_batches is our engine's: under runtime=tao a step learns from one batch a GPU",
+            fix="Leave it out, or use runtime=engine.",
         )
     if precision == "fp16" and s.runtime == "engine" and s.machine.gpus == 0:
         raise InvalidRequest(

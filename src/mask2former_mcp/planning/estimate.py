@@ -62,8 +62,8 @@ def _train(situation: Situation, here: Pace, gpus: int, earlier: Sequence[Earlie
     train, data = spec["train"], spec["dataset"]
     batch, epochs = int(data["train"]["batch_size"]), int(train["num_epochs"])
     images = situation.images.get("train")
-    ranks = max(1, gpus) * int(train["num_nodes"])
-    per_epoch = train.get("iters_per_epoch") or (math.ceil(images / (batch * ranks)) if images else None)
+    ranks, times = max(1, gpus) * int(train["num_nodes"]), int(train.get("accumulate_grad_batches", 1))
+    per_epoch = train.get("iters_per_epoch") or (math.ceil(images / (batch * ranks * times)) if images else None)
     height, width = data["augmentation"]["train_crop_size"]
     steps = epochs * int(per_epoch or 0)
     memory = _round(here.memory(height * width, batch, steps=steps))
@@ -73,6 +73,7 @@ def _train(situation: Situation, here: Pace, gpus: int, earlier: Sequence[Earlie
     kept = max(1, span // int(train["checkpoint_interval"]))
     disk = _round(kept * here.size.weights * 12 / 1e9 + 0.02)
     step_s, compiling_s = here.step(height * width, batch, int(data["train"]["num_workers"]), steps)
+    step_s *= times
     measured_images = epochs // int(train["validation_interval"]) * situation.images.get("eval", 0)
     validation_s = measured_images * here.image(_test_pixels(spec), int(data["val"]["num_workers"]))
     total, basis = _START_S + compiling_s + steps * step_s + validation_s, here.basis
@@ -99,11 +100,11 @@ def fingerprint(spec: Mapping[str, Any], action: str) -> tuple[str, ...]:
     """What decides the time of a step: equal for two specs when their steps take equally long."""
     keys = (
         "dataset.train.batch_size", "dataset.train.num_workers", "dataset.augmentation", "train.precision",
-        "train.num_gpus", "model.backbone.type",
+        "train.num_gpus", "train.accumulate_grad_batches", "model.backbone.type",
         "model.sem_seg_head", "model.mask_former", "model.backbone.efficientvit.name",
     )  # fmt: skip
     named = [f"{swin_size(spec)}"]
-    for key in keys if action == "train" else keys[5:]:
+    for key in keys if action == "train" else keys[6:]:
         try:
             value = dotted.get(spec, key)
         except KeyError:

@@ -238,10 +238,11 @@ def _differ_at(one: Sequence[object], other: Sequence[object]) -> str | None:
 def _batch(situation: Situation, warnings: list[str]) -> dict[str, Any]:
     """A batch that nobody asked for (a preset's) shrinks to what the data can fill; one that was said is checked."""
     images, batch = situation.images.get("train"), int(_get(situation.spec, BATCH))
-    ranks = int(_get(situation.spec, "train.num_gpus")) * int(_get(situation.spec, "train.num_nodes"))
-    if images is None or BATCH in situation.said or batch * ranks <= images:
+    others = int(_get(situation.spec, "train.num_gpus")) * int(_get(situation.spec, "train.num_nodes"))
+    others *= int(situation.spec["train"].get("accumulate_grad_batches", 1))
+    if images is None or BATCH in situation.said or batch * others <= images:
         return {}
-    fitting = max(1, images // ranks)
+    fitting = max(1, images // others)
     warnings.append(f"{BATCH}={batch} is more than the {images} training image(s) fill: set to {fitting}")
     return {BATCH: fitting}
 

@@ -119,6 +119,12 @@ class Train(Section):
         "Weights of a Mask2Former to start from: a .pth, a detectron2 .pkl or, our engine only, a folder of "
         "transformers with safetensors; backbone weights are then not read.",
     )
+    accumulate_grad_batches: Positive = spec_field(
+        1,
+        "Batches of each GPU that one optimiser step learns from: the step of a batch so many times as large, in the "
+        "memory of one. Batch norms measure each batch by itself. Only with our own engine.",
+        engine_only=True,
+    )
     clip_grad_norm: Real = spec_field(
         0.1,
         "Largest norm that gradients may have; larger ones are scaled down. 0 turns clipping off.",

@@ -35,9 +35,9 @@ def losses(spec: dict[str, Any], folder: Path) -> list[float]:
     graph, _ = step_graph.make(work)
     found = []
     work.model.train()
-    for batch in train._training_batches(work):
-        step = train.train_step(work, batch) if graph is None else train.graph_step(work, graph, batch)
-        found.append(step)
+    for share in train._shares(work):
+        found.append(train.step(work, graph, share))
+        work.state.step += 1
     return found
 
 

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
-from mask2former_mcp.engine.criterion import Criterion, Padded
+from mask2former_mcp.engine.criterion import Criterion, Divisors, Padded
 from mask2former_mcp.engine.kernels import deformable, mask_sums, matching, window
 from mask2former_mcp.engine.model.pixel_decoder import DeformableAttention, Geometry
 from mask2former_mcp.engine.model.swin import WindowAttention, shift_mask
@@ -41,7 +41,8 @@ def test_references_of_the_criterion_are_what_it_computes() -> None:
     torch.manual_seed(0)
     valid = (torch.rand(1, 60) < 0.8).double()
     masks = (torch.rand(1, 3, 60) < 0.4).double() * valid[:, None]
-    targets = Padded(torch.tensor([[1, 2, 4]]), masks, valid, [3], torch.tensor(3.0))
+    divisors = Divisors(torch.tensor(3.0), torch.tensor(1.0))
+    targets = Padded(torch.tensor([[1, 2, 4]]), masks, valid, [3], divisors)
     x = torch.randn(1, 2, 3, 60, dtype=torch.float64)
     wanted = torch.stack(Criterion().mask_sums(x, targets), -1)
     torch.testing.assert_close(mask_sums.reference(x, masks, valid), wanted)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,18 @@ def test_it_equals_pycocotools_on_random_images_with_overlaps_and_crowds() -> No
     measured = ours.results()
     assert 0.05 < measured["AP"] < 0.95
     assert [measured[k] for k in ("AP", "AP50", "AP75")] == pytest.approx(evaluation.stats[:3], abs=1e-9)
+
+
+def test_images_take_little_memory_however_fine_their_masks_are() -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.random((SIZE, SIZE)) < 0.5 for _ in range(40)]
+    truth = Truth(pack(noise, SIZE, SIZE), np.tile([1, 2], 20), np.zeros(40, dtype=bool), False)
+    found = Instances(np.tile([1, 2], 20), np.linspace(1, 0.1, 40), tuple(encoded(mask) for mask in noise))
+    metric = InstanceAP(frozenset({1, 2}))
+    metric.add(truth, found)
+    assert metric.results()["AP"] == pytest.approx(1.0)
+    assert len(pickle.dumps(found)) > 40_000
+    assert len(pickle.dumps(metric)) < 10_000 + metric._measured().nbytes
 
 
 def test_one_hit_and_one_miss_give_the_value_on_paper() -> None:

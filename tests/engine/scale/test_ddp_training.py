@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from mask2former_mcp.engine import checkpoint
@@ -80,8 +81,21 @@ def test_another_number_of_processes_goes_on_to_the_same_weights(
     same_training(content(four), content(tmp_path))
     assert alone("train", tmp_path, small(**MEASURED_IN), resumed) == 1
     assert (
-        "the same product of dataset.train.batch_size and processes" in (tmp_path / "train" / "status.json").read_text()
+        "2 steps an epoch of 4 images, the spec now gives 8 of 1: " in (tmp_path / "train" / "status.json").read_text()
     )
+
+
+def test_two_processes_go_on_exactly_with_the_paths_that_each_drops(small: Make, together: Run, tmp_path: Path) -> None:
+    spec = small(dataset__train__batch_size=2, model__backbone__swin__drop_path_rate=0.2)
+    assert together("train", tmp_path, spec, nodes=1) == [0], (tmp_path / "node0.log").read_text()
+    whole = content(tmp_path)
+    resumed = f"train.resume_training_checkpoint_path={tmp_path / 'train' / FIRST}"
+    assert together("train", tmp_path, spec, resumed, nodes=1) == [0], (tmp_path / "node0.log").read_text()
+    again = content(tmp_path)
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(again["state_dict"][name], value), name
+    generators = whole["rng"]["torch"], whole["rng"]["others"][0]["torch"]
+    assert not torch.equal(*generators)
 
 
 def test_evaluation_shared_by_processes_writes_the_numbers_of_one(

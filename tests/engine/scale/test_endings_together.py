@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.engine import checkpoint, interruption
 from mask2former_mcp.engine.group import Group
 from mask2former_mcp.engine.train import _agreed
 
@@ -88,10 +88,10 @@ def test_a_loss_that_is_no_number_stops_all_processes(small: Make, alone: Run, t
 
 def test_the_images_of_the_process_with_the_bad_loss_are_named() -> None:
     class Second(Group):
-        """The second of two, whose first has a loss that is a number."""
+        """The second of two, whose first has a loss that is a number, and has been sent a signal."""
 
-        def numbers(self, own: float) -> list[float]:
-            return [2.0, own]
+        def numbers(self, own: Sequence[float]) -> list[Sequence[float]]:
+            return [[2.0, 15], own]
 
         def things(self, own: Any) -> list[Any]:
             return [[], own]
@@ -102,8 +102,11 @@ def test_the_images_of_the_process_with_the_bad_loss_are_named() -> None:
     class Work:
         group = Second()
         state = type("State", (), {"step": 7})
+        asked = interruption.Request(agree=group.largest)
 
     batch = type("Batch", (), {"names": ["/data/b.png"]})
-    assert _agreed(4.0, Work, batch) == 3.0  # type: ignore[arg-type]
+    assert _agreed(4.0, Work, (batch,)) == 3.0  # type: ignore[arg-type]
+    with pytest.raises(interruption.Interrupted, match="SIGTERM"):
+        Work.asked.obey(at_step=True)
     with pytest.raises(FloatingPointError, match=r"the loss is inf at step 7 \(images: b.png\)"):
-        _agreed(float("inf"), Work, batch)  # type: ignore[arg-type]
+        _agreed(float("inf"), Work, (batch,))  # type: ignore[arg-type]

@@ -3,8 +3,21 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from mask2former_mcp.engine import checkpoint
+
+Make, Run = Callable[..., dict[str, Any]], Callable[..., Any]
 WAIT_S = 60
+NORMED = {
+    "model.backbone.type": "efficientvit",
+    "model.backbone.efficientvit.name": "b0",
+    "train.num_epochs": 1,
+}
 PROGRAM = """
 import sys
 import torch
@@ -58,3 +71,24 @@ def test_statistics_and_gradients_are_those_of_the_whole_batch() -> None:
         for process in started:
             process.kill()
     assert [code for _, code in ended] == [0, 0], ended[0][0] + ended[1][0]
+
+
+@pytest.fixture(scope="module")
+def one(small: Make, alone: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The checkpoint of one process, batch 4, with a backbone of batch norms."""
+    folder = tmp_path_factory.mktemp("one")
+    assert alone("train", folder, small(**NORMED, dataset__train__batch_size=4)) == 0
+    return checkpoint.load(folder / "train" / checkpoint.LATEST)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_backbone_with_batch_norms_trains_as_in_one_process(
+    recompute: bool, small: Make, together: Run, same_training: Run, one: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = small(**NORMED, dataset__train__batch_size=2, train__activation_checkpoint=recompute)
+    assert together("train", tmp_path, spec, nodes=1) == [0], (tmp_path / "node0.log").read_text()
+    shared = checkpoint.load(tmp_path / "train" / checkpoint.LATEST)
+    counted = [name for name in one["state_dict"] if name.endswith("num_batches_tracked")]
+    assert counted
+    assert all(int(shared["state_dict"][name]) == 2 for name in counted)
+    same_training(one, shared)

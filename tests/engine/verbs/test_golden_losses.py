@@ -29,7 +29,7 @@ def test_the_first_twenty_steps_lose_what_they_always_lost(
     changes = {"train.seed": 7, "train.num_epochs": 1, "train.iters_per_epoch": STEPS, "train.optim.lr": 2e-4}
     work = prepare(load("train", tiny(format, model__mode=mode, **changes)), tmp_path)
     work.model.train()
-    losses = [train.train_step(work, batch) for batch in train._training_batches(work)]
+    losses = [train.step(work, None, share) for share in train._shares(work)]
     print(format, [round(loss, 5) for loss in losses])
     assert len(losses) == STEPS
     assert losses[0] == pytest.approx(GOLDEN[format][0], rel=FIRST)

@@ -52,7 +52,13 @@ def test_a_batch_too_large_is_answered_with_one_that_trains(tiny: Spec, tmp_path
     assert 1 <= fitting < 8
 
 
-@pytest.mark.parametrize(("free", "told"), [(3.5, "batch_size=3 would fit"), (0.5, "one image hardly fits")])
+@pytest.mark.parametrize(
+    ("free", "told"),
+    [
+        (3.5, "batch_size=3 would fit, and with train.accumulate_grad_batches=3"),
+        (0.5, "one image hardly fits"),
+    ],
+)
 def test_the_estimate_follows_what_one_image_took(
     tiny: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, told: str
 ) -> None:
@@ -70,7 +76,7 @@ def test_the_estimate_follows_what_one_image_took(
 
 def test_other_errors_of_a_step_pass_as_they_are(tiny: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = prepare(load("train", tiny()), tmp_path)
-    batch = next(iter(train._training_batches(work)))
+    (batch,) = next(train._shares(work))
     batch.valid = batch.valid[:, :-1]
     with pytest.raises(ValueError, match="stride 4"):
-        train.step(work, None, batch)
+        train.step(work, None, (batch,))

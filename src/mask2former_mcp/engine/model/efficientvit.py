@@ -299,11 +299,13 @@ def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def _still(stage: nn.Module) -> Iterator[None]:
     """Keeps batch norms from counting a batch twice, while a stage is computed again for its backward."""
     norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    usual = [norm.momentum for norm in norms]
+    usual = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
             norm.momentum = 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = norm.num_batches_tracked.clone()
         yield
     finally:
-        for norm, momentum in zip(norms, usual, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, count) in zip(norms, usual, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
