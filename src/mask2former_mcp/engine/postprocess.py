@@ -2,9 +2,9 @@
 
 The rules are the original's (https://arxiv.org/abs/2112.01527, inference of MaskFormer and Mask2Former). Everything is
 computed at the size of the original image, in stripes of rows, so that a large photo does not need Q masks at once.
-Inputs of one image: class_logits [Q, C + 1] (class 0 is no object), mask_logits [Q, h, w] at stride 4, where the network
-is. The class logits are on the host: which queries matter is decided there, because each such question to a GPU waits
-until it has done all that it was given.
+Inputs of one image: class_logits [Q, C + 1] (class 0 is no object), mask_logits [Q, h, w] at stride 4, on the network's
+device. The class logits are on the host: which queries matter is decided there, because each such question to a GPU
+waits until it has done all that it was given.
 """
 
 from collections.abc import Iterator

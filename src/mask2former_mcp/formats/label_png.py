@@ -1,7 +1,7 @@
 """Label maps as PNG files, written fast: a few values in large areas, so that most rows equal the row above.
 
-Every row is stored as its difference to the one above (filter 2), which leaves long runs of zeros for zlib. Pillow tries
-five filters on each row: for a panoptic map four times the work, and a larger file.
+Every row is stored as its difference to the one above (filter 2), which leaves long runs of zeros for zlib. Pillow
+tries five filters on each row: for a panoptic map four times the work, and a larger file.
 """
 
 import struct
@@ -27,7 +27,7 @@ def write(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
     kind = _RGB if values.ndim == 3 else _GREY
     header = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, kind, 0, 0, 0)
     runs = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    packed = runs.compress(lines) + runs.flush()
+    packed = runs.compress(lines.data) + runs.flush()
     path.write_bytes(_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b""))
 
 
