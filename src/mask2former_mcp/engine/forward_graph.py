@@ -69,7 +69,10 @@ def over(
     compiled, why = compiling(rooms, batch)
     if compiled:
         network.compile(dynamic=False)
-    said = f"fast path: kernels and CUDA graphs; {'compiled' if compiled else 'not compiled'} ({why})"
+    half = {"16-true": ", weights in fp16", "bf16-true": ", weights in bf16"}.get(
+        fabric.strategy.precision.precision, ""
+    )
+    said = f"fast path: kernels and CUDA graphs{half}; {'compiled' if compiled else 'not compiled'} ({why})"
     return ForwardGraph(fabric.setup_module(network.eval())), said
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from mask2former_mcp.engine import classes as class_table
-from mask2former_mcp.engine import device, forward_graph, loader, photos, result_files, scoring, trained
+from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, scoring, trained
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.photos import Photos, Shots
 from mask2former_mcp.engine.progress import Progress
@@ -50,7 +51,7 @@ def _segment(
 ) -> list[str]:
     """All images through the network and to the writer; returns why those that could not be read could not."""
     split, batch = spec.dataset.test, batch_size(spec)
-    fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
+    fabric = _fabric(spec, known)
     folder = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), known.size)
     graphs = not known.size and forward_graph.possible(known.model, fabric.device)
     groups = folder.groups(batch, grain=photos.GRAIN if batch > 1 or graphs else 1)
@@ -77,6 +78,17 @@ def _segment(
     if len(reasons) == len(paths):
         raise ValueError(f"none of the {len(paths)} images could be read; the first: {reasons[0]}")
     return reasons
+
+
+def _fabric(spec: Experiment, known: Usable) -> Fabric:
+    """On the fast path with weights in half precision, where that is the spec's precision and harms nothing. fp32, the
+    default, stays what it says, so that what is seen is what `evaluate` has measured."""
+    fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
+    if known.size or not forward_graph.possible(known.model, fabric.device):
+        return fabric
+    fast.accelerate(known.model, fabric.device)
+    half = fast.allows_half_weights(known.model)
+    return device.single(spec.inference.gpu_ids, spec.train.precision, half_weights=half)
 
 
 @torch.inference_mode()
