@@ -3,8 +3,10 @@
 Only drawing: no files are read or written but by `save`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,29 @@ FILL = 0.5  # share of the class colour over the image
 SMALLEST_LABELLED = 0.004  # of the image's area: below, a name would cover the object
 LEAST_SIDE, MOST_SIDE = 400, 1600  # pixels: small images are enlarged so that names can be read, huge ones reduced
 MARGIN, INK, PAPER = 12, (32, 36, 42), (250, 250, 248)
+STEPS = 0.75  # pixels by which an outline may leave the mask's edge: its steps become slopes
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A mask [h, w] in its bounding box, whose upper left corner lies at (top, left) of the image."""
+
+    mask: NDArray[np.bool_]
+    top: int
+    left: int
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Where it lies in the image."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What is drawn as one: mask [H, W], its class, words to print or None, its number in its class."""
+    """What is drawn as one: its pixels, its class, words to print or None, its number in its class."""
 
-    mask: NDArray[np.bool_]
+    patch: Patch
     class_: int
     name: str | None = None
     number: int = 0
@@ -60,24 +78,62 @@ def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold:
 
 def class_regions(class_map: NDArray[np.integer], classes: Classes) -> list[Region]:
     """One region per class of an [H, W] map."""
-    present = [int(c) for c in np.unique(class_map) if c > 0]
-    return [Region(class_map == c, c, classes[c].name) for c in present]
+    present = np.flatnonzero(np.bincount(class_map.reshape(-1))[1:]) + 1
+    return [Region(cut(class_map == c), int(c), classes[int(c)].name) for c in present]
 
 
 def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Picture:
-    """The image under its regions: translucent colour, a contour each, names where they fit."""
-    scale = _scale(image.shape[:2])
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    """The image under its regions: translucent colour, a contour each, names where they fit.
+
+    Everything is done within the bounding box of a region: the whole image for each would take most of the time.
+    """
+    source = (image.shape[0], image.shape[1])
+    scale = _scale(source)
+    size = (round(source[0] * scale), round(source[1] * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    canvas = cv2.resize(image, size, interpolation=method).astype(np.float32)
-    masks = [_smooth(region.mask, size) for region in regions]
-    for region, mask in zip(regions, masks, strict=True):
-        canvas[mask] = canvas[mask] * (1 - FILL) + np.array(_shade(classes, region), dtype=np.float32) * FILL
-    picture = canvas.clip(0, 255).astype(np.uint8)
-    for region, mask in zip(regions, masks, strict=True):
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, _contrast(_shade(classes, region)), 2, cv2.LINE_AA)
-    return _with_names(picture, regions, masks)
+    picture = image.copy() if size == source else cv2.resize(image, size[::-1], interpolation=method)
+    drawn = [(region, scaled(region.patch, source, size)) for region in regions if region.patch.mask.size]
+    values = np.arange(256)[:, None] * (1 - FILL) + 0.5
+    for region, patch in drawn:
+        below = picture[patch.place]
+        tint = (values + np.array(_shade(classes, region)) * FILL).astype(np.uint8)[None]
+        cv2.copyTo(cv2.LUT(below, tint), patch.mask.view(np.uint8), below)
+    for region, patch in drawn:
+        outlines, _ = cv2.findContours(
+            patch.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(patch.left, patch.top)
+        )
+        smooth = [cv2.approxPolyDP(outline, STEPS, closed=True) for outline in outlines]
+        cv2.drawContours(picture, smooth, -1, _contrast(_shade(classes, region)), 2, cv2.LINE_AA)
+    return _with_names(picture, drawn)
+
+
+def cut(mask: NDArray[np.bool_]) -> Patch:
+    """[H, W] -> what lies in its bounding box; of an empty mask nothing is left."""
+    left, top, width, height = rle.bounding_box(mask)
+    return Patch(mask[top : top + height, left : left + width], top, left)
+
+
+def scaled(patch: Patch, source: tuple[int, int], size: tuple[int, int]) -> Patch:
+    """The patch of an image of (height, width) `source` in one of `size`, its steps rounded."""
+    if source == size:
+        return patch
+    height, width = patch.mask.shape
+    # A frame of one pixel, so that the edge is seen; at the image's own border the mask goes on instead.
+    before = [int(patch.top > 0), int(patch.left > 0)]
+    after = [int(patch.top + height < source[0]), int(patch.left + width < source[1])]
+    framed = np.pad(patch.mask.astype(np.uint8) * 255, list(zip(before, after, strict=True)))
+    zoom = [new / old for new, old in zip(size, source, strict=True)]
+    start = [max(0, math.floor((at - 1) * z)) for at, z in zip((patch.top, patch.left), zoom, strict=True)]
+    ends = (patch.top + height, patch.left + width)
+    stop = [min(n, math.ceil((end + 1) * z)) for n, end, z in zip(size, ends, zoom, strict=True)]
+    # Centres of pixels lie on centres, as cv2.resize has it.
+    first = [(at + 0.5) / z - 0.5 for at, z in zip(start, zoom, strict=True)]
+    row, column = first[0] - patch.top + before[0], first[1] - patch.left + before[1]
+    inverse = np.array([[1 / zoom[1], 0, column], [0, 1 / zoom[0], row]])
+    shape = (stop[1] - start[1], stop[0] - start[0])
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    found = cv2.warpAffine(framed, inverse, shape, flags=how, borderMode=cv2.BORDER_REPLICATE) >= 128
+    return Patch(found, start[0], start[1])
 
 
 def panel(columns: Sequence[tuple[str, Sequence[Picture]]], classes: Classes, present: Sequence[int]) -> Picture:
@@ -131,11 +187,11 @@ def _numbered(masks: Sequence[tuple[NDArray[np.bool_], int, float | None]], clas
     """(mask, class, score) as regions. Stuff first, so that things are drawn over it; things with their score, and
     counted per class, so that neighbours differ in shade."""
     seen: dict[int, int] = {}
-    regions = []
-    for mask, class_, score in sorted(masks, key=lambda each: each[1] in classes.things):
+    regions, things = [], classes.things
+    for mask, class_, score in sorted(masks, key=lambda each: each[1] in things):
         name = classes[class_].name
-        shown = f"{name} {score:.2f}" if score is not None and class_ in classes.things else name
-        regions.append(Region(mask, class_, shown, seen.get(class_, 0)))
+        shown = f"{name} {score:.2f}" if score is not None and class_ in things else name
+        regions.append(Region(cut(mask), class_, shown, seen.get(class_, 0)))
         seen[class_] = seen.get(class_, 0) + 1
     return regions
 
@@ -155,19 +211,21 @@ def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _with_names(picture: Picture, regions: Sequence[Region], masks: Sequence[NDArray[np.bool_]]) -> Picture:
+def _with_names(picture: Picture, drawn: Sequence[tuple[Region, Patch]]) -> Picture:
+    height, width = picture.shape[:2]
     sheet = Image.fromarray(picture)
     draw = ImageDraw.Draw(sheet, "RGBA")
-    font = _font(max(11, round(min(picture.shape[:2]) / 30)))
-    for region, mask in zip(regions, masks, strict=True):
-        if region.name and mask.mean() > SMALLEST_LABELLED:
+    font = _font(max(11, round(min(height, width) / 30)))
+    for region, patch in drawn:
+        if region.name and np.count_nonzero(patch.mask) > SMALLEST_LABELLED * height * width:
             # The pixel deepest inside: a name there lies on its object even where that is bent or hollow.
-            inner = np.pad(mask.astype(np.uint8), 1)
+            inner = np.pad(patch.mask.view(np.uint8), 1)
             depth = cv2.distanceTransform(inner, cv2.DIST_L2, 3)[1:-1, 1:-1]
-            y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-            left, top, right, bottom = draw.textbbox((float(x), float(y)), region.name, font, anchor="mm")
-            dx = max(4 - left, 0) + min(picture.shape[1] - 4 - right, 0)
-            dy = max(3 - top, 0) + min(picture.shape[0] - 3 - bottom, 0)
+            row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+            y, x = float(row + patch.top), float(column + patch.left)
+            left, top, right, bottom = draw.textbbox((x, y), region.name, font, anchor="mm")
+            dx = max(4 - left, 0) + min(width - 4 - right, 0)
+            dy = max(3 - top, 0) + min(height - 3 - bottom, 0)
             box = (left + dx - 4, top + dy - 3, right + dx + 4, bottom + dy + 3)
             draw.rounded_rectangle(box, 4, fill=(*INK, 190))
             draw.text((x + dx, y + dy), region.name, (255, 255, 255, 255), font, anchor="mm")
@@ -195,16 +253,12 @@ def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image
     return sheet
 
 
-def _smooth(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask at the canvas's size, its steps rounded."""
-    return np.asarray(cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) >= 0.5)
-
-
 def _scale(size: tuple[int, ...]) -> float:
     if min(size) < LEAST_SIDE:
         return min(LEAST_SIDE / min(size), max(1.0, MOST_SIDE / max(size)))
     return min(1.0, MOST_SIDE / max(size))
 
 
+@lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mask2former_mcp.engine import augment, inference, loader
+from mask2former_mcp.engine import augment, loader, photos
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.formats import images
 from mask2former_mcp.formats.fault import FormatError
@@ -26,7 +26,7 @@ def scenes(spec: Experiment, size: tuple[int, int] | None) -> Iterator[Tensor]:
             "dataset.quant_calibration_dataset.images_dir is empty: static quantization needs a folder of images"
         )
     try:
-        paths = inference.find_images(folder)
+        paths = photos.find_images(folder)
     except ValueError as error:
         raise ValueError(str(error).replace("dataset.test.img_dir", _KEY)) from error
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)

@@ -20,6 +20,7 @@ from mask2former_mcp.spec.actions import Evaluate
 from mask2former_mcp.spec.train import Train
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
+HALF_WEIGHTS: dict[str, Any] = {"fp32": "32-true", "fp16": "16-true", "bf16": "bf16-true"}
 # A process that is only slow (it draws pictures, writes a checkpoint) is waited for; one that died is noticed at once,
 # by whoever started it (launch.py).
 PATIENCE = timedelta(minutes=30)
@@ -51,7 +52,7 @@ def training(settings: Train) -> Fabric:
     strategy: Any = "auto"
     if several:
         strategy = ShardedStrategy(**how) if sharded else _copied(settings, how)
-    return _fabric(settings.gpu_ids, settings.num_gpus, settings.num_nodes, precision, strategy)
+    return _fabric(settings.gpu_ids, settings.num_gpus, settings.num_nodes, PRECISIONS[precision], strategy)
 
 
 def _copied(settings: Train, how: Mapping[str, Any]) -> DDPStrategy:
@@ -61,7 +62,7 @@ def _copied(settings: Train, how: Mapping[str, Any]) -> DDPStrategy:
     return Replicated(**how) if own else DDPStrategy(static_graph=True, **how)
 
 
-def _fabric(gpu_ids: Sequence[int], each: int, nodes: int, precision: str, strategy: Any) -> Fabric:
+def _fabric(gpu_ids: Sequence[int], each: int, nodes: int, precision: Any, strategy: Any) -> Fabric:
     """`each` devices on each node; launch.py starts the processes, whatever a cluster's environment says of them."""
     cuda = torch.cuda.is_available()
     return Fabric(
@@ -69,7 +70,7 @@ def _fabric(gpu_ids: Sequence[int], each: int, nodes: int, precision: str, strat
         devices=gpus(gpu_ids, each) if cuda else each,
         num_nodes=nodes,
         strategy=strategy,
-        precision=PRECISIONS[precision],
+        precision=precision,
         plugins=[LightningEnvironment()],
     )
 
@@ -108,14 +109,18 @@ def measuring(settings: Evaluate, precision: str) -> Fabric:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     strategy = Alike(timeout=PATIENCE, process_group_backend=BACKENDS[kind])
     precision = "fp32" if (kind, precision) == ("cpu", "fp16") else precision
-    return _fabric(settings.gpu_ids, settings.num_gpus, settings.num_nodes, precision, strategy)
+    return _fabric(settings.gpu_ids, settings.num_gpus, settings.num_nodes, PRECISIONS[precision], strategy)
 
 
-def single(gpu_ids: Sequence[int], precision: str) -> Fabric:
-    """One device to measure or predict on: the first of `gpu_ids`, or the CPU, where fp16 means fp32."""
+def single(gpu_ids: Sequence[int], precision: str, *, half_weights: bool = False) -> Fabric:
+    """One device to measure or predict on: the first of `gpu_ids`, or the CPU, where fp16 means fp32.
+
+    half_weights: in fp16 and bf16 the weights are in it too, not only what is computed with them.
+    """
     use_threads()
     cuda = torch.cuda.is_available()
-    return _fabric(gpu_ids[:1], 1, 1, "fp32" if precision == "fp16" and not cuda else precision, "auto")
+    meant = "fp32" if precision == "fp16" and not cuda else precision
+    return _fabric(gpu_ids[:1], 1, 1, (HALF_WEIGHTS if half_weights else PRECISIONS)[meant], "auto")
 
 
 def gpus(gpu_ids: Sequence[int], wanted: int) -> list[int]:

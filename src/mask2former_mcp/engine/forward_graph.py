@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,21 +50,35 @@ class ForwardGraph(nn.Module):
         return prediction
 
 
+def possible(network: nn.Module, device: torch.device) -> bool:
+    """Whether forwards can be recorded. Quantized weights were not tried in a graph."""
+    return fast.available(device) and all(type(p.data) is Tensor for p in network.parameters())
+
+
 def over(
-    network: nn.Module, fabric: Fabric, *, images: int, batch: int, size: tuple[int, int] | None
+    network: nn.Module, fabric: Fabric, *, rooms: Sequence[tuple[int, int] | None], batch: int
 ) -> tuple[nn.Module, str]:
     """The network on its device, with everything of the fast path that is available; and what to say of it in the log.
 
-    images: how many will come, `batch` at a time; size: (height, width) of all of them, None where they differ: each
-    size would be compiled anew.
+    rooms: (height, width) of each batch of `batch` images that will come, None where it is not known. Each size would
+    be compiled anew, which is only thought of where there is one.
     """
     fast.accelerate(network, fabric.device)
-    # Quantized weights were not tried in a graph.
-    if not fast.available(fabric.device) or any(type(p.data) is not Tensor for p in network.parameters()):
+    if not possible(network, fabric.device):
         return fabric.setup_module(network), ""
-    height, width = size or (0, 0)
-    compiled, why = fast.repays_compiling(fast.FORWARD, -(-images // batch), batch * height * width)
+    compiled, why = compiling(rooms, batch)
     if compiled:
         network.compile(dynamic=False)
-    said = f"fast path: kernels and CUDA graphs; {'compiled' if compiled else 'not compiled'} ({why})"
+    half = {"16-true": ", weights in fp16", "bf16-true": ", weights in bf16"}.get(
+        fabric.strategy.precision.precision, ""
+    )
+    said = f"fast path: kernels and CUDA graphs{half}; {'compiled' if compiled else 'not compiled'} ({why})"
     return ForwardGraph(fabric.setup_module(network.eval())), said
+
+
+def compiling(rooms: Sequence[tuple[int, int] | None], batch: int) -> tuple[bool, str]:
+    """Whether to compile, and why, for the log."""
+    sizes = set(rooms)
+    one = next(iter(sizes)) if len(sizes) == 1 else None
+    compiled, why = fast.repays_compiling(fast.FORWARD, len(rooms), batch * one[0] * one[1] if one else 0)
+    return compiled, why if one or compiled else f"images of {len(sizes)} sizes, each of which would be compiled anew"

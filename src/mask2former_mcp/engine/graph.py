@@ -80,6 +80,7 @@ class GraphInterpreter:
 
     model: Model
     classes: Classes
+    min_score: float = 0.0
 
     def __call__(
         self,
@@ -96,7 +97,7 @@ class GraphInterpreter:
             return Outcome(_largest(one["pred_masks"], resample))
         if self.model.mode == "instance":
             return _instances(one, resample, self.classes)
-        class_logits = _class_logits(one["pred_scores"], one["pred_classes"], len(self.classes))
+        class_logits = _class_logits(one["pred_scores"].cpu(), one["pred_classes"].cpu(), len(self.classes))
         mask_logits = one["pred_masks"].float().clamp(_LEAST, 1 - _LEAST).logit()
         things = self.classes.things
         return Outcome(
@@ -110,7 +111,12 @@ class GraphInterpreter:
                 overlap_threshold=self.model.overlap_threshold,
             ),
             postprocess.instances(
-                class_logits, mask_logits, resample, topk=self.model.test_topk_per_image, things=things
+                class_logits,
+                mask_logits,
+                resample,
+                topk=self.model.test_topk_per_image,
+                things=things,
+                min_score=self.min_score,
             ),
         )
 
@@ -125,12 +131,8 @@ def _class_logits(scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 def _largest(scores: Tensor, resample: Resampler) -> NDArray[np.int32]:
     """[C, H, W] scores -> classes 1..C at the original size, a few rows at once."""
-    height, width = resample.size
-    step = max(1, postprocess.STRIPE_ELEMENTS // max(1, len(scores) * width))
-    found = [
-        resample(scores.float(), start, min(start + step, height)).max(0).indices + 1
-        for start in range(0, height, step)
-    ]
+    stripes = postprocess.stripes(resample, len(scores))
+    found = [resample(scores.float(), start, stop).max(0).indices + 1 for start, stop in stripes]
     return torch.cat(found).to(torch.int32).cpu().numpy()
 
 

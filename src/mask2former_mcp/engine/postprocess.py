@@ -2,7 +2,9 @@
 
 The rules are the original's (https://arxiv.org/abs/2112.01527, inference of MaskFormer and Mask2Former). Everything is
 computed at the size of the original image, in stripes of rows, so that a large photo does not need Q masks at once.
-Inputs of one image: class_logits [Q, C + 1] (class 0 is no object), mask_logits [Q, h, w] at stride 4.
+Inputs of one image: class_logits [Q, C + 1] (class 0 is no object), mask_logits [Q, h, w] at stride 4, on the network's
+device. The class logits are on the host: which queries matter is decided there, because each such question to a GPU
+waits until it has done all that it was given.
 """
 
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from mask2former_mcp.engine import run_lengths
 from mask2former_mcp.engine.resample import Resampler
 
 STRIPE_ELEMENTS = 1 << 24  # mask values held at once: 64 MB in float32
+WIDER = 8  # times as many on a GPU, which is idle between stripes: 640 x 640 pixels of 100 queries are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Panoptic:
-    """ids [H, W] int32, 0 where nothing was found."""
+    """ids [H, W] in the smallest integer type that holds them, 0 where nothing was found."""
 
-    ids: NDArray[np.int32]
+    ids: NDArray[np.integer[Any]]
     segments: tuple[Segment, ...]
 
 
@@ -46,15 +49,16 @@ class Instances:
     masks: tuple[dict[str, Any], ...]
 
 
-def semantic(class_logits: Tensor, mask_logits: Tensor, resample: Resampler) -> NDArray[np.int32]:
+def semantic(class_logits: Tensor, mask_logits: Tensor, resample: Resampler) -> NDArray[np.integer[Any]]:
     """[H, W] classes 1..C: the class with the largest sum over queries of class probability times mask probability."""
-    weights = class_logits.float().softmax(-1)[:, 1:].T
-    out = np.empty(resample.size, dtype=np.int32)
-    for start, stop in _stripes(resample, len(mask_logits) + len(weights)):
-        masks = resample(mask_logits.float(), start, stop).sigmoid()
+    weights = class_logits.float().softmax(-1)[:, 1:].T.to(mask_logits.device, non_blocking=True)
+    grid = mask_logits.float()
+    out = torch.empty(resample.size, dtype=_smallest(len(weights)), device=grid.device)
+    for start, stop in stripes(resample, len(grid) + len(weights)):
+        masks = resample(grid, start, stop).sigmoid()
         scores = (weights @ masks.flatten(1)).view(-1, *masks.shape[1:])
-        out[start:stop] = (scores.max(0).indices + 1).to(torch.int32).cpu().numpy()
-    return out
+        out[start:stop] = scores.max(0).indices + 1
+    return np.asarray(out.cpu().numpy())
 
 
 def panoptic(
@@ -72,27 +76,29 @@ def panoptic(
     query, stuff one per class.
     """
     scores, labels = class_logits.float().softmax(-1).max(-1)
-    keep = (labels != 0) & (scores > object_mask_threshold)
+    keep = ((labels != 0) & (scores > object_mask_threshold)).nonzero()[:, 0]
     scores, labels = scores[keep], labels[keep]
-    height, width = resample.size
     if not len(labels):
-        return Panoptic(np.zeros((height, width), dtype=np.int32), ())
-    count = len(labels)
-    winner = torch.empty((height, width), dtype=torch.int32, device=scores.device)
-    inside = torch.empty((height, width), dtype=torch.bool, device=scores.device)
-    own = torch.zeros(count, dtype=torch.long, device=scores.device)
-    grid = mask_logits[keep].float()
-    for start, stop in _stripes(resample, 2 * count):
+        return Panoptic(np.zeros(resample.size, dtype=np.uint8), ())
+    at, count = mask_logits.device, len(labels)
+    grid = mask_logits[keep.to(at, non_blocking=True)].float()
+    weights = scores.to(at, non_blocking=True)[:, None, None]
+    winner = torch.empty(resample.size, dtype=torch.long, device=at)
+    inside = torch.empty(resample.size, dtype=torch.bool, device=at)
+    own, won, left = torch.zeros(3, count, dtype=torch.long, device=at)
+    for start, stop in stripes(resample, 2 * count):
         masks = resample(grid, start, stop).sigmoid()
-        best = (masks * scores[:, None, None]).max(0).indices  # on a CPU five times as fast as argmax
+        best = (masks * weights).max(0).indices  # on a CPU five times as fast as argmax
+        within = masks.gather(0, best[None])[0] >= 0.5
         own += (masks >= 0.5).flatten(1).sum(1)
-        winner[start:stop] = best
-        inside[start:stop] = masks.gather(0, best[None])[0] >= 0.5
-    won = torch.bincount(winner.flatten(), minlength=count)
-    left = torch.bincount(winner[inside], minlength=count)
+        # Not bincount, for which the host would have to wait.
+        won.scatter_add_(0, best.flatten(), torch.ones_like(best).flatten())
+        left.scatter_add_(0, best.flatten(), within.long().flatten())
+        winner[start:stop], inside[start:stop] = best, within
+    own, won, left = torch.stack([own, won, left]).cpu()
     accepted = (left > 0) & (own > 0) & (won / own.clamp(min=1) >= overlap_threshold)
     table, segments = _segments(accepted.tolist(), labels.tolist(), scores.tolist(), things)
-    ids = torch.tensor(table, dtype=torch.int32, device=winner.device)[winner.long()] * inside
+    ids = torch.tensor(table, dtype=_smallest(len(segments))).to(at, non_blocking=True)[winner] * inside
     return Panoptic(ids.cpu().numpy(), segments)
 
 
@@ -103,36 +109,58 @@ def instances(
     *,
     topk: int,
     things: frozenset[int] | None = None,
+    min_score: float = 0.0,
 ) -> Instances:
     """The `topk` best (query, class) pairs; score = class probability times mean mask probability inside the mask.
 
     One query may appear with several classes; its mask is computed once. things: only these classes stay, where given.
+    min_score: pairs that cannot reach it, because their class probability does not, are dropped before their masks are
+    made; among the rest some may still have less.
     """
     probabilities = class_logits.float().softmax(-1)[:, 1:]
     num_classes = probabilities.shape[1]
     scores, place = probabilities.flatten().topk(min(topk, probabilities.numel()))
     classes, query = place % num_classes + 1, place // num_classes
+    keep = scores >= min_score
     if things is not None:
-        keep = torch.isin(classes, torch.tensor(sorted(things), device=classes.device, dtype=classes.dtype))
-        scores, classes, query = scores[keep], classes[keep], query[keep]
+        keep &= torch.isin(classes, torch.tensor(sorted(things), dtype=classes.dtype))
+    scores, classes, query = scores[keep], classes[keep], query[keep]
     used, mask_of = torch.unique(query, return_inverse=True)
     masks: list[dict[str, Any]] = []
     quality: list[Tensor] = []
-    each = resample.size[0] * resample.size[1]
-    for part in used.split(max(1, STRIPE_ELEMENTS // each)):
-        logits = resample.transposed(mask_logits[part].float())  # [K, W, H]
+    at, each = mask_logits.device, resample.size[0] * resample.size[1]
+    for part in used.split(max(1, elements(at) // each)):
+        logits = resample.transposed(mask_logits[part.to(at, non_blocking=True)].float())  # [K, W, H]
         inside = logits > 0
         quality.append((logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6))
         masks.extend(run_lengths.encode(inside))
     if not masks:
         return Instances(np.zeros(0, dtype=np.int64), np.zeros(0), ())
-    scores = scores * torch.cat(quality)[mask_of]
+    scores = scores * torch.cat(quality).cpu()[mask_of]
     order = scores.argsort(descending=True, stable=True)
     return Instances(
-        classes[order].cpu().numpy(),
-        scores[order].double().cpu().numpy(),
+        classes[order].numpy(),
+        scores[order].double().numpy(),
         tuple(masks[i] for i in mask_of[order].tolist()),
     )
+
+
+def stripes(resample: Resampler, planes: int) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) rows of the original, so many at once that `planes` planes of them fit into memory."""
+    height, width = resample.size
+    step = max(1, elements(resample.rows.device) // max(1, planes * width))
+    for start in range(0, height, step):
+        yield start, min(start + step, height)
+
+
+def elements(device: torch.device) -> int:
+    """Mask values to hold at once."""
+    return STRIPE_ELEMENTS * (WIDER if device.type == "cuda" else 1)
+
+
+def _smallest(largest: int) -> torch.dtype:
+    """The smallest integer type up to `largest` that numpy and torch both compute with."""
+    return next((t for t in (torch.uint8, torch.int16) if largest <= torch.iinfo(t).max), torch.int32)
 
 
 def _segments(
@@ -153,10 +181,3 @@ def _segments(
             if class_ not in things:
                 stuff[class_] = len(segments)
     return table, tuple(segments)
-
-
-def _stripes(resample: Resampler, planes: int) -> Iterator[tuple[int, int]]:
-    height, width = resample.size
-    step = max(1, STRIPE_ELEMENTS // max(1, planes * width))
-    for start in range(0, height, step):
-        yield start, min(start + step, height)

@@ -6,6 +6,7 @@ It can be applied to some rows only, which bounds the memory that a large photo 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ class Resampler:
         return self.columns @ grid.transpose(1, 2) @ self.rows.T
 
 
+@lru_cache(maxsize=16)  # the images of a folder have few sizes
 def to_original(
     grid: tuple[int, int],
     padded: tuple[int, int],

@@ -28,17 +28,21 @@ from mask2former_mcp.spec.model import Model
 class Outcome:
     """What was predicted for one image; parts that the mode does not have are None."""
 
-    semantic: NDArray[np.int32]
+    semantic: NDArray[np.integer[Any]]
     panoptic: postprocess.Panoptic | None = None
     instances: postprocess.Instances | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """The spec's thresholds and the mode, applied to one image of a prediction."""
+    """The spec's thresholds and the mode, applied to one image of a prediction.
+
+    min_score: of instances that are wanted at all; metrics want every one.
+    """
 
     model: Model
     classes: Classes
+    min_score: float = 0.0
 
     def __call__(
         self,
@@ -49,7 +53,7 @@ class Interpreter:
         original: tuple[int, int],
     ) -> Outcome:
         """index: the image's place in the batch; kept, padded, original: (height, width) as in `resample`."""
-        class_logits = prediction.class_logits[-1][index]
+        class_logits = prediction.class_logits[-1][index].float().cpu()
         features = prediction.mask_features[index]
         mask_logits = (prediction.mask_embeddings[-1][index] @ features.flatten(1)).view(-1, *features.shape[1:])
         resample = to_original((features.shape[1], features.shape[2]), padded, kept, original, features.device)
@@ -71,6 +75,7 @@ class Interpreter:
                 resample,
                 topk=self.model.test_topk_per_image,
                 things=self.classes.things,
+                min_score=self.min_score,
             )
         return Outcome(semantic, panoptic, instances)
 

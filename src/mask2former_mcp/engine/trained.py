@@ -40,10 +40,12 @@ class Usable:
     size: tuple[int, int] | None = None
     weight_bytes: int | None = None
 
-    def interpreter(self, spec: Experiment, classes: Classes) -> "scoring.Interpreter | GraphInterpreter":
-        """What turns its output into an outcome."""
+    def interpreter(
+        self, spec: Experiment, classes: Classes, *, min_score: float = 0.0
+    ) -> "scoring.Interpreter | GraphInterpreter":
+        """What turns its output into an outcome. min_score: of instances that are wanted at all."""
         kind = GraphInterpreter if isinstance(self.model, Graph) else scoring.Interpreter
-        return kind(spec.model, classes)
+        return kind(spec.model, classes, min_score)
 
 
 def open_model(spec: Experiment, path: str, *, trt_engine: str = "") -> Usable:

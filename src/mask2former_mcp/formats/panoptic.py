@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mask2former_mcp.formats import json_stream, records
+from mask2former_mcp.formats import json_stream, label_png, records
 from mask2former_mcp.formats.fault import FormatError, boolean, field, integer, text
 from mask2former_mcp.formats.records import Category, ImageEntry
 
@@ -139,15 +139,18 @@ def decode_ids(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 def encode_ids(ids: NDArray[Any]) -> NDArray[np.uint8]:
     """[H, W] ids 0..2^24-1 -> [H, W, 3] RGB."""
-    values = ids.astype(np.int64)
-    if values.size and (values.min() < 0 or values.max() > LARGEST_ID):
-        raise ValueError(f"segment ids must be in 0..{LARGEST_ID}, found {values.min()}..{values.max()}")
-    return np.stack([values & 255, values >> 8 & 255, values >> 16 & 255], -1).astype(np.uint8)
+    least, largest = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
+    if least < 0 or largest > LARGEST_ID:
+        raise ValueError(f"segment ids must be in 0..{LARGEST_ID}, found {least}..{largest}")
+    pixels = np.zeros((*ids.shape, 3), dtype=np.uint8)
+    for channel in range(-(-largest.bit_length() // 8)):  # most maps need only the first
+        pixels[..., channel] = ids >> 8 * channel & 255
+    return pixels
 
 
 def write_ids(path: Path, ids: NDArray[Any]) -> None:
     """Writes [H, W] segment ids as an RGB PNG."""
-    Image.fromarray(encode_ids(ids)).save(path, format="PNG", compress_level=3)
+    label_png.write(path, encode_ids(ids))
 
 
 def segments_info(ids: NDArray[Any], segments: Iterable[Segment]) -> list[dict[str, Any]]:

@@ -111,3 +111,27 @@ def test_instances_are_the_best_pairs_with_mask_quality(query_outputs: tuple[Ten
     assert found.classes.tolist() == [row[1] for row in expected]
     for mask, row in zip(found.masks, expected, strict=True):
         assert (coco_mask.decode(mask).astype(bool) == row[2]).mean() > 0.999
+
+
+def test_instances_that_cannot_reach_the_least_score_are_dropped_and_no_others(
+    query_outputs: tuple[Tensor, Tensor],
+) -> None:
+    every = postprocess.instances(*query_outputs, resampler(), topk=40)
+    least = float(np.median(every.scores))
+    some = postprocess.instances(*query_outputs, resampler(), topk=40, min_score=least)
+    wanted = [i for i, score in enumerate(every.scores) if score >= least]
+    found = [i for i, score in enumerate(some.scores) if score >= least]
+    assert len(wanted) <= len(some.scores) < len(every.scores)
+    assert some.classes[found].tolist() == every.classes[wanted].tolist()
+    assert some.scores[found] == pytest.approx(every.scores[wanted], abs=0)
+    assert [some.masks[i] for i in found] == [every.masks[i] for i in wanted]
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(255, "uint8"), (256, "int16"), (40_000, "int32")])
+def test_maps_come_in_the_smallest_type_that_holds_their_values(classes: int, dtype: str) -> None:
+    logits = torch.zeros(2, classes + 1)
+    logits[:, -1] = 20.0
+    masks = torch.full((2, 3, 4), 5.0)
+    found = postprocess.semantic(logits, masks, to_original((3, 4), (12, 16), (12, 16), (5, 6), CPU))
+    assert found.dtype == dtype
+    assert (found == classes).all()

@@ -8,8 +8,9 @@ from mask2former_mcp.engine import score_workers
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.data import Truth
 from mask2former_mcp.engine.postprocess import Instances, Panoptic, Segment
-from mask2former_mcp.engine.score_workers import AHEAD, FEW, sharing
+from mask2former_mcp.engine.score_workers import FEW, sharing
 from mask2former_mcp.engine.scoring import Outcome, Scores
+from mask2former_mcp.engine.worker_pool import AHEAD
 
 SIDE = 24
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from mask2former_mcp.engine import inference, session
+from mask2former_mcp.engine import result_files, session
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.formats import panoptic
 from mask2former_mcp.spec.experiment import load
@@ -129,26 +129,26 @@ def test_instances_can_be_read_without_the_training_and_keep_the_score_that_was_
 
 def test_results_of_images_with_one_name_do_not_overwrite_each_other() -> None:
     paths = [Path("x/a.jpg"), Path("x/a.png"), Path("y/a.png"), Path("y/b.png"), Path("z/y/a.png")]
-    assert inference.unique_stems(paths) == ["a", "a_png", "y_a_png", "b", "y_a_png_4"]
+    assert result_files.unique_stems(paths) == ["a", "a_png", "y_a_png", "b", "y_a_png_4"]
 
 
 @pytest.mark.parametrize(
     ("largest", "mode"), [(255, "L"), (256, "I;16"), (65535, "I;16"), (65536, "RGB"), (70_001, "RGB")]
 )
 def test_category_ids_of_any_size_come_back_from_the_semantic_png(tmp_path: Path, largest: int, mode: str) -> None:
-    values = np.array([[0, 3], [largest, 7]], dtype=np.int64)
-    inference.write_categories(tmp_path / "a.png", values, largest)
+    category_ids, class_map = np.array([0, 3, largest, 7]), np.array([[0, 1], [2, 3]], dtype=np.uint8)
+    result_files.write_categories(tmp_path / "a.png", class_map, category_ids)
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == mode
         found = panoptic.decode_ids(np.asarray(image)) if mode == "RGB" else np.asarray(image)
-    assert found.tolist() == values.tolist()
+    assert found.tolist() == [[0, 3], [largest, 7]]
 
 
 def test_category_ids_beyond_a_png_are_refused_before_anything_is_segmented(tiny: Spec, tmp_path: Path) -> None:
     spec = load("inference", tiny(inference__checkpoint="a.pth"))
     classes = Classes((Entry(1 << 24, "far", True, (0, 0, 0)),))
     with pytest.raises(ValueError, match="16777216 cannot be written"):
-        inference.Writer(tmp_path, [], classes, spec)
+        result_files.image_files(tmp_path, [], classes, spec)
 
 
 def test_inference_without_any_image_says_where_it_looked(tiny: Spec, weights: Path, tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What one image of `mask2former inference` costs beside the network: read-out and files, in CPU milliseconds.
+
+    python benchmarks/engine/writing.py [--images 8] [--side 640] [--processes 2]
+
+Made-up predictions of 20 segments with bent borders, 100 queries, 133 classes, panoptic mode. Files: reading the
+picture again, overlay, panoptic and semantic PNG, run lengths, as a writing process does it, alone on one core; then by
+several processes together, on the clock. Read-out: what turns a prediction into segments, here on a CPU; with a GPU it
+is done there. CPU time, so that other work on the machine changes little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import colorsys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from mask2former_mcp.engine import inference, result_files
+from mask2former_mcp.engine.classes import Classes, Entry
+from mask2former_mcp.engine.model.network import Prediction
+from mask2former_mcp.engine.scoring import Interpreter, Outcome
+from mask2former_mcp.spec.experiment import load
+
+QUERIES, SEGMENTS, CLASSES = 100, 20, 133
+Size = tuple[int, int]
+
+
+def colorful() -> Classes:
+    shades = [colorsys.hsv_to_rgb(c * 0.618 % 1, 0.65, 0.9) for c in range(CLASSES)]
+    colors = [(int(255 * r), int(255 * g), int(255 * b)) for r, g, b in shades]
+    return Classes(tuple(Entry(c + 1, f"class {c + 1}", c < 80, color) for c, color in enumerate(colors)))
+
+
+def prediction(seed: int, side: int) -> Prediction:
+    """SEGMENTS sure queries with bent borders between them, each again as a doubtful one; the rest see nothing."""
+    rng = np.random.default_rng(seed)
+    grid = -(-side // 4)
+    bent = [cv2.resize(rng.normal(0, 0.06, (8, 8)), (grid, grid), interpolation=cv2.INTER_CUBIC) for _ in range(2)]
+    rows, columns = (place / grid + shift for place, shift in zip(np.indices((grid, grid)), bent, strict=True))
+    centres = rng.uniform(0, 1, (SEGMENTS, 2))
+    apart = np.stack([(rows - y) ** 2 + (columns - x) ** 2 for y, x in centres])
+    nearest = np.sort(apart, 0)
+    masks = 1000 * np.where(apart == nearest[0], nearest[1] - nearest[0], nearest[0] - apart)
+    logits = np.zeros((QUERIES, CLASSES + 1))
+    logits[:, 0] = 9
+    labels = rng.permutation(CLASSES)[:SEGMENTS] + 1
+    for copy, sure in enumerate((12.0, 7.5)):
+        logits[np.arange(SEGMENTS) + copy * SEGMENTS, labels] = sure
+    features = np.concatenate([masks, np.full((1, grid, grid), -9.0)])
+    embeddings = np.zeros((QUERIES, SEGMENTS + 1))
+    embeddings[np.arange(QUERIES), np.minimum(np.arange(QUERIES) % SEGMENTS, SEGMENTS)] = 1
+    embeddings[2 * SEGMENTS :] = np.eye(SEGMENTS + 1)[-1]
+    tensors = (torch.from_numpy(part).float() for part in (logits[None, None], embeddings[None, None], features[None]))
+    return Prediction(*tensors)
+
+
+def picture(seed: int, side: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 255, (side // 16, side // 16, 3), dtype=np.uint8)
+    fine = np.random.default_rng(seed).normal(0, 8, (side, side, 3))
+    smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    return Image.fromarray((smooth + fine).clip(0, 255).astype(np.uint8))
+
+
+def cpu_ms(call: Callable[[], object], each: int) -> float:
+    """Milliseconds of CPU time for each of so many images, the best of three."""
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        call()
+        taken.append(1e3 * (time.process_time() - start) / each)
+    return min(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--side", type=int, default=640)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    count, side = arguments.images, arguments.side
+    root, classes = Path(tempfile.mkdtemp()), colorful()
+    (root / "photos").mkdir()
+    for i in range(count):
+        picture(i, side).save(root / "photos" / f"{i}.jpg", quality=90)
+    content = {
+        "inference": {"checkpoint": "none.pth"},
+        "dataset": {"test": {"img_dir": str(root / "photos")}},
+        "model": {"sem_seg_head": {"num_classes": CLASSES}},
+    }
+    spec = load("inference", content)
+    paths = sorted((root / "photos").iterdir())
+    files = result_files.image_files(root, paths, classes, spec)
+    interpret = Interpreter(spec.model, classes, inference.least_score(spec))
+    predicted = [prediction(i, side) for i in range(count)]
+    outcomes: list[Outcome] = []
+
+    def read_out() -> None:
+        outcomes[:] = [interpret(one, 0, (side, side), (side, side), (side, side)) for one in predicted]
+
+    print(f"{count} images of {side} x {side}, torch {torch.__version__}", flush=True)
+    print(f"read-out on a CPU: {cpu_ms(read_out, count):.1f} ms an image", flush=True)
+    segments = [len(o.panoptic.segments) for o in outcomes if o.panoptic is not None]
+    found = [len(o.instances.masks) for o in outcomes if o.instances is not None]
+    print(f"segments {np.mean(segments):.1f}, instances {np.mean(found):.1f} an image", flush=True)
+    with result_files.writing(files, processes=1) as writer:
+        for index, outcome in enumerate(outcomes):
+            writer.add(index, outcome)
+    alone = cpu_ms(lambda: [files.write(i, outcome) for i, outcome in enumerate(outcomes)], count)
+    print(f"files: {alone:.1f} ms an image, {1e3 / alone:.0f} images/s a core", flush=True)
+    with result_files.writing(files, processes=arguments.processes) as writer:
+        start, own = time.perf_counter(), time.process_time()
+        for index, outcome in enumerate(outcomes * 8):
+            writer.add(index % count, outcome)
+        writer.finish()
+        taken, own = time.perf_counter() - start, time.process_time() - own
+    pace, main_ms = 8 * count / taken, 1e3 * own / (8 * count)
+    print(f"files by {arguments.processes} processes: {pace:.0f} images/s; {main_ms:.2f} ms an image in this one")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The images of a folder as batches for the network: found, measured, put together by size, and read by the loader.
+
+Images of one size stand in one batch: each is then padded alike whatever lies beside it in the folder and however many
+are segmented at once, and the forward of a size can be recorded and replayed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former_mcp.engine import loader
+from mask2former_mcp.formats import images
+from mask2former_mcp.formats.fault import FormatError
+from mask2former_mcp.spec.dataset import Augmentation
+
+Size = tuple[int, int]  # (height, width)
+GRAIN = 32  # pixels: sizes that differ by less, rounded up, share a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Numbers of images that are segmented together, and the size that they are padded to (None: the largest one's)."""
+
+    indices: tuple[int, ...]
+    room: Size | None
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """image [h, w, 3] at network size; original: the file's own size; room: as the group's."""
+
+    index: int
+    image: NDArray[np.uint8]
+    original: Size
+    room: Size | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    index: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Shots:
+    """images [B, 3, H, W] uint8, padded with zeros right and below; what is behind the last of `indices` is blank.
+
+    indices, sizes at the network, original sizes: of those that could be read.
+    """
+
+    images: Tensor
+    indices: list[int]
+    sizes: list[Size]
+    originals: list[Size]
+    unreadable: list[Unreadable]
+
+    def pin_memory(self) -> "Shots":
+        """Called by the loader when it is asked to pin."""
+        self.images = self.images.pin_memory()
+        return self
+
+
+class Photos(Dataset["Photo | Unreadable"]):
+    """The images, resized for the network; one that cannot be read is reported, not raised. Keys: (number, room)."""
+
+    def __init__(
+        self, paths: Sequence[Path], settings: Augmentation, target_size: Size | None, within: Size | None
+    ) -> None:
+        self.paths, self.settings, self.target_size, self.within = paths, settings, target_size, within
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, Size | None]) -> "Photo | Unreadable":
+        index, room = key
+        try:
+            original = images.read(self.paths[index])
+        except FormatError as error:
+            return Unreadable(index, str(error))
+        size = (original.shape[0], original.shape[1])
+        view = loader.evaluation_view(size, self.settings, self.target_size, self.within)
+        return Photo(index, view.image(original), size, room)
+
+    def groups(self, batch: int, *, grain: int) -> list[Group]:
+        """All images in batches of one size. The one size is known where the spec or a graph sets it; otherwise the
+        files' headers tell, unless nothing depends on it. grain: see `grouped`."""
+        fixed = self.within or self.target_size
+        if fixed or (batch, grain) == (1, 1):
+            return grouped([fixed] * len(self), batch, grain=grain)
+        return grouped([self._size(path) for path in self.paths], batch, grain=grain)
+
+    def _size(self, path: Path) -> Size | None:
+        """At the network, from the file's header; None where it has none that can be read."""
+        try:
+            width, height = images.size(path)
+        except FormatError:
+            return None
+        return loader.evaluation_view((height, width), self.settings, self.target_size, self.within).size
+
+
+def grouped(sizes: Sequence[Size | None], batch: int, *, grain: int) -> list[Group]:
+    """Batches of at most `batch` images whose sizes, rounded up to multiples of `grain`, are one; in the order of the
+    folder, but the commonest size first: only so many sizes are recorded as graphs."""
+    alike: dict[Size | None, list[int]] = {}
+    for index, size in enumerate(sizes):
+        alike.setdefault(size and (_up(size[0], grain), _up(size[1], grain)), []).append(index)
+    groups = []
+    for rounded, indices in sorted(alike.items(), key=lambda each: -len(each[1])):
+        own = {sizes[i] for i in indices}
+        room = own.pop() if len(own) == 1 else rounded
+        groups += [Group(tuple(indices[at : at + batch]), room) for at in range(0, len(indices), batch)]
+    return groups
+
+
+@dataclass(frozen=True)
+class Collate:
+    """fill: the number of images that every batch has, blank ones if need be; 0: as many as there are."""
+
+    fill: int = 0
+
+    def __call__(self, items: "list[Photo | Unreadable]") -> Shots:
+        photos = [item for item in items if isinstance(item, Photo)]
+        sizes = [(p.image.shape[0], p.image.shape[1]) for p in photos]
+        rooms = [*sizes, *(p.room for p in photos if p.room)]  # a header may have promised less than there is
+        height, width = (max((room[axis] for room in rooms), default=0) for axis in (0, 1))
+        stacked = np.zeros((max(self.fill, len(photos)) if photos else 0, height, width, 3), dtype=np.uint8)
+        for canvas, photo in zip(stacked, photos, strict=False):
+            canvas[: photo.image.shape[0], : photo.image.shape[1]] = photo.image
+        return Shots(
+            torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(),
+            [p.index for p in photos],
+            sizes,
+            [p.original for p in photos],
+            [item for item in items if isinstance(item, Unreadable)],
+        )
+
+
+def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int, pin: bool) -> "DataLoader[Shots]":
+    """A loader of Shots, one for each group."""
+    keys = [[(index, group.room) for index in group.indices] for group in groups]
+    return loader.batches(photos, keys, Collate(fill), workers, pin=pin)
+
+
+def find_images(folder: str, *, without: Path | None = None) -> list[Path]:
+    """The images in a folder and in those directly below it, in name order.
+
+    without: the folder for results, which may lie below. Raises ValueError when there is no image, and where results
+    would be written over them.
+    """
+    if not folder:
+        raise ValueError("dataset.test.img_dir is empty: set it to the folder with the images to segment")
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"dataset.test.img_dir = {folder}: there is no such folder")
+    own = without.resolve() if without is not None else None
+    if own == root.resolve():
+        raise ValueError(
+            f"dataset.test.img_dir = {folder} is the folder for the results as well, and overlays would replace the"
+            " images: set another results_dir"
+        )
+    below = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p.resolve() != own)
+    found = [image for place in (root, *below) for image in images.listing(place)]
+    if not found:
+        raise ValueError(f"dataset.test.img_dir = {folder}: no image ({', '.join(sorted(images.SUFFIXES))}) in it")
+    return found
+
+
+def _up(length: int, grain: int) -> int:
+    return -(-length // grain) * grain

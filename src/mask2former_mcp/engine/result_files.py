@@ -1,0 +1,182 @@
+"""What inference writes: pictures for people and files for programs.
+
+    <stem>.jpg                  overlay: contours, names
+    panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), described in panoptic.json (COCO panoptic)
+    instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score; and for readers
+                                without the other files category (its name) and file_name
+    semantic/<stem>.png         category id per pixel: 8 bit, 16 bit with ids above 255, as segment ids above 65535
+    categories.json             category_id -> name, isthing, color
+    images.json                 image_id -> file (from img_dir on), stem, size: what the ids above refer to
+
+Panoptic mode writes all of it, instance mode pictures and instances, semantic mode pictures and semantic maps. The
+files of an image are written by processes beside the network's; the JSON files, which list all images, at the end.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from mask2former_mcp.engine import artifacts, loader, worker_pool
+from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.scoring import Outcome
+from mask2former_mcp.engine.worker_pool import InOrder
+from mask2former_mcp.formats import images, label_png, panoptic
+from mask2former_mcp.formats.panoptic import Segment
+from mask2former_mcp.formats.records import Category, ImageEntry
+from mask2former_mcp.spec.experiment import Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the JSON files say of one image: panoptic, the entry of COCO panoptic; instances, COCO results."""
+
+    image: ImageEntry
+    panoptic: dict[str, Any] | None
+    instances: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of single images: all that a process needs to write them. category_ids: by class, 0 for none."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    stems: tuple[str, ...]
+    classes: Classes
+    category_ids: NDArray[np.int64]
+    mode: str
+    threshold: float
+    min_score: float
+
+    def write(self, index: int, outcome: Outcome) -> Described:
+        """Raises OSError or ValueError, naming the image."""
+        try:
+            return self._write(index, outcome)
+        except OSError as cause:
+            raise OSError(f"{self.names[index]}: its results could not be written: {cause}") from cause
+        except ValueError as cause:
+            raise ValueError(f"{self.names[index]}: its results could not be drawn: {cause}") from cause
+
+    def _write(self, index: int, outcome: Outcome) -> Described:
+        stem, image_id = self.stems[index], index + 1
+        picture = images.read(self.paths[index])  # a second time: cheaper than bringing it here from the loader
+        regions = artifacts.outcome_regions(outcome, self.classes, mode=self.mode, threshold=self.threshold)
+        artifacts.save(self.folder / f"{stem}.jpg", artifacts.overlay(picture, regions, self.classes))
+        described = None
+        if outcome.panoptic is not None:
+            segments = [Segment(s.id, int(self.category_ids[s.class_])) for s in outcome.panoptic.segments]
+            panoptic.write_ids(self.folder / "panoptic" / f"{stem}.png", outcome.panoptic.ids)
+            info = panoptic.segments_info(outcome.panoptic.ids, segments)
+            described = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info}
+        if self.mode != "instance":
+            write_categories(self.folder / "semantic" / f"{stem}.png", outcome.semantic, self.category_ids)
+        entry = ImageEntry(image_id, self.names[index], picture.shape[1], picture.shape[0])
+        return Described(entry, described, [] if outcome.instances is None else self._results(entry, outcome))
+
+    def _results(self, image: ImageEntry, outcome: Outcome) -> list[dict[str, Any]]:
+        found = outcome.instances
+        assert found is not None  # the caller has looked
+        return [
+            {
+                "image_id": image.id,
+                "file_name": image.file_name,
+                "category_id": int(self.category_ids[class_]),
+                "category": self.classes[int(class_)].name,
+                "segmentation": {"size": [int(n) for n in mask["size"]], "counts": mask["counts"].decode("ascii")},
+                "bbox": [float(v) for v in coco_mask.toBbox(mask)],
+                "score": round(float(score), 5),
+            }
+            for class_, score, mask in zip(found.classes, found.scores, found.masks, strict=True)
+            if score >= self.min_score and coco_mask.area(mask) > 0
+        ]
+
+
+def image_files(folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment) -> ImageFiles:
+    """Raises ValueError for category ids that no PNG can hold."""
+    ids = np.array([0, *(classes[c].category_id for c in range(1, len(classes) + 1))], dtype=np.int64)
+    if spec.model.mode != "instance" and ids.max() > panoptic.LARGEST_ID:
+        raise ValueError(
+            f"category id {ids.max()} cannot be written to a PNG, whose pixels hold up to"
+            f" {panoptic.LARGEST_ID}: give the label map smaller ids, or set model.mode=instance"
+        )
+    return ImageFiles(
+        folder,
+        tuple(paths),
+        tuple(path.relative_to(spec.dataset.test.img_dir).as_posix() for path in paths),
+        tuple(unique_stems(paths)),
+        classes,
+        ids,
+        spec.model.mode,
+        spec.model.object_mask_threshold,
+        spec.inference.min_score,
+    )
+
+
+@contextmanager
+def writing(files: ImageFiles, *, processes: int = 0) -> Iterator[InOrder]:
+    """What takes (number of an image, its outcome), in any order; the JSON files are written when the block is done.
+
+    processes: that write; 0: one a core but for the one that drives the network. The loader's take their share of the
+    cores from them: both wait when they are ahead.
+    """
+    described: list[Described] = []
+    for kind in {"panoptic": ("panoptic", "semantic"), "semantic": ("semantic",)}.get(files.mode, ()):
+        (files.folder / kind).mkdir(exist_ok=True)
+    processes = processes or min(len(files.paths), max(1, loader.cores() - 1))
+    with worker_pool.in_order(ImageFiles.write, files, described.append, processes) as writer:
+        yield writer
+    _write_lists(files, sorted(described, key=lambda one: one.image.id))
+
+
+def _write_lists(files: ImageFiles, described: Sequence[Described]) -> None:
+    entries = [one.image for one in described]
+    listing = [
+        {"id": i.id, "file_name": i.file_name, "stem": files.stems[i.id - 1], "width": i.width, "height": i.height}
+        for i in entries
+    ]
+    write_json(files.folder / "images.json", listing)
+    known = [files.classes[c] for c in files.classes.known]
+    named = [{"id": e.category_id, "name": e.name, "isthing": e.isthing, "color": e.color} for e in known]
+    write_json(files.folder / "categories.json", named)
+    if files.mode in ("panoptic", "instance"):
+        write_json(files.folder / "instances.json", [found for one in described for found in one.instances])
+    if files.mode == "panoptic":
+        categories = [Category(e.category_id, e.name, e.isthing) for e in known]
+        segments = [one.panoptic for one in described if one.panoptic is not None]
+        panoptic.write(files.folder / "panoptic.json", categories, entries, segments)
+
+
+def write_categories(path: Path, class_map: NDArray[np.integer[Any]], category_ids: NDArray[np.int64]) -> None:
+    """[H, W] classes as a PNG of category ids that holds the largest of them, whatever this image has: all of a run
+    are of one kind."""
+    largest = int(category_ids.max())
+    if largest >= 1 << 16:
+        panoptic.write_ids(path, category_ids[class_map])
+    else:
+        table: NDArray[Any] = category_ids.astype(np.uint8 if largest < 1 << 8 else np.uint16)
+        label_png.write(path, table[class_map])
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """A name for each image's results: its stem, and where that is taken, with folder and extension as well."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        extension = path.suffix[1:].lower()
+        candidates = (path.stem, f"{path.stem}_{extension}", f"{path.parent.name}_{path.stem}_{extension}")
+        stem = next((c for c in candidates if c not in taken), f"{candidates[-1]}_{len(taken)}")
+        taken.add(stem)
+        stems.append(stem)
+    return stems
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")

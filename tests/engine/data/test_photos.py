@@ -1,0 +1,81 @@
+"""Images put together by size before any is decoded, padded alike whatever lies beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2former_mcp.engine import fast, forward_graph, photos
+from mask2former_mcp.engine.photos import Group, Photos, grouped
+from mask2former_mcp.spec.dataset import Augmentation
+
+SETTINGS = Augmentation(test_min_size=64, test_max_size=128)
+
+
+def folder(root: Path, sizes: list[tuple[int, int]]) -> list[Path]:
+    for i, (height, width) in enumerate(sizes):
+        Image.fromarray(np.full((height, width, 3), 10 + i, dtype=np.uint8)).save(root / f"{i:02d}.png")
+    return sorted(root.iterdir())
+
+
+def test_images_of_one_size_keep_their_order_and_have_one_shape() -> None:
+    assert grouped([(60, 80)] * 5, 2, grain=32) == [
+        Group((0, 1), (60, 80)),
+        Group((2, 3), (60, 80)),
+        Group((4,), (60, 80)),
+    ]
+
+
+def test_other_sizes_share_batches_by_rounded_size_the_commonest_first() -> None:
+    sizes = [(64, 90), (128, 64), (64, 96), None, (64, 70)]
+    assert grouped(sizes, 2, grain=32) == [
+        Group((0, 2), (64, 96)),
+        Group((4,), (64, 96)),
+        Group((1,), (128, 64)),
+        Group((3,), None),
+    ]
+    assert [group.room for group in grouped(sizes, 2, grain=1)] == sizes
+
+
+def test_sizes_come_from_the_headers_of_upright_images_at_network_size(tmp_path: Path) -> None:
+    paths = folder(tmp_path, [(40, 60), (80, 120), (60, 40)])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 60)).save(tmp_path / "03.jpg", exif=turned)
+    (tmp_path / "04.jpg").write_bytes(b"no image")
+    found = Photos([*paths, tmp_path / "03.jpg", tmp_path / "04.jpg"], SETTINGS, None, None).groups(4, grain=32)
+    assert found == [Group((0, 1, 3), (64, 96)), Group((2,), (96, 64)), Group((4,), None)]
+
+
+def test_headers_are_not_read_where_nothing_depends_on_them(tmp_path: Path) -> None:
+    missing = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    assert Photos(missing, SETTINGS, None, None).groups(1, grain=1) == [Group((0,), None), Group((1,), None)]
+    assert Photos(missing, SETTINGS, (32, 48), None).groups(2, grain=32) == [Group((0, 1), (32, 48))]
+
+
+def test_a_batch_is_padded_to_its_room_and_filled_with_blanks(tmp_path: Path) -> None:
+    paths = [*folder(tmp_path, [(64, 90), (64, 96), (64, 70)]), tmp_path / "none.png"]
+    whole = Photos(paths, SETTINGS, None, None)
+    first, last, unread = photos.batches(whole, whole.groups(2, grain=32), 0, fill=2, pin=False)
+    assert first.images.shape == last.images.shape == (2, 3, 64, 96)
+    assert first.images.dtype == torch.uint8
+    assert (last.indices, last.sizes, last.originals) == ([2], [(64, 70)], [(64, 70)])
+    assert (last.images[0, :, :, :70] == 12).all()
+    assert not last.images[0, :, :, 70:].any()
+    assert not last.images[1].any()
+    assert unread.indices == []
+    assert unread.unreadable[0].index == 3
+
+
+def test_only_one_size_is_thought_of_being_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fast.COMPILE, raising=False)
+    assert forward_graph.compiling([(640, 640)] * 12_000, 8)[0]
+    assert not forward_graph.compiling([(640, 640)] * 10, 8)[0]
+    assert forward_graph.compiling([(640, 640), (480, 640)] * 6_000, 8) == (
+        False,
+        "images of 2 sizes, each of which would be compiled anew",
+    )
+    monkeypatch.setenv(fast.COMPILE, "always")
+    assert forward_graph.compiling([None], 8) == (True, "M2F_COMPILE=always")

@@ -1,0 +1,68 @@
+"""Overlays drawn region by region in bounding boxes, against the same drawn slowly over the whole image."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mask2former_mcp.engine import artifacts
+from mask2former_mcp.engine.artifacts import Region, cut
+from mask2former_mcp.engine.classes import Classes, Entry
+
+CLASSES = Classes((Entry(1, "disc", True, (220, 60, 40)), Entry(2, "box", True, (30, 90, 210))))
+
+
+def scene(size: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """An image with three masks: a disc in the middle, a box over its edge, and one in the corner of the image."""
+    height, width = size
+    rows, columns = np.indices(size)
+    disc = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (min(size) / 4) ** 2
+    box = (abs(rows - height / 2) < height / 8) & (abs(columns - width * 0.7) < width / 6)
+    corner = (rows > height * 0.8) & (columns > width * 0.85)
+    image = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3)).astype(np.uint8)
+    return cv2.resize(image, (width, height)), [disc, box, corner]
+
+
+def slowly(image: np.ndarray, masks: list[np.ndarray], colors: list[tuple[int, int, int]], size: tuple[int, int]):
+    """Each mask resized as a whole and blended over all pixels; contours along every one of its pixels."""
+    canvas = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if size < image.shape[:2] else cv2.INTER_CUBIC)
+    canvas = canvas.astype(np.float32)
+    large = [cv2.resize(m.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5 for m in masks]
+    for mask, color in zip(large, colors, strict=True):
+        canvas[mask] = canvas[mask] * 0.5 + np.array(color) * 0.5
+    picture = canvas.round().clip(0, 255).astype(np.uint8)
+    for mask, color in zip(large, colors, strict=True):
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, artifacts._contrast(color), 2, cv2.LINE_AA)
+    return picture
+
+
+@pytest.mark.parametrize("size", [(480, 640), (120, 200), (1500, 2000)], ids=["as it is", "enlarged", "reduced"])
+def test_regions_in_their_boxes_look_as_drawn_over_the_whole_image(size: tuple[int, int]) -> None:
+    image, masks = scene(size)
+    classes = [1, 2, 2]
+    regions = [Region(cut(mask), class_) for mask, class_ in zip(masks, classes, strict=True)]
+    found = artifacts.overlay(image, regions, CLASSES)
+    wanted = slowly(image, masks, [CLASSES[c].color for c in classes], found.shape[:2])
+    apart = np.abs(found.astype(int) - wanted).max(-1)
+    assert np.median(apart) <= 1
+    assert (apart > 3).mean() < 0.02  # along the contours, which are smoother
+    assert apart.mean() < 1
+
+
+def test_a_name_stands_deepest_inside_its_region_and_small_regions_have_none() -> None:
+    image, masks = np.full((480, 640, 3), 200, dtype=np.uint8), scene((480, 640))[1]
+    dot = np.zeros((480, 640), dtype=bool)
+    dot[20:30, 20:30] = True
+    plain, named = (
+        artifacts.overlay(image, [Region(cut(masks[0]), 1, n), Region(cut(dot), 2, n)], CLASSES) for n in (None, "disc")
+    )
+    rows, columns = np.nonzero((plain != named).any(-1))
+    assert (rows.mean(), columns.mean()) == pytest.approx((240, 320), abs=4)
+    assert np.ptp(rows) < 40
+    assert np.ptp(columns) < 90
+
+
+def test_a_region_without_any_pixel_is_not_drawn() -> None:
+    image = np.full((480, 640, 3), 90, dtype=np.uint8)
+    nothing = Region(cut(np.zeros((480, 640), dtype=bool)), 1, "disc")
+    assert (artifacts.overlay(image, [nothing], CLASSES) == image).all()
