@@ -33,9 +33,11 @@ FAMILY = "free text in the facts; any other word fails late, inside the containe
 
 FOLDER = "our engine also writes a folder for transformers; planning refuses it under runtime=tao"
 
+OVERWRITE = "TAO's exporter refuses a file that exists, whatever it is told; planning refuses the key under runtime=tao"
+
 SCORES = "TAO's images write no COCO results whose rows a score could choose"
 
-ADDED = {"export.format": FOLDER, "inference.min_score": SCORES}
+ADDED = {"export.format": FOLDER, "export.overwrite": OVERWRITE, "inference.min_score": SCORES}
 DEVIATIONS: dict[tuple[str, str], str] = {
     ("dataset.augmentation.test_max_size", "automl_enabled"): METRIC,
     ("dataset.augmentation.test_min_size", "automl_enabled"): METRIC,
