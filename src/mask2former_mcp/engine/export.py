@@ -35,6 +35,7 @@ from mask2former_mcp.spec.experiment import Experiment
 LEAST_OPSET = 18  # what the exporter writes; a lower number is raised to it
 TOLERANCE = 1e-3  # on values of 0..1; what two backends differ by in float32 is a hundredth of it
 FLIPPED = 1e-3  # share of values that may be further apart: pixels at the threshold, ranks of equal scores
+_REPLACE = "set export.overwrite=true to replace it"
 
 
 class Exportable(nn.Module):
@@ -79,16 +80,17 @@ class Difference:
 
 
 def run(spec: Experiment, results_dir: Path) -> None:
-    """Writes `export.onnx_file` and `report.json`. Raises FileExistsError for a file that is there already, ValueError
-    for a size or opset that cannot be, ArithmeticError when onnxruntime and torch disagree (the file is removed)."""
+    """Writes `export.onnx_file` and `report.json`. Raises FileExistsError for a file that is there already (unless
+    `export.overwrite`), ValueError for a size or opset that cannot be, ArithmeticError when onnxruntime and torch
+    disagree: what was there before is left as it was."""
     if spec.export.format == "transformers":
         write_transformers(spec, results_dir)
         return
     status = StatusLog(results_dir)
     settings = spec.export
     path = Path(settings.onnx_file)
-    if path.exists():
-        raise FileExistsError(f"export.onnx_file = {path} exists already: choose another name, or remove it first")
+    if path.exists() and not settings.overwrite:
+        raise FileExistsError(f"export.onnx_file = {path} exists already: choose another name, or {_REPLACE}")
     if settings.input_channel != 3:
         raise ValueError(f"export.input_channel = {settings.input_channel}: the network reads 3 channels (RGB)")
     device.use_threads()
@@ -136,15 +138,19 @@ def run(spec: Experiment, results_dir: Path) -> None:
 def write_transformers(spec: Experiment, results_dir: Path) -> None:
     """Writes the folder `transformers` into `results_dir`, whole or not at all. Raises FileExistsError, ValueError."""
     folder = results_dir / "transformers"
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already: choose another export.results_dir, or remove it first")
+    if folder.exists() and not spec.export.overwrite:
+        raise FileExistsError(f"{folder} exists already: choose another export.results_dir, or {_REPLACE}")
     device.use_threads()
     known = trained.open_checkpoint(spec, spec.export.checkpoint)
-    partial = folder.with_name(".transformers.partial")
+    partial, former = folder.with_name(".transformers.partial"), folder.with_name(".transformers.former")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         transformers_folder.write(partial, known.model, known.classes, spec)
+        if folder.exists():  # no rename replaces a folder that holds something: the old one steps aside
+            shutil.rmtree(former, ignore_errors=True)
+            folder.replace(former)
         partial.replace(folder)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     StatusLog(results_dir).running(f"Folder for transformers written: {folder}")
@@ -210,6 +216,9 @@ def check(module: Exportable, path: Path, batch_size: int, size: tuple[int, int]
 def _difference(name: str, found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Difference:
     if found.shape != expected.shape:
         raise ArithmeticError(f"onnxruntime gives {name} the shape {found.shape}, torch {expected.shape}")
+    for who, values in (("onnxruntime", found), ("torch", expected)):
+        if wrong := int((~np.isfinite(values)).sum()):  # every output is made of probabilities
+            raise ArithmeticError(f"{who} gives {name} {wrong} of {values.size} values that are NaN or infinite")
     apart = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     return Difference(float(apart.max(initial=0.0)), float((apart > TOLERANCE).mean()) if apart.size else 0.0)
 

@@ -86,6 +86,11 @@ def graphs(s: Situation) -> Iterator[str]:
 
 
 def export(s: Situation) -> Iterator[str]:
+    if s.action == "export" and s.runtime == "tao" and s.said.get("export.overwrite"):
+        raise InvalidRequest(
+            "export.overwrite is our engine's: under runtime=tao an ONNX file that exists is never replaced",
+            fix="Choose another onnx_file, or use runtime=engine.",
+        )
     # Under TAO the key is not in the spec, since its config does not know it.
     if s.action != "export" or s.said.get("export.format", s.spec["export"].get("format")) != "transformers":
         return

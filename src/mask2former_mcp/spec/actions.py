@@ -67,7 +67,7 @@ class Export(Section):
     """Writes an ONNX graph (its outputs follow model.mode, whatever training's was), or a transformers folder."""
 
     results_dir: str = spec_field("", _RESULTS)
-    gpu_id: NotNegative = spec_field(0, "GPU to trace on, where there is one.")
+    gpu_id: NotNegative = spec_field(0, "GPU to trace on. Only TAO's image does: our engine traces on the CPU.")
     checkpoint: str = spec_field(MISSING, "Checkpoint (.pth) to export. Must be given.")
     format: Literal["onnx", "transformers"] = spec_field(
         "onnx",
@@ -76,9 +76,16 @@ class Export(Section):
         engine_only=True,
     )
     onnx_file: str = spec_field(
-        MISSING, "ONNX file to write; it must not exist yet. Must be given, and is not read for format=transformers."
+        MISSING,
+        "ONNX file to write; it must not exist yet, unless overwrite says so. Must be given, and is not read for "
+        "format=transformers.",
     )
-    on_cpu: bool = spec_field(False, "Trace on the CPU. TAO's image wants a GPU even then.")
+    overwrite: bool = spec_field(
+        False,
+        "Replace the file or folder where it exists already; an export that fails leaves it as it was.",
+        engine_only=True,
+    )
+    on_cpu: bool = spec_field(False, "Trace on the CPU, as our engine always does. TAO's image wants a GPU even then.")
     input_channel: Int = spec_field(3, "Channels of the input; the network takes 3 (RGB).", ge=3)
     input_width: Int = spec_field(960, "Width of the input in pixels, fixed in the graph.", ge=32)
     input_height: Int = spec_field(544, "Height of the input in pixels, fixed in the graph.", ge=32)

@@ -69,7 +69,26 @@ def test_export_refuses_a_file_that_exists(tiny: Spec, weights: Path, tmp_path: 
     file.write_bytes(b"precious")
     assert act("export", tmp_path, tiny(), f"export.checkpoint={weights}", f"export.onnx_file={file}") == 1
     assert "exists already" in lines(tmp_path, "export")[-1]["message"]
+    assert "export.overwrite=true" in lines(tmp_path, "export")[-1]["message"]
     assert file.read_bytes() == b"precious"
+
+
+def test_a_file_is_replaced_when_told_to_and_only_by_one_that_was_checked(
+    tiny: Spec, weights: Path, tmp_path: Path
+) -> None:
+    file, diverged = tmp_path / "model.onnx", tmp_path / "diverged.pth"
+    file.write_bytes(b"precious")
+    content = torch.load(weights, weights_only=True)
+    next(tensor for name, tensor in content["state_dict"].items() if "class_embed" in name).fill_(torch.nan)
+    torch.save(content, diverged)
+    size = ("export.input_height=64", "export.input_width=64", "export.batch_size=1")
+    told = (f"export.onnx_file={file}", *size, "export.overwrite=true")
+    assert act("export", tmp_path, tiny(model__mode="semantic"), f"export.checkpoint={diverged}", *told) == 1
+    assert "that are NaN" in lines(tmp_path, "export")[-1]["message"]
+    assert file.read_bytes() == b"precious"
+    assert act("export", tmp_path, tiny(model__mode="semantic"), f"export.checkpoint={weights}", *told) == 0
+    assert onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).get_outputs()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_transformers_folder_is_written_once(tiny: Spec, weights: Path, tmp_path: Path) -> None:
@@ -96,6 +115,22 @@ def test_a_transformers_folder_is_written_once(tiny: Spec, weights: Path, tmp_pa
     assert "exists already" in lines(tmp_path, "export")[-1]["message"]
 
 
+def test_a_transformers_folder_is_replaced_whole_when_told_to(tiny: Spec, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export" / "transformers"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("precious")
+    told = ("export.onnx_file=m.onnx", "export.format=transformers", "export.overwrite=true")
+    assert act("export", tmp_path, tiny(), "export.checkpoint=gone.pth", *told) == 1
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+    assert act("export", tmp_path, tiny(), f"export.checkpoint={weights}", *told) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
 def test_training_starts_from_a_folder_for_transformers(tiny: Spec, weights: Path, tmp_path: Path) -> None:
     spec = tiny(export__checkpoint=str(weights), export__onnx_file="m.onnx", export__format="transformers")
     assert act("export", tmp_path, spec) == 0
@@ -119,3 +154,10 @@ def test_a_backend_that_disagrees_is_found() -> None:
     assert difference.share_beyond == 1.0
     with pytest.raises(ArithmeticError, match="shape"):
         export._difference("pred_masks", expected[:, :1], expected)
+    for broken in (float("nan"), float("inf")):
+        wrong = expected.copy()
+        wrong[0, 0, 0, 0] = broken
+        with pytest.raises(ArithmeticError, match="onnxruntime gives pred_masks 1 of 128 values that are NaN or inf"):
+            export._difference("pred_masks", wrong, expected)
+        with pytest.raises(ArithmeticError, match="torch gives pred_masks 1 of 128"):
+            export._difference("pred_masks", expected, wrong)

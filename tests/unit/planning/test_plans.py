@@ -431,6 +431,13 @@ def test_transformers_export_plans_a_folder(plan: Any, trained: Any) -> None:
         plan("export", parent_job_id=trained.job_id, format="transformers", runtime="tao")
 
 
+def test_an_export_may_replace_a_file_but_not_under_tao(plan: Any, trained: Any) -> None:
+    over = {"overrides": {"export.overwrite": True}}
+    assert plan("export", parent_job_id=trained.job_id, **over).spec["export"]["overwrite"] is True
+    with pytest.raises(InvalidRequest, match=r"export\.overwrite is our engine's"):
+        plan("export", parent_job_id=trained.job_id, runtime="tao", **over)
+
+
 def test_the_spec_for_tao_has_no_key_that_only_our_engine_knows(plan: Any, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"weights")
     asked = {"checkpoint": str(tmp_path / "weights.pth"), "overrides": {"num_classes": 3}, "format": "onnx"}

@@ -33,12 +33,15 @@ FAMILY = "free text in the facts; any other word fails late, inside the containe
 
 FOLDER = "our engine also writes a folder for transformers; planning refuses it under runtime=tao"
 
+OVERWRITE = "TAO's exporter refuses a file that exists, whatever it is told; planning refuses the key under runtime=tao"
+
 SCORES = "TAO's images write no COCO results whose rows a score could choose"
 
 ACCUMULATED = "TAO's trainer has no key for it; planning refuses it under runtime=tao"
 
 ADDED = {
     "export.format": FOLDER,
+    "export.overwrite": OVERWRITE,
     "inference.min_score": SCORES,
     "train.accumulate_grad_batches": ACCUMULATED,
 }
