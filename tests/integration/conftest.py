@@ -23,6 +23,7 @@ from mask2former_mcp.staging import s3
 
 KEY, SECRET = "testkey", "testsecret-9f3a"
 _SEEN_AFTER_S = 0.03  # a change to the folder, by the server; with 0 rclone locks itself up under parallel writes
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 _REQUEST = re.compile(rb"(?:^|\r\n)((?:GET|HEAD|PUT|POST|DELETE) /\S*) HTTP/1\.1")
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -159,7 +160,8 @@ def cutting(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def scripted(
     monkeypatch: pytest.MonkeyPatch, point_at: Callable[[str], None]
 ) -> Iterator[Callable[[Script], list[str]]]:
-    """Starts a server that answers as the script says; the list holds what was asked, `GET /bucket/key`."""
+    """Starts a server that answers as the script says, of a content the asked range; the list holds what was asked,
+    `GET /bucket/key`."""
     servers = []
 
     def start(script: Script) -> list[str]:
@@ -171,6 +173,8 @@ def scripted(
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status, headers, body = script(self.command, self.path)
                 self.send_response(status)
+                if (wanted := _RANGE.fullmatch(self.headers.get("Range", ""))) and status == 200:
+                    status, body = 206, body[int(wanted[1]) : int(wanted[2]) + 1]
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()

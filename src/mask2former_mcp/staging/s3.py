@@ -77,6 +77,12 @@ def look(uri: Uri) -> Object:
     )  # fmt: skip
 
 
+def exactly(source: Object) -> dict[str, str]:
+    """Arguments of a request for this state of the object, and no other."""
+    state = {"VersionId": source.version} if source.version else {"IfMatch": f'"{source.etag}"'}
+    return {"Bucket": source.uri.bucket, "Key": source.uri.key, **state}
+
+
 def find(uri: Uri) -> Object | None:
     """The object, or None where there is none, or none that may be seen."""
     try:

@@ -1,7 +1,7 @@
 """One object to one file: in ranges, several at once, going on where a broken transfer stopped, verified at the end.
 
-Beside the unfinished file lies a journal of finished ranges with their MD5; a later process reads it and fetches only
-the rest. The journal belongs to one state of the object (ETag and size): another state starts from nothing.
+Beside the unfinished file lies a journal of finished ranges with the MD5 of the parts in them; a later process reads it
+and fetches only the rest. It belongs to one state of the object (ETag and size): another state starts from nothing.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from urllib3.exceptions import HTTPError
 
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotReady
 from mask2former_mcp.staging import s3
+from mask2former_mcp.staging.etag import Parts, parts_of
 from mask2former_mcp.staging.s3 import Object
 
-RANGE = 16 << 20  # bytes of one request, for objects that were not written in parts
-_PIECE = 1 << 20
-_UNHASHED = "-" * 32  # in the journal: the file is hashed as a whole
+RANGE = 16 << 20  # bytes of one request, at most
+_PIECE = 128 << 10  # stays in the processor's cache between arriving, being hashed and being written
+_UNHASHED = "-" * 32  # in the journal: of a range inside a part, which is hashed when it is whole
 _PATIENCE = 6  # broken transfers in a row without a byte of progress
 _BROKEN = (
     IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError, NotReady,
@@ -38,78 +38,109 @@ def download(source: Object, target: Path, *, progress: Progress | None = None) 
 
     Of a large object (over RANGE) one process at a time: what an earlier one left is gone on with.
     """
-    if source.size <= RANGE:
-        part = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.part")
-        _small(source, part, progress)
-        part.replace(target)
-        return
-    part = target.with_name(f"{target.name}.part")
-    _Ranges(source, part, progress).run()
+    whose = f".{os.getpid()}.{threading.get_ident()}" if source.size <= RANGE else ""
+    part = target.with_name(f"{target.name}{whose}.part")
+    parts = parts_of(source)
+    found = _arrived(source, part, progress, parts)
+    if parts is not None and not parts.is_certain and not parts.confirm(found):
+        # The size of the parts is a guess: the same bytes a second time are what the store holds.
+        _discard(part)
+        again = _arrived(source, part, progress and (lambda _: progress(0)), parts)
+        parts = None if again == found else parts
+        found = again
+    if parts is not None and not parts.confirm(found):
+        _discard(part)
+        raise DatasetError(
+            f"{source.uri}: the bytes that arrived do not have the checksum {source.etag} that the store gives",
+            fix="Try again; if it repeats, the object is damaged, or encrypted by a key that changes its ETag.",
+        )
     part.replace(target)
-    with suppress(FileNotFoundError):
-        _journal(part).unlink()
+    _journal(part).unlink(missing_ok=True)
 
 
-def _small(source: Object, part: Path, progress: Progress | None) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
+def _arrived(source: Object, part: Path, progress: Progress | None, parts: Parts | None) -> str | None:
+    """The object in the file `part`, and the MD5s of its parts; None where they have nothing to be compared with."""
+    if source.size > RANGE:
+        return _Ranges(source, part, progress, parts).run()
+    digests = parts.digests() if parts else None
     with part.open("wb") as out:
 
         def write(piece: bytes) -> None:
             out.write(piece)
-            digest.update(piece)
+            if digests:
+                digests.update(piece)
             if progress:
                 progress(len(piece))
 
         opaque = _read(source, 0, source.size, write)
-    if _is_md5(source.etag) and not opaque and digest.hexdigest() != source.etag:
-        part.unlink()
-        raise _damaged(source)
+    return digests.found() if digests and not opaque else None
+
+
+def _discard(part: Path) -> None:
+    part.unlink()
+    _journal(part).unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
 class _Ranges:
-    """Ranges of one object on their way into one file."""
+    """Ranges of one object on their way into one file.
+
+    `parts` are what its ETag speaks of, None where it is no digest of the bytes: then every range has its length, and
+    more cannot be said. Small parts are hashed as they arrive, several to a range; large ones in a thread that follows.
+    """
 
     source: Object
     part: Path
     progress: Progress | None
+    parts: Parts | None
     lock: threading.Lock = field(default_factory=threading.Lock)
-    done: dict[int, str] = field(default_factory=dict)  # offset -> MD5 of that range; "" where the whole is hashed
+    done: dict[int, str] = field(default_factory=dict)  # offset -> MD5s of the parts in that range, or _UNHASHED
     stop: threading.Event = field(default_factory=threading.Event)
-    step: int = RANGE
     opaque: bool = False  # the store encrypts with a key, so that the ETag is no digest of the bytes
 
-    def run(self) -> None:
-        self.step = _part_size(self.source)
+    def run(self) -> str | None:
+        """The MD5s of the parts, None where they say nothing."""
         self._recover()
         rest = [offset for offset in range(0, self.source.size, self.step) if offset not in self.done]
         if self.progress and self.done:
-            self.progress(sum(min(self.step, self.source.size - offset) for offset in self.done))
+            self.progress(sum(self._end(offset) - offset for offset in self.done))
         descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o644)
-        found = None
+        follower = None
         try:
             os.ftruncate(descriptor, self.source.size)
-            whole = _Whole(descriptor, self) if _is_md5(self.source.etag) else None
+            follower = _Follower(descriptor, self, self.parts) if self.parts and not self.hashed_on_arrival else None
             try:
                 self._fetch_all(descriptor, rest)
             except BaseException:
                 self.stop.set()
                 raise
             finally:
-                found = whole.result() if whole else None
+                found = follower.result() if follower else "".join(self.done[o] for o in sorted(self.done))
         finally:
             os.close(descriptor)
-        self._verify(found)
+        return None if self.parts is None or self.opaque else found
+
+    @property
+    def hashed_on_arrival(self) -> bool:
+        return self.parts is not None and self.parts.size <= RANGE
+
+    @property
+    def step(self) -> int:
+        """Bytes of a range: as many whole parts as fit."""
+        return RANGE - RANGE % self.parts.size if self.parts and self.hashed_on_arrival else RANGE
+
+    def _end(self, offset: int) -> int:
+        return min(offset + self.step, self.source.size)
 
     def _fetch_all(self, descriptor: int, rest: list[int]) -> None:
         with _journal(self.part).open("a", encoding="utf-8") as journal, ThreadPoolExecutor(s3.THREADS) as pool:
 
             def one(offset: int) -> None:
-                digest = self._fetch(descriptor, offset)
+                found = self._fetch(descriptor, offset)
                 with self.lock:
-                    journal.write(f"{offset} {digest or _UNHASHED}\n")
+                    journal.write(f"{offset} {found}\n")
                     journal.flush()
-                    self.done[offset] = digest
+                    self.done[offset] = found
 
             futures = [pool.submit(one, offset) for offset in rest]
             try:
@@ -121,71 +152,61 @@ class _Ranges:
                 raise
 
     def _recover(self) -> None:
-        """The journal's first line says which state of the object it is about."""
+        """The journal's first line says which state of the object it is about, and in which ranges."""
         head = json.dumps([str(self.source.uri), self.source.etag, self.source.size, self.step])
         journal = _journal(self.part)
         if self.part.exists() and journal.exists():
             lines = journal.read_text(encoding="utf-8").splitlines()
             if lines and lines[0] == head:
                 for line in lines[1:]:
-                    offset, _, digest = line.partition(" ")
-                    if offset.isdigit() and len(digest) == 32:  # a torn last line is fetched again
-                        self.done[int(offset)] = "" if digest == _UNHASHED else digest
-                kept = [head, *(f"{o} {d or _UNHASHED}" for o, d in self.done.items())]
+                    offset, _, found = line.partition(" ")
+                    if offset.isdigit() and len(found) == self._length(int(offset)):  # a torn line is fetched again
+                        self.done[int(offset)] = found
+                kept = [head, *(f"{offset} {found}" for offset, found in self.done.items())]
                 journal.write_text("\n".join(kept) + "\n", encoding="utf-8")
                 return
         self.part.unlink(missing_ok=True)
         journal.write_text(head + "\n", encoding="utf-8")
 
+    def _length(self, offset: int) -> int:
+        """Of what the journal holds about a range."""
+        if self.parts is None or not self.hashed_on_arrival:
+            return len(_UNHASHED)
+        return 32 * -(-(self._end(offset) - offset) // self.parts.size)
+
     def _fetch(self, descriptor: int, offset: int) -> str:
         position = offset
-        digest = None if _is_md5(self.source.etag) else hashlib.md5(usedforsecurity=False)
+        digests = self.parts.digests() if self.parts and self.hashed_on_arrival else None
 
         def write(piece: bytes) -> None:
             nonlocal position
             if self.stop.is_set():
                 raise InterruptedError(f"{self.source.uri}: stopped")
+            if digests:
+                digests.update(piece)
             os.pwrite(descriptor, piece, position)
-            if digest:
-                digest.update(piece)
             position += len(piece)
             if self.progress:
                 with self.lock:
                     self.progress(len(piece))
 
-        self.opaque |= _read(self.source, offset, min(offset + self.step, self.source.size), write)
-        return digest.hexdigest() if digest else ""
-
-    def _verify(self, whole: str | None) -> None:
-        etag = self.source.etag
-        if self.opaque:
-            return
-        if whole is not None:
-            found = whole
-        elif "-" in etag and etag.rpartition("-")[2] == str(len(self.done)):
-            joined = b"".join(bytes.fromhex(self.done[offset]) for offset in sorted(self.done))
-            found = f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(self.done)}"
-        else:
-            return  # an ETag that is no digest of the bytes: every range had its length, more cannot be said
-        if found != etag:
-            self.part.unlink()
-            _journal(self.part).unlink()
-            raise _damaged(self.source)
+        self.opaque |= _read(self.source, offset, self._end(offset), write)
+        return digests.found() if digests else _UNHASHED
 
 
-class _Whole:
-    """The MD5 of a file that is being filled: follows the ranges in order, so that it is known soon after the last."""
+class _Follower:
+    """Hashes a file that is being filled: follows the ranges in order, so that it has done soon after the last."""
 
-    def __init__(self, descriptor: int, ranges: _Ranges) -> None:
+    def __init__(self, descriptor: int, ranges: _Ranges, parts: Parts) -> None:
         self._descriptor, self._ranges = descriptor, ranges
-        self._digest = hashlib.md5(usedforsecurity=False)
+        self._digests = parts.digests()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def result(self) -> str:
         """Of a stopped transfer, of no meaning."""
         self._thread.join()
-        return self._digest.hexdigest()
+        return self._digests.found()
 
     def _follow(self) -> None:
         size, step = self._ranges.source.size, self._ranges.step
@@ -194,7 +215,7 @@ class _Whole:
                 if self._ranges.stop.wait(0.02):
                     return
             for start in range(offset, min(offset + step, size), _PIECE):
-                self._digest.update(os.pread(self._descriptor, min(_PIECE, offset + step - start), start))
+                self._digests.update(os.pread(self._descriptor, min(_PIECE, offset + step - start), start))
 
 
 def _read(source: Object, start: int, end: int, write: Callable[[bytes], None]) -> bool:
@@ -229,35 +250,11 @@ def _read(source: Object, start: int, end: int, write: Callable[[bytes], None]) 
 
 
 def _open(source: Object, start: int, end: int) -> tuple[Any, bool]:
-    arguments = {"VersionId": source.version} if source.version else {"IfMatch": f'"{source.etag}"'}
-    if (start, end) != (0, source.size):
-        arguments["Range"] = f"bytes={start}-{end - 1}"
+    wanted = {} if (start, end) == (0, source.size) else {"Range": f"bytes={start}-{end - 1}"}
     with s3.explained(source.uri, "s3:GetObject"):
-        answer = s3.client().get_object(Bucket=source.uri.bucket, Key=source.uri.key, **arguments)
+        answer = s3.client().get_object(**s3.exactly(source), **wanted)
     keyed = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer
     return answer["Body"], keyed
-
-
-def _part_size(source: Object) -> int:
-    """The size that the object was written in, where it was written in parts: then its ETag can be verified."""
-    count = source.etag.rpartition("-")[2]
-    if "-" not in source.etag or not count.isdigit():
-        return RANGE
-    with s3.explained(source.uri, "s3:GetObject"):
-        first = s3.client().head_object(Bucket=source.uri.bucket, Key=source.uri.key, PartNumber=1)
-    size = int(first["ContentLength"])
-    return size if size > 0 and -(-source.size // size) == int(count) else RANGE
-
-
-def _is_md5(etag: str) -> bool:
-    return len(etag) == 32 and all(c in "0123456789abcdef" for c in etag)
-
-
-def _damaged(source: Object) -> DatasetError:
-    return DatasetError(
-        f"{source.uri}: the bytes that arrived do not have the checksum {source.etag} that the store gives",
-        fix="Try again; if it repeats, the object is damaged, or encrypted by a key that changes its ETag.",
-    )
 
 
 def _journal(part: Path) -> Path:

@@ -163,33 +163,67 @@ def test_every_spelling_of_an_override_is_the_same_plan(plan: Any, data: Path) -
     assert len({made.digest for made in plans}) == 1
 
 
-def test_the_published_skills_own_overrides_are_understood(plan: Any, data: Path) -> None:
-    """The seed's literal form: archive names, the label map as a rule by format, intervals of ten, num_gpus 1."""
+_INTERVALS = {"train.num_epochs": 10, "train.checkpoint_interval": 10, "train.validation_interval": 10}
+_CALIBRATION = "dataset.quant_calibration_dataset.images_dir"
+PUBLISHED: dict[str, dict[str, Any]] = {  # the published skill's overrides of each action, beside the data sources
+    "train": {"train.num_gpus": 1, **_INTERVALS, "dataset.contiguous_id": True},
+    "evaluate": {"dataset.contiguous_id": True},
+    "inference": {"dataset.contiguous_id": True},
+    "quantize": {_CALIBRATION: "{train}/images.tar.gz"},
+}
+
+
+def published(action: str, data: Path) -> dict[str, Any]:
+    """Its literal form: archive names, and the label map as a rule by format."""
     train, val = str(data / "shop" / "train"), str(data / "shop" / "val")
-    made = plan(
-        "train",
-        dataset_format="coco_panoptic",
-        overrides={
-            "train.num_gpus": 1,
-            "train.num_epochs": 10,
-            "train.checkpoint_interval": 10,
-            "train.validation_interval": 10,
-            "dataset.contiguous_id": True,
-            "dataset.train.img_dir": f"{train}/images.tar.gz",
-            "dataset.label_map": {"coco_panoptic": f"{train}/label_map_panoptic.json; *: label_map.json"},
-            "dataset.train.instance_json": f"{train}/annotations.json",
-            "dataset.train.panoptic_json": f"{train}/annotations_panoptic.json",
-            "dataset.train.panoptic_dir": f"{train}/images_panoptic.tar.gz",
-            "dataset.val.img_dir": f"{val}/images.tar.gz",
-            "dataset.val.instance_json": f"{val}/annotations.json",
-            "dataset.val.panoptic_json": f"{val}/annotations_panoptic.json",
-            "dataset.val.panoptic_dir": f"{val}/images_panoptic.tar.gz",
-            "dataset.test.img_dir": f"{val}/images.tar.gz",
-        },
-    )
+    sources = {
+        "dataset.train.img_dir": f"{train}/images.tar.gz",
+        "dataset.label_map": {"coco_panoptic": f"{train}/label_map_panoptic.json; *: label_map.json"},
+        "dataset.train.instance_json": f"{train}/annotations.json",
+        "dataset.train.panoptic_json": f"{train}/annotations_panoptic.json",
+        "dataset.train.panoptic_dir": f"{train}/images_panoptic.tar.gz",
+        "dataset.val.img_dir": f"{val}/images.tar.gz",
+        "dataset.val.instance_json": f"{val}/annotations.json",
+        "dataset.val.panoptic_json": f"{val}/annotations_panoptic.json",
+        "dataset.val.panoptic_dir": f"{val}/images_panoptic.tar.gz",
+        "dataset.test.img_dir": f"{val}/images.tar.gz",
+    }
+    own = {key: value.format(train=train) if key == _CALIBRATION else value for key, value in PUBLISHED[action].items()}
+    return {**own, **sources}
+
+
+@pytest.mark.parametrize("action", PUBLISHED)
+def test_the_published_skills_own_overrides_are_understood(plan: Any, data: Path, trained: Any, action: str) -> None:
+    weights = {} if action == "train" else {"parent_job_id": trained.job_id}
+    made = plan(action, dataset_format="coco_panoptic", overrides=published(action, data), **weights)
+    train, val = data / "shop" / "train", data / "shop" / "val"
     assert made.spec["dataset"]["label_map"] == f"{train}/label_map_panoptic.json"
     assert said(made, "repaired")
-    assert made.spec["dataset"]["val"]["img_dir"] == f"{val}/images"
+    expected = {
+        "dataset.train.img_dir": f"{train}/images",
+        "dataset.train.panoptic_json": f"{train}/annotations_panoptic.json",
+        "dataset.train.panoptic_dir": f"{train}/images_panoptic",
+        "dataset.val.img_dir": f"{val}/images",
+        "dataset.val.panoptic_json": f"{val}/annotations_panoptic.json",
+        "dataset.val.panoptic_dir": f"{val}/images_panoptic",
+        "dataset.test.img_dir": f"{val}/images",
+        "dataset.contiguous_id": True,
+        "model.sem_seg_head.num_classes": 3,
+        **({_CALIBRATION: f"{train}/images"} if action == "quantize" else {}),
+    }
+    assert expected.items() <= made.spec_overrides.items()
+    assert "dataset.train.instance_json" not in made.spec_overrides
+
+
+@pytest.mark.parametrize("action", ["train", "evaluate", "export", "inference"])
+def test_the_published_skills_class_count_is_refused_with_the_right_one(
+    plan: Any, data: Path, trained: Any, action: str
+) -> None:
+    sources = published(action, data) if action in PUBLISHED else {}
+    weights = {} if action == "train" else {"parent_job_id": trained.job_id}
+    with pytest.raises((DatasetError, InvalidRequest), match="num_classes=90 does not fit") as caught:
+        plan(action, overrides={**sources, "model.sem_seg_head.num_classes": 90}, **weights)
+    assert "set it to 3" in caught.value.fix
 
 
 def test_mini_is_offered_where_a_default_network_takes_hours(plan: Any, data: Path) -> None:
@@ -300,12 +334,28 @@ def test_an_earlier_job_with_the_same_network_is_the_measure(plan: Any, data: Pa
     assert "measured" not in other.estimate.basis
 
 
-def test_a_plan_is_quick_and_writes_only_the_facts_cache(plan: Any, data: Path, home: Path) -> None:
+def test_a_plan_is_quick(plan: Any, data: Path) -> None:
     plan("train", train_dataset=str(data / "shop"))
     start = time.perf_counter()
     plan("train", train_dataset=str(data / "shop"), preset="mini")
     assert time.perf_counter() - start < 1.0
-    assert {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()} == {("cache", "facts")}
+
+
+@pytest.mark.parametrize("action", REQUESTS)
+def test_a_dry_run_writes_nothing_but_the_facts_cache(workshop: Any, data: Path, action: str) -> None:
+    def everything() -> dict[Path, tuple[int, int]]:
+        places = [path for root in (workshop.home, data) for path in root.rglob("*")]
+        kept = [path for path in places if not path.is_relative_to(workshop.home / "cache")]
+        return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in kept}
+
+    parents = {"train": None, "gen_trt_engine": "export-bbbb2222"}
+    parent = parents.get(action, "train-aaaa1111")
+    asked = {"parent_job_id": parent} if parent else {"train_dataset": str(data / "shop")}
+    before = everything()
+    assert workshop.plan(action, **asked).action == action
+    assert everything() == before
+    cached = [path.relative_to(workshop.home).parts[:2] for path in (workshop.home / "cache").rglob("*.*")]
+    assert set(cached) == {("cache", "facts")}
 
 
 def test_everything_that_a_plan_reads_shares_one_deadline(
