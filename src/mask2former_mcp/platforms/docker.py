@@ -160,7 +160,7 @@ class DockerPlatform:
         except Unreachable as error:
             with contextlib.suppress(OSError):
                 away.touch()
-            return Observation("waiting", detail=f"waiting for the Docker daemon: {error}")
+            return Observation("running", detail=f"waiting for the Docker daemon: {error}")
         if state["Status"] in ("running", "paused", "restarting", "removing"):
             away.unlink(missing_ok=True)
             return Observation("running")
