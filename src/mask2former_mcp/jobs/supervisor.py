@@ -144,9 +144,13 @@ class Supervisor:
 
     def start(self, job: Job) -> None:
         """Prepare and start. Called again after a crash in between, it answers the process that runs already."""
-        if job.handle is not None and self.platform.poll(job.handle).state in ("running", "exited"):
-            self._running(job, job.handle, "found running")
-            return
+        if job.handle is not None:
+            seen = self.platform.poll(job.handle)
+            if seen.state == "running" and seen.detail:
+                raise PlatformAway(seen.detail, fix="It goes on by itself.")  # whether it was started is not known yet
+            if seen.state in ("running", "exited"):
+                self._running(job, job.handle, "found running")
+                return
         handle = job.handle
         try:
             self.delivering.claim(job)

@@ -55,9 +55,9 @@ Handle = dict[str, Any]  # JSON-able: stored with the job, enough to find the wo
 class Observation:
     """What the platform sees now. `exit_code` is None while running and when nobody can know it."""
 
-    state: Literal["waiting", "running", "exited", "missing"]  # waiting: it cannot be told yet whether it runs
+    state: Literal["waiting", "running", "exited", "missing"]  # waiting: it is being started
     exit_code: int | None = None
-    detail: str = ""  # what it waits for, or what else is to be said
+    detail: str = ""  # while running: what keeps the platform from being asked, or that it ends
     cut_off: bool = False  # taken along by the platform, or so it seems where nobody watched: no fault of the program
     out_of_memory: bool = False  # the memory limit was hit: by the process itself or by a child of it
 

@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from mask2former_mcp.errors import NotAvailable
 from mask2former_mcp.jobs.job import JobState
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.jobs.spawn import spawn
+from mask2former_mcp.jobs.supervisor import Supervisor
+from mask2former_mcp.platforms.local import LocalPlatform
 from mask2former_mcp.platforms.locks import ProcessLock
-from mask2former_mcp.platforms.process import identify
+from mask2former_mcp.platforms.process import identify, labelled
+from mask2former_mcp.platforms.protocol import Handle, Report, Task, silent
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -212,3 +216,20 @@ def test_of_servers_that_share_a_home_one_at_a_time_revives_jobs(bench: Any, job
         assert sorted(pool.map(revived, (jobs, other)), key=len) == [[], [job.id]]
     ended = bench.finish(jobs, job)
     assert (ended.state, len(bench.starts(jobs, job))) == (JobState.SUCCEEDED, 1)
+
+
+class Forgetful(LocalPlatform):
+    """Starts the command, and says that it could not."""
+
+    def submit(self, task: Task, report: Report = silent) -> Handle:
+        super().submit(task, report)
+        raise NotAvailable("it answers nonsense", fix="Repair it.")
+
+
+def test_what_a_failed_start_left_is_ended_before_its_devices_are_given_back(bench: Any, jobs: Jobs) -> None:
+    job = bench.unfollowed(jobs, fake={"start_s": 600})
+    platform = Forgetful(jobs.settings.home, jobs.settings.engine)
+    Supervisor(jobs.settings, jobs.store, platform, jobs.environ).run(job.id)
+    ended = jobs.store.get(job.id)
+    assert (ended.state, ended.error_code) == (JobState.FAILED, "not_available")
+    assert not labelled("M2F_RUN", str(bench.job_dir(job) / "run/1"))

