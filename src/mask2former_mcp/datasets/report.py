@@ -9,10 +9,15 @@ from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.datasets.survey import Survey
 from mask2former_mcp.formats import label_map
 
+CLASSES_SHOWN = 300  # more than masks can tell apart; a list of everything would drown its reader
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`ready` is None while unfinished. `problems`: at most 20 of `errors` + `warnings`; `by_code` counts all."""
+    """`ready` is None while unfinished. `problems`: at most 20 of `errors` + `warnings`; `by_code` counts all.
+
+    `classes`: at most 300; `counts` has their number.
+    """
 
     finished: bool
     ready: bool | None
@@ -42,8 +47,9 @@ def of_survey(found: Survey, ref: DatasetRef, role: str, checked: int, notes: li
         "num_classes_if_not_contiguous": found.largest_id,
         "label_map": str(layout.label_map) if layout.label_map else None,
     }
-    if layout.label_map is None:
+    if layout.label_map is None and len(categories) <= CLASSES_SHOWN:
         derived["label_map_content"] = [label_map.row(label) for label in label_map.of_categories(categories)]
+    more = [f"classes: {CLASSES_SHOWN} of {len(categories)} are shown"] if len(categories) > CLASSES_SHOWN else []
     return Report(
         finished=True,
         ready=found.problems.errors == 0,
@@ -66,10 +72,10 @@ def of_survey(found: Survey, ref: DatasetRef, role: str, checked: int, notes: li
                 "annotations": found.per_class[c.id],
                 "images": found.images_per_class[c.id],
             }
-            for c in categories
+            for c in categories[:CLASSES_SHOWN]
         ],
         derived=derived,
-        notes=notes,
+        notes=[*notes, *more],
         **told(found.problems),
     )
 

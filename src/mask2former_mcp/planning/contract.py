@@ -82,8 +82,16 @@ def spec_parts(bundle: Bundle, action: str) -> tuple[dict[str, Any], dict[str, A
         return schema or {}, bundle.template(action), notes
     except BundleError as error:
         if schema is None or not isinstance(schema.get("default"), dict):
-            raise
+            raise _without_spec(bundle, action, error) from error
         return schema, schema["default"], [f"the schema's defaults are the template: {error.message}"]
+
+
+def _without_spec(bundle: Bundle, action: str, error: BundleError) -> BundleError:
+    """Neither schema nor template: not even direct training has a spec to start from."""
+    message = f"{action} has neither a schema with defaults nor a template: {error.message}"
+    if action == "train" and bundle.automl_enabled:
+        message += "; AutoML is enabled for this model but not runnable until its schemas are generated"
+    return BundleError(message, fix=error.fix)
 
 
 def owners(bundle: Bundle, key: str) -> tuple[str, ...]:

@@ -197,6 +197,15 @@ def test_more_than_254_classes_cannot_be_told_apart(shop: Path, look: Callable[.
     found(look(shop / "train"), "too_many_classes")
 
 
+def test_an_endless_class_table_is_cut_and_counted(shop: Path, look: Callable[..., Report], edit: Change) -> None:
+    many = [{"id": i, "name": f"c{i}", "isthing": 0} for i in range(1, 1001)]
+    edit(shop / "train" / PANOPTIC, lambda c: c.update(categories=many))
+    report = look(shop / "train")
+    assert len(report.classes) == 300
+    assert report.counts["classes"] == 1000
+    assert "classes: 300 of 1000 are shown" in report.notes
+
+
 def test_a_missing_label_map_is_offered_ready_made(shop: Path, look: Callable[..., Report]) -> None:
     path = shop / "train" / "label_map_panoptic.json"
     path.unlink()
