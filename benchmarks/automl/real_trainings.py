@@ -5,8 +5,8 @@
 Every data set is drawn anew (48 training, 16 validation images of 96 pixels). The plain run (`automl_policy=off`) and
 the study go through the real planner, jobs and engine. The study chooses by validation mIoU, so its winner cannot be
 below the plain run there; what counts is `fresh`: mIoU on 32 images that neither has seen nor chosen by. One JSON line
-a data set and algorithm. With several algorithms on the same sets, a last line tells after how many trials each had 95 %
-of the best validation mIoU that any of them found on the set (null: never). Trainings this short are far from converged.
+a data set and algorithm, and a last one that tells after how many trials each algorithm had 95 % of the best validation
+mIoU that any of them found on the set (null: never). Trainings this short are far from converged.
 """
 
 import argparse
