@@ -47,7 +47,7 @@ def test_a_new_server_sees_the_training_of_a_killed_one_finish(stdio, longer_tra
     anyio.run(_kill_the_server, stdio, longer_training, processes)
 
 
-async def _kill_the_server(stdio: Any, training: dict[str, Any], find: Find) -> None:
+async def _kill_the_server(stdio: Any, training: dict[str, Any], find: Find) -> str:
     with contextlib.suppress(BaseExceptionGroup, OSError, anyio.ClosedResourceError, anyio.BrokenResourceError):
         async with Client(stdio) as client:
             started = (await client.call_tool("train", training)).structured_content
@@ -61,6 +61,22 @@ async def _kill_the_server(stdio: Any, training: dict[str, Any], find: Find) -> 
         assert last["status"] == "succeeded", last
         metrics = (await client.call_tool("get_job_metrics", {"job_id": started["job_id"]})).structured_content
         assert len(metrics["metrics"]["mIoU"]) == training["num_epochs"]
+    return started["job_id"]
+
+
+def test_a_new_server_sees_the_search_of_a_killed_one_finish(stdio, longer_training, processes):
+    search = {**longer_training, "automl_policy": "auto", "num_epochs": 4, "automl": {"max_trials": 2}}
+    job_id = anyio.run(_kill_the_server, stdio, search, processes)
+    anyio.run(_each_trial_once, stdio, job_id)
+
+
+async def _each_trial_once(stdio: Any, study_id: str) -> None:
+    async with Client(stdio) as client:
+        jobs = (await client.call_tool("list_jobs", {"study_id": study_id})).structured_content["jobs"]
+        assert sorted(job["trial"] for job in jobs if job.get("trial") is not None) == [0, 1]
+        found = (await client.call_tool("get_job", {"job_id": study_id})).structured_content["study"]
+        assert found["final"]["status"] == "succeeded"
+        assert found["winner"]["metric"] >= next(t["metric"] for t in found["leaderboard"] if t["trial"] == 0)
 
 
 def test_a_killed_supervisor_is_replaced_and_never_two_trainers_run(stdio, longer_training, processes):

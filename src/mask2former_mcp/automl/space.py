@@ -85,10 +85,10 @@ class Parameter(BaseModel):
             at = [index for index, choice in enumerate(self.choices) if choice <= most]
             choices, weights = tuple(self.choices[i] for i in at), tuple(self.weights[i] for i in at if self.weights)
             return self.model_copy(update={"choices": choices, "weights": weights}) if len(at) > 1 else None
-        high = math.floor(math.log(most, self.base) + 1e-9) if self.kind == "power" else most
+        end = math.floor(math.log(most, self.base) + 1e-9) if self.kind == "power" else most
         if self.kind == "whole":
-            high = int(self.low) + (high - int(self.low)) // self.step * self.step
-        high = min(self.high, high)
+            end = int(self.low) + (end - int(self.low)) // self.step * self.step
+        high = min(self.high, end)
         return self.model_copy(update={"high": high}) if self.low < high else None
 
     def span(self) -> str:
