@@ -82,8 +82,8 @@ def accelerate(model: nn.Module, device: torch.device) -> int:
 def allows_half_weights(model: nn.Module) -> bool:
     """Whether an accelerated network predicts as well with weights in half precision as under autocast.
 
-    The kernel samples at places in float32. Without it places would be as coarse as the weights, pixels off. Batch norm's
-    statistics in half precision were not tried.
+    The kernel samples at places in float32. Without it places would be as coarse as the weights, pixels off. Batch
+    norm's statistics in half precision were not tried.
     """
     sampled = all(m.fused is not None for m in model.modules() if isinstance(m, DeformableAttention))
     return sampled and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())

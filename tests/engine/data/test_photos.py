@@ -71,7 +71,7 @@ def test_a_batch_is_padded_to_its_room_and_filled_with_blanks(tmp_path: Path) ->
 
 def test_only_one_size_is_thought_of_being_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(fast.COMPILE, raising=False)
-    assert forward_graph.compiling([(640, 640)] * 12_000, 8)[0]
+    assert forward_graph.compiling([(640, 640)] * 20_000, 8)[0]
     assert not forward_graph.compiling([(640, 640)] * 10, 8)[0]
     assert forward_graph.compiling([(640, 640), (480, 640)] * 6_000, 8) == (
         False,
