@@ -8,7 +8,7 @@ lies outside the results, because it may hold the encryption key and results are
 import json
 import os
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.plan import Mount
 from mask2former_mcp.platforms.protocol import Bind, Task
 
 RESULTS, INSIDE = "/results", "/job"
@@ -73,6 +74,20 @@ def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str
     )
 
 
+def planned(spec: Mapping[str, Any]) -> tuple[Mount, ...]:
+    """The mounts of a Plan whose spec still holds placeholders, as `contained` will make them for the first attempt."""
+    targets: dict[str, str] = {}
+    for text in _texts(spec):
+        if text.startswith(("{home}/", "{job_dir}/")) or (text.startswith("/") and os.path.exists(text)):
+            source = text if text.startswith("{") else str(Path(text).resolve())
+            targets.setdefault(source, _target(len(targets), text))
+    writable = (("{results_dir}", RESULTS), ("{job_dir}/run/1/inside", INSIDE))
+    return (
+        *(Mount(source=source, target=target, read_only=False) for source, target in writable),
+        *(Mount(source=source, target=target) for source, target in targets.items()),
+    )
+
+
 def as_outside(text: str, folders: Folders, attempt: int) -> str:
     """What a container said, with the paths of this machine where it names those inside."""
     try:
@@ -100,6 +115,22 @@ def environment(outside: Mapping[str, str]) -> dict[str, str]:
         "MPLCONFIGDIR": f"{home}/.cache/matplotlib",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _target(number: int, path: str) -> str:
+    return f"/data/{number}/{os.path.basename(os.path.normpath(path))}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts of a spec, in its order, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
 
 
 class _Mounts:
@@ -132,7 +163,7 @@ class _Mounts:
             return text
         source = named.resolve()
         self._must_be_allowed(text, named, source)
-        return self._targets.setdefault(source, f"/data/{len(self._targets)}/{named.name}")
+        return self._targets.setdefault(source, _target(len(self._targets), named.name))
 
     def _must_be_allowed(self, text: str, named: Path, source: Path) -> None:
         home = self.folders.home.resolve()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, StoreError
+from mask2former_mcp.jobs import contained
 from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
@@ -112,6 +113,7 @@ class Planner:
             image=where.image,
             platform=where.platform,
             runtime=where.runtime,
+            mounts=contained.planned(spec) if where.platform == "docker" else (),
             estimate=estimate,
             warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
             digest=self._digest(action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where),

@@ -13,10 +13,13 @@ import yaml
 
 from mask2former_mcp import bundle
 from mask2former_mcp.errors import DatasetError, InvalidRequest, NotReady, WrongState
+from mask2former_mcp.jobs import contained
+from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import REQUESTS
+from mask2former_mcp.platforms.protocol import Task
 from mask2former_mcp.settings import Settings
 from mask2former_mcp.spec import dotted
 
@@ -726,6 +729,22 @@ def test_what_keeps_a_job_from_starting_is_said_first(plan: Any, data: Path) -> 
     first = [warning.startswith("cannot start yet") for warning in made.warnings]
     assert first == sorted(first, reverse=True)
     assert first[0]
+
+
+def test_the_mounts_of_a_plan_are_those_that_its_container_gets(plan: Any, data: Path, home: Path) -> None:
+    made = plan("train", train_dataset=str(data / "shop"), platform="docker", preset="mini")
+    assert {mount.target.rpartition("/")[2] for mount in made.mounts} > {"results", "job", "images", "images_panoptic"}
+    folders = Folders(home=home, job=home / "jobs" / "train-1", results=home / "jobs" / "train-1" / "results")
+    folders.results.mkdir(parents=True)
+    said = [(folders.fill(mount.source), mount.target, mount.read_only) for mount in made.mounts]
+    for source, _, read_only in said:
+        if read_only and not Path(source).exists():  # what the job stages first
+            Path(source).mkdir(parents=True)
+    task = Task(job_id="train-1", attempt=1, command=("mask2former", "train", "-e", str(folders.spec)),
+                job_dir=folders.job, results_dir=folders.results, log_file=folders.log, devices=())  # fmt: skip
+    got = contained.contained(task, folders.fill(made.spec), folders, made.digest).binds
+    assert said == [(str(bind.source), bind.target, bind.read_only) for bind in got]
+    assert plan("train", train_dataset=str(data / "shop"), preset="mini").mounts == ()
 
 
 def test_a_handful_of_validation_images_is_said_to_be_noise(plan: Any, data: Path) -> None:
