@@ -12,12 +12,13 @@ process of its own, which tells the most memory that it had resident, less what 
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ def resident(case: str, name: str, training: bool) -> float:
     """MiB that a few steps or predictions of one contestant add to what its process has."""
     model, loss, prediction = runs_of(case)[name]
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     model.train(training)
     for _ in range(WARM_UP):
         if training:
@@ -163,7 +164,14 @@ def resident(case: str, name: str, training: bool) -> float:
         else:
             with torch.inference_mode():
                 prediction()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak() - before
+
+
+def peak() -> float:
+    """MiB that this process has had resident at most; on Linux. (getrusage tells its parent's, if that had more.)"""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def memory(case: str, threads: int) -> None:
