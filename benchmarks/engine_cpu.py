@@ -4,15 +4,21 @@
 
 A step is forward, matching, loss, backward and AdamW on the CPU, on random images with 8 targets each: ours in float32
 and in bfloat16 (train.precision=bf16), transformers' in float32. They take turns step by step, so that a machine that
-slows down slows all; medians are reported, and in brackets how often they go into transformers'.
+slows down slows all; medians are reported, and in brackets how often they go into transformers'. Predictions (one
+forward, class logits and masks at stride 4) are measured in the same way. Then each network trains and predicts in a
+process of its own, which tells the most memory that it had resident, less what it had before the first step.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,8 +93,8 @@ def batch(size: int, images: int, classes: int) -> tuple[Tensor, Targets]:
     return torch.randn(images, 3, size, size), Targets(labels, masks, torch.ones(images, side, side, dtype=torch.bool))
 
 
-def measure(case: str, steps: int) -> None:
-    """Prints the medians of one case: our network in float32 and in bfloat16, transformers' in float32."""
+def runs_of(case: str) -> dict[str, tuple[torch.nn.Module, Callable[[], Tensor], Callable[[], object]]]:
+    """Network, loss and prediction of each contestant."""
     spec, size, images = CASES[case]
     experiment = load("train", {"model": spec})
     pixels, targets = batch(size, images, experiment.model.sem_seg_head.num_classes)
@@ -101,25 +107,81 @@ def measure(case: str, steps: int) -> None:
             prediction = forward()
         return loss(prediction, targets).total
 
-    runs: dict[str, tuple[torch.nn.Module, Callable[[], Tensor]]] = {
-        "own fp32": (network, lambda: loss(forward(), targets).total),
-        "own bf16": (network, half),
-        "transformers fp32": (reference, their_loss),
+    def half_prediction() -> object:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return network(pixels).mask_logits()
+
+    return {
+        "own fp32": (network, lambda: loss(forward(), targets).total, lambda: network(pixels).mask_logits()),
+        "own bf16": (network, half, half_prediction),
+        "transformers fp32": (reference, their_loss, lambda: reference(pixels)),
     }
-    optimizers = {model: torch.optim.AdamW(model.parameters(), 1e-5, fused=True) for model, _ in runs.values()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for step in range(steps + WARM_UP):
-        for name, (model, step_loss) in runs.items():
-            start = time.perf_counter()
-            optimizers[model].zero_grad()
-            step_loss().backward()
-            optimizers[model].step()
-            if step >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    their_median = medians["transformers fp32"]
-    told = ", ".join(f"{name} {value:.3f} s ({their_median / value:.2f}x)" for name, value in medians.items())
-    print(f"{case}: {size} px, batch {images}, a step: {told}", flush=True)
+
+
+def measure(case: str, steps: int) -> None:
+    """Prints the medians of one case: steps, then predictions, of all contestants in turn."""
+    runs = runs_of(case)
+    optimizers = {model: torch.optim.AdamW(model.parameters(), 1e-5, fused=True) for model, _, _ in runs.values()}
+
+    def trained(name: str) -> None:
+        model, loss, _ = runs[name]
+        optimizers[model].zero_grad()
+        loss().backward()
+        optimizers[model].step()
+
+    def predicted(name: str) -> None:
+        with torch.inference_mode():
+            runs[name][2]()
+
+    for what, call in (("a step", trained), ("a prediction", predicted)):
+        for model, _, _ in runs.values():
+            model.train(what == "a step")
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(steps + WARM_UP):
+            for name in runs:
+                start = time.perf_counter()
+                call(name)
+                if turn >= WARM_UP:
+                    seconds[name].append(time.perf_counter() - start)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        their_median = medians["transformers fp32"]
+        told = ", ".join(f"{name} {value:.3f} s ({their_median / value:.2f}x)" for name, value in medians.items())
+        _, size, images = CASES[case]
+        print(f"{case}: {size} px, batch {images}, {what}: {told}", flush=True)
+
+
+def resident(case: str, name: str, training: bool) -> float:
+    """MiB that a few steps or predictions of one contestant add to what its process has."""
+    model, loss, prediction = runs_of(case)[name]
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+    before = peak()
+    model.train(training)
+    for _ in range(WARM_UP):
+        if training:
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+        else:
+            with torch.inference_mode():
+                prediction()
+    return peak() - before
+
+
+def peak() -> float:
+    """MiB that this process has had resident at most; on Linux. (getrusage tells its parent's, if that had more.)"""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def memory(case: str, threads: int) -> None:
+    for what in ("training", "prediction"):
+        told = []
+        for name in ("own fp32", "own bf16", "transformers fp32"):
+            command = [sys.executable, __file__, "--case", case, "--threads", str(threads), "--resident", name, what]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            told.append(f"{name} {float(done.stdout):.0f} MiB")
+        print(f"{case}: memory that {what} adds: {', '.join(told)}", flush=True)
 
 
 def main() -> None:
@@ -127,13 +189,19 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append", help="which network; both without it")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--resident", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
+    if arguments.resident:
+        name, what = arguments.resident
+        print(resident(arguments.case[0], name, what == "training"))
+        return
     half = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16 {'in' if half else 'not in'} hardware")
     for case in arguments.case or CASES:
         measure(case, arguments.steps)
+        memory(case, arguments.threads)
 
 
 if __name__ == "__main__":

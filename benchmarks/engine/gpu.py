@@ -1,11 +1,16 @@
 """Training and inference on one GPU: our command line on image files, beside transformers' own loop; Swin-T, 640 x 640.
 
-    python benchmarks/engine/gpu.py [--batch 8 --batch 16] [--steps 160] [--compile never] [--folder DIR]
+    python benchmarks/engine/gpu.py [--batch 8] [--steps 160] [--compile never] [--small] [--folder DIR]
 
-Ours is `mask2former train`, as a user starts it: JPEG files decoded and augmented by worker processes, 20 targets an
-image. transformers' loop is Mask2FormerForUniversalSegmentation with its own loss under bf16 autocast and fused AdamW,
-on tensors that lie on the GPU already, which spares it the reading. Images/s are those of the last 100 steps. Memory is
-the peak that PyTorch has reserved.
+Ours is `mask2former train` and `mask2former inference`, as a user starts them: JPEG files decoded and augmented by
+worker processes, 20 targets an image, everything written. transformers' loop is its Mask2Former with its own loss under
+bf16 autocast and fused AdamW, on tensors that lie on the device already, which spares it the reading. Images/s are
+those of the last 100 steps or images. Each training runs on few files, which stay in the loader's cache after the first pass,
+and on more files than it has time for, each of which is decoded when it comes.
+
+A prediction is one forward, class logits and masks at stride 4, in a process of its own: ours with the precision,
+weights and graph that `mask2former inference` takes for train.precision=fp16, transformers' in half precision. Memory
+is the peak that PyTorch has reserved. --small is a tiny network on whatever device there is: to try this script.
 """
 
 from __future__ import annotations
@@ -19,203 +24,263 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from lightning_fabric import Fabric
 from PIL import Image
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from mask2former_mcp.engine import fast, forward_graph
+from mask2former_mcp.engine import fast, forward_graph, inference
 from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.trained import Usable
 from mask2former_mcp.formats import panoptic
 from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.experiment import load
 
-SIDE, TARGETS, CLASSES, IMAGES = 640, 20, 133, 128
+TARGETS, CLASSES, FEW = 20, 133, 128
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def write_split(folder: Path, count: int) -> None:
-    """JPEG files of rectangles on a grid of 5 x 4 segments, TARGETS of them, with noise that a photo would have."""
+@dataclass(frozen=True)
+class Case:
+    """side of the square images; embed_dim, depths, heads of Swin; layers of the two decoders; queries."""
+
+    side: int = 640
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    layers: tuple[int, int] = (6, 10)
+    queries: int = 100
+
+
+SMALL = Case(side=128, embed_dim=48, depths=(1, 1, 1, 1), layers=(1, 3), queries=20)
+
+
+def write_split(folder: Path, side: int, count: int, files: int) -> None:
+    """`files` JPEG files, `count` of them different, of rectangles on a grid of 5 x 4 segments with a photo's noise."""
     rng = np.random.default_rng(0)
     for name in ("images", "panoptic"):
         (folder / name).mkdir(parents=True)
     categories = [Category(i + 1, f"class {i + 1}", i < 80) for i in range(CLASSES)]
-    rows, columns = np.indices((SIDE, SIDE))
+    rows, columns = np.indices((side, side))
+    ids = (columns * 5 // side + rows * 4 // side * 5 + 1).astype(np.int32)
     entries, annotations = [], []
-    for i in range(count):
-        ids = (columns * 5 // SIDE + rows * 4 // SIDE * 5 + 1).astype(np.int32)
+    for i in range(files):
+        image, mask = (folder / "images" / f"{i:04d}.jpg", folder / "panoptic" / f"{i:04d}.png")
+        if i < count:
+            shades = rng.integers(0, 255, (TARGETS + 1, 3))
+            coarse = rng.normal(0, 25, (side // 4, side // 4, 3)).repeat(4, 0).repeat(4, 1)
+            Image.fromarray((shades[ids] + coarse).clip(0, 255).astype(np.uint8)).save(image, quality=90)
+            panoptic.write_ids(mask, ids)
+        else:
+            for file in (image, mask):
+                os.link(file.with_stem(f"{i % count:04d}"), file)
         # Things only: a class of stuff is one segment, however often it stands there.
         segments = [Segment(k + 1, int(c) + 1) for k, c in enumerate(rng.permutation(80)[:TARGETS])]
-        shades = rng.integers(0, 255, (TARGETS + 1, 3))
-        coarse = rng.normal(0, 25, (SIDE // 4, SIDE // 4, 3)).repeat(4, 0).repeat(4, 1)
-        image = (shades[ids] + coarse).clip(0, 255).astype(np.uint8)
-        Image.fromarray(image).save(folder / "images" / f"{i:04d}.jpg", quality=90)
-        panoptic.write_ids(folder / "panoptic" / f"{i:04d}.png", ids)
-        entries.append(ImageEntry(i + 1, f"{i:04d}.jpg", SIDE, SIDE))
+        entries.append(ImageEntry(i + 1, image.name, side, side))
         info = panoptic.segments_info(ids, segments)
-        annotations.append({"image_id": i + 1, "file_name": f"{i:04d}.png", "segments_info": info})
+        annotations.append({"image_id": i + 1, "file_name": mask.name, "segments_info": info})
     panoptic.write(folder / "panoptic.json", categories, entries, annotations)
 
 
-def spec(folder: Path, results: Path, batch: int, steps: int, workers: int) -> dict[str, Any]:
+def spec(case: Case, folder: Path, split: str, results: Path, batch: int, steps: int, workers: int) -> dict[str, Any]:
+    side = case.side
     flat: dict[str, Any] = {
         "results_dir": str(results),
+        "model.backbone.swin.embed_dim": case.embed_dim,
+        "model.backbone.swin.depths": list(case.depths),
+        "model.backbone.swin.num_heads": list(case.heads),
         "model.sem_seg_head.num_classes": CLASSES,
+        "model.sem_seg_head.transformer_enc_layers": case.layers[0],
+        "model.mask_former.dec_layers": case.layers[1],
+        "model.mask_former.num_object_queries": case.queries,
         "dataset.contiguous_id": True,
-        "dataset.augmentation.train_min_size": [SIDE],
-        "dataset.augmentation.train_max_size": SIDE,
-        "dataset.augmentation.train_crop_size": [SIDE, SIDE],
-        "dataset.augmentation.test_min_size": SIDE,
+        "dataset.augmentation.train_min_size": [side],
+        "dataset.augmentation.train_max_size": side,
+        "dataset.augmentation.train_crop_size": [side, side],
+        "dataset.augmentation.test_min_size": side,
+        "dataset.augmentation.test_max_size": side,
         "dataset.train.batch_size": batch,
         "dataset.train.num_workers": workers,
         "dataset.val.num_workers": 2,
-        "dataset.pin_memory": True,
-        "dataset.test.img_dir": str(folder / "train" / "images"),
+        "dataset.test.img_dir": str(folder / split / "images"),
         "dataset.test.num_workers": workers,
         "train.num_epochs": 1,
         "train.iters_per_epoch": steps,
         "train.precision": "bf16",
         "train.clip_grad_norm": 0.1,
+        "inference.batch_size": batch,
         "wandb.enable": False,
     }
-    for split in ("train", "val"):
-        flat[f"dataset.{split}.type"] = "coco_panoptic"
-        flat[f"dataset.{split}.img_dir"] = str(folder / split / "images")
-        flat[f"dataset.{split}.panoptic_json"] = str(folder / split / "panoptic.json")
-        flat[f"dataset.{split}.panoptic_dir"] = str(folder / split / "panoptic")
+    for name, at in (("train", split), ("val", "val")):
+        flat[f"dataset.{name}.type"] = "coco_panoptic"
+        flat[f"dataset.{name}.img_dir"] = str(folder / at / "images")
+        flat[f"dataset.{name}.panoptic_json"] = str(folder / at / "panoptic.json")
+        flat[f"dataset.{name}.panoptic_dir"] = str(folder / at / "panoptic")
     return dotted.unflatten(flat)
 
 
-def ours(folder: Path, batch: int, steps: int, workers: int, compiling: str) -> str:
-    """`mask2former train` in a process of its own; its pace line."""
-    results = Path(tempfile.mkdtemp(dir=folder))
-    file = folder / f"train_{batch}_{compiling}.yaml"
-    file.write_text(yaml.safe_dump(spec(folder, results, batch, steps, workers)))
-    command = [sys.executable, "-m", "mask2former_mcp.engine", "train", "-e", str(file)]
-    environ = {**os.environ, fast.COMPILE: compiling}
+def ours(verb: str, content: dict[str, Any], results: Path, compiling: str, *overrides: str) -> str:
+    """`mask2former <verb>` in a process of its own; its pace line."""
+    file = results / f"{verb}.yaml"
+    file.write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-m", "mask2former_mcp.engine", verb, "-e", str(file), *overrides]
     started = time.monotonic()
+    environ = {**os.environ, fast.COMPILE: compiling}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     pace = re.findall(r"[\d.]+ images/s.*", done.stdout)
-    if done.returncode or not pace:
-        return f"failed ({done.returncode}): {done.stdout[-500:]} {done.stderr[:1500]}"
-    return f"{pace[-1]}  (whole command: {time.monotonic() - started:.0f} s)"
-
-
-def ours_inference(folder: Path, batch: int, workers: int) -> str:
-    """`mask2former inference` of the last training's network on many files: read, predict, write everything."""
-    photos = folder / "photos"
-    if not photos.exists():
-        photos.mkdir()
-        for copy in range(8):
-            for file in (folder / "train" / "images").iterdir():
-                os.link(file, photos / f"{copy}_{file.name}")
-    results = Path(tempfile.mkdtemp(dir=folder))
-    flat = dotted.flatten(spec(folder, results, batch, 1, workers))
-    flat["inference.checkpoint"] = str(max(folder.glob("*/train/*_latest.pth"), key=lambda p: p.stat().st_mtime))
-    flat |= {
-        "dataset.test.img_dir": str(photos),
-        "inference.batch_size": batch,
-        "dataset.test.target_size": [SIDE, SIDE],
-    }
-    file = folder / "inference.yaml"
-    file.write_text(yaml.safe_dump(dotted.unflatten(flat)))
-    command = [sys.executable, "-m", "mask2former_mcp.engine", "inference", "-e", str(file)]
-    started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    pace = re.findall(r"segmented.*", done.stdout)
     if done.returncode or not pace:
         return f"failed ({done.returncode}): {done.stdout[-500:]} {done.stderr[-1500:]}"
     return f"{pace[-1]}  (whole command: {time.monotonic() - started:.0f} s)"
 
 
-def transformers_network() -> Mask2FormerForUniversalSegmentation:
-    swin = SwinConfig(drop_path_rate=0.3, out_features=["stage1", "stage2", "stage3", "stage4"])
-    return Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES)).cuda()
+def transformers_network(case: Case) -> Mask2FormerForUniversalSegmentation:
+    swin = SwinConfig(
+        embed_dim=case.embed_dim,
+        depths=list(case.depths),
+        num_heads=list(case.heads),
+        drop_path_rate=0.3,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        num_labels=CLASSES,
+        num_queries=case.queries,
+        encoder_layers=case.layers[0],
+        decoder_layers=case.layers[1],
+    )
+    return Mask2FormerForUniversalSegmentation(config).to(DEVICE)
 
 
-def theirs(batch: int, steps: int) -> str:
-    model = transformers_network().train()
+def theirs(case: Case, batch: int, steps: int) -> str:
+    model = transformers_network(case).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    images = torch.randn(batch, 3, SIDE, SIDE, device="cuda")
-    rows, columns = (torch.arange(SIDE, device="cuda") * n // SIDE for n in (4, 5))
+    images = torch.randn(batch, 3, case.side, case.side, device=DEVICE)
+    rows, columns = (torch.arange(case.side, device=DEVICE) * n // case.side for n in (4, 5))
     ids = rows[:, None] * 5 + columns
     masks = [torch.stack([ids == k for k in range(TARGETS)]).float() for _ in range(batch)]
-    labels = [torch.randint(CLASSES, (TARGETS,), device="cuda") for _ in range(batch)]
-    torch.cuda.reset_peak_memory_stats()
+    labels = [torch.randint(CLASSES, (TARGETS,), device=DEVICE) for _ in range(batch)]
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             loss = model(images, mask_labels=masks, class_labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
 
-    return f"{batch / seconds(step, steps):.1f} images/s, {torch.cuda.max_memory_reserved() / 2**30:.1f} GiB reserved"
+    return f"{batch / seconds(step, steps):.1f} images/s, {reserved()}"
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
     """Median of single calls, each waited for, after three to warm up."""
     taken = []
     for i in range(times + 3):
-        torch.cuda.synchronize()
+        wait()
         start = time.perf_counter()
         call()
-        torch.cuda.synchronize()
+        wait()
         if i >= 3:
             taken.append(time.perf_counter() - start)
     return statistics.median(taken)
 
 
+def wait() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def reserved() -> str:
+    if DEVICE.type != "cuda":
+        return "memory not measured"
+    return f"{torch.cuda.max_memory_reserved() / 2**30:.2f} GiB reserved"
+
+
 @torch.inference_mode()
-def predictions(batch: int, compiling: bool) -> str:
-    """One forward each: class logits, and masks at stride 4. Both in half precision."""
-    device = torch.device("cuda")
-    experiment = load("train", {"model": {"sem_seg_head": {"num_classes": CLASSES}}})
-    own = network.build(experiment).eval().half().to(device)
-    os.environ[fast.COMPILE] = "always" if compiling else "never"
-    fabric = Fabric(accelerator="cuda", devices=1, precision="16-true")
-    graphed, _ = forward_graph.over(own, fabric, images=1, batch=batch, size=None)
-    other = transformers_network().eval().half()
-    images = torch.randn(batch, 3, SIDE, SIDE, device=device, dtype=torch.float16)
-    mine = seconds(lambda: graphed(images).mask_logits(), 30)
-    theirs_ = seconds(lambda: other(images), 20)
-    return f"own {1e3 * mine:.2f} ms, transformers {1e3 * theirs_:.2f} ms: {theirs_ / mine:.1f}x"
+def predict(case: Case, batch: int, whose: str, times: int) -> str:
+    """One forward: class logits, and masks at stride 4."""
+    if whose == "transformers":
+        other = transformers_network(case).eval().to(torch.float16 if DEVICE.type == "cuda" else torch.bfloat16)
+        images = torch.randn(batch, 3, case.side, case.side, device=DEVICE, dtype=other.dtype)
+        taken, said = seconds(lambda: other(images), times), ""
+    else:
+        content = spec(case, Path(), "train", Path("results"), batch, 1, 0)
+        content = dotted.with_value(content, "train.precision", "fp16")
+        experiment = load("inference", dotted.with_value(content, "inference.checkpoint", "none.pth"))
+        known = Usable(network.build(experiment).eval(), CLASSES, None)
+        fabric = inference.device_for(experiment, known)
+        model, said = forward_graph.over(known.model, fabric, rooms=[(case.side, case.side)] * times, batch=batch)
+        images = torch.randn(batch, 3, case.side, case.side, device=DEVICE)
+        taken = seconds(lambda: model(images).mask_logits(), times)
+    return f"{1e3 * taken:.2f} ms, {batch / taken:.1f} images/s, {reserved()}  {said}"
+
+
+def alone(case: Case, batch: int, whose: str, compiling: str) -> str:
+    """`predict` in a process of its own, so that its memory is nobody else's."""
+    command = [sys.executable, __file__, "--predict", whose, "--batch", str(batch)]
+    environ = {**os.environ, fast.COMPILE: compiling}
+    command += ["--small"] if case == SMALL else []
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if not done.returncode else f"failed ({done.returncode}): {done.stderr[-1500:]}"
+
+
+def training(case: Case, folder: Path, batch: int, steps: int, workers: int, compiling: list[str]) -> None:
+    print(f"train, batch {batch}: transformers {theirs(case, batch, 3 if case == SMALL else 15)}", flush=True)
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+    for how in compiling:
+        for split in ("few", "many"):
+            results = Path(tempfile.mkdtemp(dir=folder))
+            content = spec(case, folder, split, results, batch, steps, workers)
+            found = ours("train", content, results, how)
+            print(f"train, batch {batch}: ours, compile {how}, {split} files: {found}", flush=True)
+
+
+def predicting(case: Case, folder: Path, batch: int, workers: int, compiling: list[str]) -> None:
+    print(f"predict, batch {batch}: transformers {alone(case, batch, 'transformers', 'never')}", flush=True)
+    for how in compiling:
+        print(f"predict, batch {batch}: ours, compile {how}: {alone(case, batch, 'ours', how)}", flush=True)
+    results = Path(tempfile.mkdtemp(dir=folder))
+    newest = max(folder.glob("*/train/*_latest.pth"), key=lambda p: p.stat().st_mtime)
+    content = spec(case, folder, "many", results, batch, 1, workers)
+    for how in compiling:
+        found = ours("inference", content, results, how, f"inference.checkpoint={newest}")
+        print(f"mask2former inference, batch {batch}, compile {how}: {found}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, action="append", help="8 and 16 without it")
+    parser.add_argument("--batch", type=int, action="append", help="1, 8 and 16 without it")
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--compile", choices=["never", "always"], action="append", dest="compiling")
     parser.add_argument("--no-inference", action="store_true")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--predict", choices=["ours", "transformers"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}", flush=True)
+    case, batches = SMALL if arguments.small else Case(), arguments.batch or [1, 8, 16]
+    if arguments.predict:
+        print(predict(case, batches[0], arguments.predict, 3 if arguments.small else 30))
+        return
+    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
+    print(f"torch {torch.__version__}, {name}, {case}", flush=True)
     folder = arguments.folder or Path(tempfile.mkdtemp())
-    if not (folder / "val").exists():
-        write_split(folder / "train", IMAGES)
-        write_split(folder / "val", 2)
-    for batch in arguments.batch or [8, 16]:
-        print(f"train, batch {batch}: transformers {theirs(batch, 15)}", flush=True)
-        torch.cuda.empty_cache()
-        for compiling in arguments.compiling or ["never", "always"]:
-            found = ours(folder, batch, arguments.steps, arguments.workers, compiling)
-            print(f"train, batch {batch}: ours, compile {compiling}: {found}", flush=True)
-    for batch in [] if arguments.no_inference else [1, 8]:
-        for compiling in arguments.compiling or ["never", "always"]:
-            print(
-                f"predict, batch {batch}, compile {compiling}: {predictions(batch, compiling == 'always')}", flush=True
-            )
-    if not arguments.no_inference:
-        print(f"mask2former inference, batch 8: {ours_inference(folder, 8, arguments.workers)}", flush=True)
+    many = arguments.steps * max(batches)
+    for split, files in (("few", min(FEW, many)), ("many", many), ("val", 2)):
+        if not (folder / split).exists():
+            write_split(folder / split, case.side, min(FEW, files), files)
+    compiling = arguments.compiling or ["never", "always"]
+    for batch in batches:
+        training(case, folder, batch, arguments.steps, arguments.workers, compiling)
+        if not arguments.no_inference:
+            predicting(case, folder, batch, arguments.workers, compiling)
 
 
 if __name__ == "__main__":

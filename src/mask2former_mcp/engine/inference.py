@@ -51,7 +51,7 @@ def _segment(
 ) -> list[str]:
     """All images through the network and to the writer; returns why those that could not be read could not."""
     split, batch = spec.dataset.test, batch_size(spec)
-    fabric = _fabric(spec, known)
+    fabric = device_for(spec, known)
     folder = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), known.size)
     graphs = not known.size and forward_graph.possible(known.model, fabric.device)
     groups = folder.groups(batch, grain=photos.GRAIN if batch > 1 or graphs else 1)
@@ -80,7 +80,7 @@ def _segment(
     return reasons
 
 
-def _fabric(spec: Experiment, known: Usable) -> Fabric:
+def device_for(spec: Experiment, known: Usable) -> Fabric:
     """On the fast path with weights in half precision, where that is the spec's precision and harms nothing. fp32, the
     default, stays what it says, so that what is seen is what `evaluate` has measured."""
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
