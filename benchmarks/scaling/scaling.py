@@ -3,10 +3,11 @@
     python benchmarks/scaling/scaling.py [--gpus 1 --gpus 2 --gpus 4] [--network tiny --network large] [--batch 8]
     python benchmarks/scaling/scaling.py --small --gpus 1 --gpus 2       # without GPUs: whether the script itself works
 
-Each line is one `mask2former train` on image files (benchmarks/engine/gpu.py writes them), with the same batch a GPU,
-for DDP and FSDP. Efficiency is images/s over that of one GPU times their number. One GPU is measured twice: as one GPU
-trains by itself, with the whole step as a CUDA graph, and without the graph (M2F_STEP_GRAPH=0), which is what several
-processes have. Then `mask2former evaluate` with 1 and with all GPUs must give equal metrics. NVLink multicast is off.
+Each line is one `mask2former train` on image files (benchmarks/engine/gpu.py writes them), with the same batch a GPU:
+DDP beside the whole-step CUDA graph (M2F_STEP_GRAPH=ddp), DDP and FSDP. One GPU is measured twice, as it trains by
+itself, with the graph, and without (M2F_STEP_GRAPH=0). Efficiency is images/s over those of one GPU times their number,
+by either measure. Then `mask2former evaluate` with 1 and with all GPUs must give equal metrics, and the death of a
+process must end the command with its name. NVLink multicast is off.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
@@ -39,44 +45,110 @@ SMALL: dict[str, Any] = {
     "train.precision": "fp32",
 }
 ENVIRONMENT = {"NCCL_NVLS_ENABLE": "0"}
+WAYS = (("ddp beside the graph", "ddp", "ddp"), ("ddp", "ddp", "0"), ("fsdp", "fsdp", "0"))  # strategy, M2F_STEP_GRAPH
+PATIENCE_S = 300  # for a training to begin, and for it to end
+
+
+def call(action: str, spec: dict[str, Any], folder: Path) -> list[str]:
+    file = folder / f"{action}.yaml"
+    file.write_text(yaml.safe_dump(dotted.unflatten(spec)))
+    return [sys.executable, "-m", "mask2former_mcp.engine", action, "-e", str(file)]
 
 
 def command(action: str, spec: dict[str, Any], folder: Path, **environ: str) -> str:
     """Output of one command in a process of its own. Raises CalledProcessError with it."""
-    file = folder / f"{action}.yaml"
-    file.write_text(yaml.safe_dump(dotted.unflatten(spec)))
-    call = [sys.executable, "-m", "mask2former_mcp.engine", action, "-e", str(file)]
     done = subprocess.run(
-        call, env={**os.environ, **ENVIRONMENT, **environ}, capture_output=True, text=True, check=False
+        call(action, spec, folder),
+        env={**os.environ, **ENVIRONMENT, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{action} failed ({done.returncode}): {done.stdout[-800:]} {done.stderr[-1500:]}")
     return done.stdout
 
 
-def train(base: dict[str, Any], folder: Path, gpus: int, strategy: str, **environ: str) -> tuple[float, str]:
+def training(base: dict[str, Any], folder: Path, gpus: int, strategy: str) -> tuple[dict[str, Any], Path]:
+    """The spec of a training, and its results folder."""
     results = Path(tempfile.mkdtemp(dir=folder))
     spec = {**base, "results_dir": str(results), "train.num_gpus": gpus, "train.gpu_ids": list(range(gpus))}
     spec["train.distributed_strategy"] = strategy
     if strategy == "fsdp" and spec["train.precision"] == "bf16":
         spec["train.precision"] = "fp16"  # what the server plans for it, as TAO does
-    said = command("train", spec, results, **environ)
+    return spec, results
+
+
+def train(base: dict[str, Any], folder: Path, gpus: int, strategy: str, **environ: str) -> tuple[float, str]:
+    """Images/s, and what is said of memory and graphs."""
+    said = command("train", *training(base, folder, gpus, strategy), **environ)
     pace = re.findall(r"([\d.]+) images/s(.*)", said)
-    return (float(pace[-1][0]), pace[-1][1]) if pace else (float("nan"), " too few steps for a pace")
+    graphs = "".join(f", {found}" for found in re.findall(r"^fast path: (.*?)[;:]", said, re.MULTILINE))
+    return (float(pace[-1][0]), pace[-1][1] + graphs) if pace else (float("nan"), " (too few steps for a pace)")
 
 
-def evaluate(base: dict[str, Any], folder: Path, checkpoint: Path, gpus: int) -> dict[str, Any]:
+def scaling(base: dict[str, Any], folder: Path, network: str, counts: list[int]) -> None:
+    """Prints a line for each way and number of GPUs."""
+    alone = {}
+    for name, environ in (("as it trains by itself", {}), ("no graph", {fast.GRAPH: "0"})):
+        alone[name], said = train(base, folder, 1, "ddp", **environ)
+        print(f"swin {network}, 1 GPU, {name}: {alone[name]:.1f} images/s{said}", flush=True)
+    for way, strategy, graph in WAYS:
+        for count in counts:
+            if count > 1:
+                pace, said = train(base, folder, count, strategy, **{fast.GRAPH: graph})
+                shares = ", ".join(f"{pace / one / count:.2f} of linear ({name})" for name, one in alone.items())
+                print(f"swin {network}, {count} GPUs, {way}: {pace:.1f} images/s{said}; {shares}", flush=True)
+
+
+def evaluate(base: dict[str, Any], folder: Path, checkpoint: Path, gpus: int) -> dict[str, float]:
     results = Path(tempfile.mkdtemp(dir=folder))
     spec = {**base, "results_dir": str(results), "evaluate.checkpoint": str(checkpoint)}
     spec |= {"evaluate.num_gpus": gpus, "evaluate.gpu_ids": list(range(gpus))}
     command("evaluate", spec, results)
-    found: dict[str, Any] = json.loads((results / "evaluate" / "metrics.json").read_text())
+    found: dict[str, float] = json.loads((results / "evaluate" / "metrics.json").read_text())["overall"]
     return found
+
+
+def agreement(base: dict[str, Any], folder: Path, gpus: int) -> str:
+    checkpoint = max(folder.glob("*/train/*_latest.pth"), key=lambda path: path.stat().st_mtime)
+    alone, together = (evaluate(base, folder, checkpoint, count) for count in (1, gpus))
+    if alone.keys() != together.keys():
+        return f"DIFFERENT metrics: {sorted(alone.keys() ^ together.keys())}"
+    largest = max(abs(alone[name] - together[name]) for name in alone)
+    return f"{len(alone)} metrics, largest difference {largest:.1e}"
+
+
+def death(base: dict[str, Any], folder: Path, gpus: int) -> str:
+    """Kills the last process of a training under way; what the command says of it."""
+    spec, results = training({**base, "train.num_epochs": 1000}, folder, gpus, "ddp")
+    status, until = results / "train" / "status.json", time.monotonic() + PATIENCE_S
+    environment = {**os.environ, **ENVIRONMENT}
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(call("train", spec, results), env=environment, stdout=silent, stderr=silent) as started:
+        try:
+            while not (status.exists() and "loop in progress" in status.read_text()):
+                if started.poll() is not None or time.monotonic() > until:
+                    return "the training did not begin"
+                time.sleep(0.2)
+            ranks = {child.environ().get("LOCAL_RANK"): child for child in psutil.Process(started.pid).children()}
+            ranks[str(gpus - 1)].send_signal(signal.SIGKILL)
+            killed = time.monotonic()
+            code = started.wait(PATIENCE_S)
+        finally:
+            started.kill()
+    message = json.loads(status.read_text().splitlines()[-1])["message"]
+    return f"exit code {code} after {time.monotonic() - killed:.0f} s: {message}"
+
+
+def machine() -> str:
+    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{' + '.join(cards) or 'no GPU'}, {os.cpu_count()} cores, torch {torch.__version__}, {date.today()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, action="append", help="1 and 2 without it")
+    parser.add_argument("--gpus", type=int, action="append", help="powers of two without it")
     parser.add_argument("--network", choices=["tiny", "large"], action="append", help="both without it")
     parser.add_argument("--batch", type=int, default=8, help="images a GPU")
     parser.add_argument("--steps", type=int, default=160)
@@ -84,24 +156,17 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a toy network at 64 px, for a machine without GPUs")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    counts = sorted(arguments.gpus or [1, 2])
+    most = torch.cuda.device_count() or 2
+    counts = sorted(arguments.gpus or [1 << n for n in range(most.bit_length())])
+    print(f"{machine()}; batch {arguments.batch} a GPU, {arguments.steps} steps", flush=True)
     gpu.write_split(folder / "train", 16 if arguments.small else gpu.IMAGES)
     gpu.write_split(folder / "val", 5 if arguments.small else 61)  # odd: the last shares are not equal
     for network in ["tiny"] if arguments.small else arguments.network or ["tiny", "large"]:
         base = dotted.flatten(gpu.spec(folder, folder, arguments.batch, arguments.steps, arguments.workers))
         base |= {"model.backbone.swin.type": network, **(SMALL if arguments.small else {})}
-        graphed, memory = train(base, folder, 1, "ddp")
-        print(f"swin {network}, 1 GPU as it trains by itself: {graphed:.1f} images/s{memory}", flush=True)
-        for strategy in ("ddp", "fsdp"):
-            single = float("nan")
-            for count in counts:
-                pace, memory = train(base, folder, count, strategy, **{fast.GRAPH: "0"})
-                single = pace if count == 1 else single
-                share = f"{pace / single / count:.2f} of linear" if count > 1 else "no graph"
-                print(f"swin {network}, {strategy}, {count} GPU: {pace:.1f} images/s{memory}, {share}", flush=True)
-        checkpoint = max(folder.glob("*/train/*_latest.pth"), key=lambda path: path.stat().st_mtime)
-        alone, together = (evaluate(base, folder, checkpoint, count) for count in (1, counts[-1]))
-        print(f"evaluate on 1 and {counts[-1]}: {'equal' if alone == together else 'DIFFERENT'} metrics", flush=True)
+        scaling(base, folder, network, counts)
+        print(f"evaluate on 1 and {counts[-1]}: {agreement(base, folder, counts[-1])}", flush=True)
+    print(f"one of {counts[-1]} killed: {death(base, folder, counts[-1])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mask2former_mcp.engine.processes import CHANNEL, Processes
 
 GRACE_S = 30.0  # for the others, once one has ended: to finish a file, or to notice
 VERDICT_S = 2 * GRACE_S  # for the first node to say what the cause was
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _POLL_S = 0.1
 _INTERRUPTIONS = (signal.SIGTERM, signal.SIGINT, interruption.RELAY)
 _LOST = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -100,36 +101,39 @@ def run(processes: Processes, command: Sequence[str]) -> None:
     print(f"{processes.total} processes share the work ({on})", flush=True)
     others = nodes.join(processes)
     try:
-        with interruption.deferred() as asked, _started(processes, others.port, command) as ranks:
+        with interruption.deferred() as asked, _started(processes, others, command) as ranks:
             _Watch(processes, ranks, others, asked).until_the_end()
     finally:
         others.close()
 
 
 @contextmanager
-def _started(processes: Processes, port: int, command: Sequence[str]) -> Iterator[list[Rank]]:
+def _started(processes: Processes, others: Nodes, command: Sequence[str]) -> Iterator[list[Rank]]:
     """This node's processes; those that still run at the end are killed."""
     ranks: list[Rank] = []
     try:
         for local in range(processes.each):
-            ranks.append(_start(processes, port, local, command))
+            ranks.append(_start(processes, others, local, command))
         yield ranks
     finally:
         for rank in ranks:
             rank.kill()
 
 
-def _start(processes: Processes, port: int, local: int, command: Sequence[str]) -> Rank:
+def _start(processes: Processes, others: Nodes, local: int, command: Sequence[str]) -> Rank:
     rank = processes.node * processes.each + local
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # a worker of that process may hold the other end a little longer
+    interface = others.interface()
     environment = {
+        # Left alone, gloo listens at the address of the host's name, which on many machines is one of the loopback.
+        **(dict.fromkeys(INTERFACES, interface) if interface else {}),
         **os.environ,
         "NODE_RANK": str(processes.node),
         "LOCAL_RANK": str(local),
         "LOCAL_WORLD_SIZE": str(processes.each),
         "MASTER_ADDR": processes.address if processes.nodes > 1 else "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(others.port),
         CHANNEL: str(theirs.fileno()),
     }
     process = subprocess.Popen(

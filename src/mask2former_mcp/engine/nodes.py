@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import psutil
+
 from mask2former_mcp.engine.processes import Processes
 
 JOIN_S = 600.0  # nodes of one job start at different times: images are pulled meanwhile
@@ -73,6 +75,15 @@ class Nodes:
     def __init__(self, port: int, lines: Mapping[int, Line]) -> None:
         self.port = port
         self._lines = dict(lines)
+
+    def interface(self) -> str | None:
+        """The network interface by which this node reaches the others; None with a single node."""
+        for line in self._lines.values():
+            own = _plain(line.socket.getsockname()[0])
+            for name, addresses in psutil.net_if_addrs().items():
+                if any(_plain(address.address) == own for address in addresses):
+                    return name
+        return None
 
     def tell(self, message: Message) -> None:
         for line in self._lines.values():
@@ -163,6 +174,11 @@ def _first_message(line: Line, deadline: float) -> Message:
         if select.select([line.socket], [], [], left)[0] and (found := line.receive()):
             return found[0]
     return {}
+
+
+def _plain(address: str) -> str:
+    """Without what a socket for both families, or a link's own address, adds to it."""
+    return address.removeprefix("::ffff:").partition("%")[0]
 
 
 def _listening(port: int) -> socket.socket:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from mask2former_mcp.engine import fast, forward_graph, step_graph, train
+from mask2former_mcp.engine import checkpoint, fast, forward_graph, step_graph, train
 from mask2former_mcp.engine.model import network
 from mask2former_mcp.engine.run import prepare
 from mask2former_mcp.spec.experiment import load
@@ -17,7 +17,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 STEPS = 20
 # The paths round differently, and training amplifies it: the first loss shows the path, the others that none drifts.
-TOLERANCE = {"fp32": (1e-5, 0.02), "bf16": (1e-2, 0.05)}
+# Not compiled as on an H100 (benchmarks/engine); compiled steps were only ever timed there, their bounds are a guess.
+TOLERANCE = {
+    ("fp32", "never"): (1e-5, 1e-4),
+    ("bf16", "never"): (2e-3, 2e-3),
+    ("fp32", "always"): (1e-4, 0.02),
+    ("bf16", "always"): (1e-2, 0.05),
+}
 SIZES = {
     "model.backbone.swin.embed_dim": 32,
     "model.backbone.swin.num_heads": [1, 2, 4, 8],
@@ -41,21 +47,36 @@ def losses(spec: dict[str, Any], folder: Path) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "compiling"), TOLERANCE)
 def test_twenty_steps_lose_what_the_plain_path_loses(
-    precision: str, tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, compiling: str, tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = tiny(**SIZES, **{"train.precision": precision})
-    monkeypatch.setenv(fast.COMPILE, "never")
+    monkeypatch.setenv(fast.COMPILE, compiling)
     monkeypatch.setenv(fast.SWITCH, "0")
     plain = losses(spec, tmp_path / "plain")
     monkeypatch.setenv(fast.SWITCH, "1")
     quick = losses(spec, tmp_path / "fast")
-    first, drift = TOLERANCE[precision]
+    first, drift = TOLERANCE[precision, compiling]
     print(precision, *(f"{a:.4f}/{b:.4f}" for a, b in zip(plain, quick, strict=True)))
     assert len(plain) == STEPS
     assert quick[0] == pytest.approx(plain[0], rel=first)
     assert quick == pytest.approx(plain, rel=drift)
+
+
+def test_a_run_by_graph_goes_on_where_it_was(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fast.COMPILE, "never")
+    twice = {**SIZES, "train.num_epochs": 2, "model.backbone.swin.drop_path_rate": 0.2}
+    train.run(load("train", tiny(**twice)), tmp_path)
+    whole = checkpoint.load(tmp_path / checkpoint.LATEST)
+    first = str(tmp_path / checkpoint.file_name(0, STEPS))
+    train.run(load("train", tiny(**twice, train__resume_training_checkpoint_path=first)), tmp_path)
+    again = checkpoint.load(tmp_path / checkpoint.LATEST)
+    assert again["global_step"] == whole["global_step"] == 2 * STEPS
+    for name, value in whole["state_dict"].items():  # the kernels add up in any order
+        torch.testing.assert_close(again["state_dict"][name], value, rtol=0, atol=2e-3)
 
 
 def test_a_recorded_forward_predicts_what_the_plain_one_does(tiny: Callable[..., dict[str, Any]]) -> None:

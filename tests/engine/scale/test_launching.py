@@ -179,6 +179,22 @@ def test_all_nodes_end_well_together(tmp_path: Path) -> None:
     assert (tmp_path / "0").read_text() != str(first.port)
 
 
+def test_processes_listen_where_their_node_reaches_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "chosen")
+    told = "ready(json.dumps([os.environ.get(name) for name in ('GLOO_SOCKET_IFNAME', 'NCCL_SOCKET_IFNAME')]))"
+    first, other, child = two_nodes(tmp_path, told)
+    launch.run(first, child)
+    assert other.wait(WAIT_S) == 0
+    addresses = psutil.net_if_addrs()
+    for name in "0123":
+        interface, kept = json.loads((tmp_path / name).read_text())
+        assert "127.0.0.1" in [address.address for address in addresses[interface]]
+        assert kept == "chosen"
+    launch.run(Processes(each=1), program(tmp_path, told))
+    assert json.loads((tmp_path / "0").read_text()) == [None, "chosen"]
+
+
 def test_a_failure_on_another_node_is_told_on_both(tmp_path: Path) -> None:
     bad = 'channel.failure("out of memory"); channel.leave(1)'
     first, other, child = two_nodes(tmp_path, of(SLEEP, SLEEP, SLEEP, bad))
