@@ -45,7 +45,7 @@ class Cache:
         if source.size <= transfer.RANGE:
             transfer.download(source, place, progress=progress)
             return place
-        with locked(place.with_name(f".{place.name}.lock")) as lock:
+        with locked(place.with_name(f".{place.name}.lock"), progress and (lambda: progress(0))) as lock:
             if not self.has(source):
                 transfer.download(source, place, progress=progress)
                 durable.mark(_mark(place), place)

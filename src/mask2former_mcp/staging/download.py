@@ -67,16 +67,24 @@ def place(destination: str) -> str:
 
 
 def fetch(
-    link: str, target: Path, *, sha256: str | None = None, progress: Progress | None = None, network: Network = PUBLIC
+    link: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+    waiting: Callable[[], None] | None = None,
+    network: Network = PUBLIC,
 ) -> str:
     """Makes `target` the linked file, unless it is there, and returns its sha256 (kept in `<target>.sha256`).
+
+    `waiting` is called again and again while another process fetches it, and may raise.
 
     InvalidRequest: a refused address, or another checksum than `sha256`. NotAvailable: it cannot be fetched; the error
     names what to do by hand.
     """
     beside = target.with_name(f"{target.name}.sha256")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.with_name(f".{target.name}.lock")):
+    with locked(target.with_name(f".{target.name}.lock"), waiting):
         if target.exists() and beside.exists():
             digest = beside.read_text(encoding="utf-8").strip()
         elif target.exists():  # put there by hand

@@ -63,12 +63,13 @@ def fill(
     only: Sequence[str] = (),
     expected: str | None = None,
     progress: Progress | None = None,
+    waiting: Callable[[], None] | None = None,
     bound: Bound | None = None,
 ) -> Path:
     """The mirror with these parts whole: file names, or folders (`images/`, with all that is below); "" is everything.
 
-    `expected` is the digest that a Plan was made for: DatasetError when the prefix has changed since. `bound`: what is
-    not used makes room first.
+    `expected` is the digest that a Plan was made for: DatasetError when the prefix has changed since. `waiting` is
+    called again and again while another process fills it, and may raise. `bound`: what is not used makes room first.
     """
     if expected is not None:
         known = folders(home) / expected
@@ -83,7 +84,7 @@ def fill(
         )
     place = _drawn(now, home)
     cache = Cache.of(home)
-    with locked(_beside(place, "filling")):
+    with locked(_beside(place, "filling"), waiting):
         wanted = {name: o for name, o in now.objects.items() if any(_belongs(name, part) for part in parts)}
         incoming = sum(o.size for o in wanted.values() if not cache.has(o))
         if bound is not None and incoming:

@@ -1,6 +1,7 @@
 """The data part of a job's `preparing` phase: archives are extracted, hold-outs written, placeholders become paths."""
 
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from mask2former_mcp.staging import archives, download, holdout
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.uri import Uri
 
-Progress = Callable[[str, float], None]  # what is being done, 0..1 of it
+_TOLD_EVERY_S = 0.5
+Progress = Callable[[str, float], None]  # what is being done, 0..1 of it; may raise to stop
+Counted = Callable[[int, int], None]  # done, in all
 
 
 def stage(
@@ -46,8 +49,11 @@ def stage(
         elif item["kind"] == "extract":
             target = real(item["target"], home, job_dir)
             _same_archive(source, target)
-            report = _reporter(f"extracting {source.name}", progress)
-            archives.extract(source, target, expects=options.get("expects"), progress=report)
+            what = f"extracting {source.name}"
+            archives.extract(
+                source, target, expects=options.get("expects"),
+                progress=_reporter(what, progress), waiting=_waiter(what, progress),
+            )  # fmt: skip
             places[item["target"]] = str(target)
         elif item["kind"] == "split":
             train, val = (real(options[name], home, job_dir) for name in ("train", "val"))
@@ -55,8 +61,11 @@ def stage(
             places |= {options["train"]: str(train), options["val"]: str(val)}
         elif item["kind"] == "download":
             target = real(item["target"], home, job_dir)
-            report = _reporter(f"downloading {target.name}", progress)
-            download.fetch(item["source"], target, sha256=options.get("sha256"), progress=report, network=network)
+            what = f"downloading {target.name}"
+            download.fetch(
+                item["source"], target, sha256=options.get("sha256"), network=network,
+                progress=_reporter(what, progress), waiting=_waiter(what, progress),
+            )  # fmt: skip
             places[item["target"]] = str(target)
         elif item["kind"] == "label_map":
             target = real(item["target"], home, job_dir)
@@ -85,6 +94,7 @@ def _fetched(
         only=options.get("only", ()),
         expected=options.get("state"),
         progress=_reporter(f"fetching {source}", progress),
+        waiting=_waiter(f"fetching {source}", progress),
         bound=bound,
     )
 
@@ -134,16 +144,21 @@ def _same_archive(source: Path, target: Path) -> None:
         )
 
 
-def _reporter(what: str, progress: Progress | None) -> archives.Progress | None:
+def _reporter(what: str, progress: Progress | None) -> Counted | None:
+    """Each percent is told; and twice a second anything, because whoever hears it may want to stop."""
     if progress is None:
         return None
-    last = -1
+    last, told = -1, time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, told
         percent = 100 * done // max(1, total)
-        if percent != last:
-            last = percent
+        if percent != last or time.monotonic() - told > _TOLD_EVERY_S:
+            last, told = percent, time.monotonic()
             progress(what, percent / 100)
 
     return report
+
+
+def _waiter(what: str, progress: Progress | None) -> Callable[[], None] | None:
+    return progress and (lambda: progress(f"waiting for another job that is {what}", 0.0))

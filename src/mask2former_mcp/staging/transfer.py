@@ -4,7 +4,6 @@ Beside the unfinished file lies a journal of finished ranges with the MD5 of the
 and fetches only the rest. It belongs to one state of the object (ETag and size): another state starts from nothing.
 """
 
-import hashlib
 import json
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Objects that were written in parts have an ETag of the parts' MD5s: it is compared where the store tells the parts."""
+"""Objects that were written in parts have an ETag of the parts' MD5s, compared where the store tells the parts."""
 
 import hashlib
 import os

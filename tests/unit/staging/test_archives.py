@@ -2,7 +2,10 @@
 
 import io
 import multiprocessing
+import queue
+import random
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from mask2former_mcp.errors import DatasetError
-from mask2former_mcp.staging import archives
-from mask2former_mcp.staging.archives import Limits, extract
+from mask2former_mcp.staging import archives, durable
+from mask2former_mcp.staging.archives import extract
+from mask2former_mcp.staging.unpacking import Limits
 
 FILES = {"a.jpg": b"first", "deep/b.jpg": b"second"}
 
@@ -27,8 +31,8 @@ def tar(path: Path, files: dict[str, bytes], mode: str = "w:gz", *members: tarfi
     return path
 
 
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
@@ -62,6 +66,12 @@ def test_a_single_root_is_taken_off_but_not_below_what_is_expected(tmp_path: Pat
 def link(name: str, kind: bytes, target: str = "a.jpg") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
+    return info
+
+
+def folder(number: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(f"{number}")
+    info.type = tarfile.DIRTYPE
     return info
 
 
@@ -141,6 +151,91 @@ def test_a_damaged_archive_says_so_and_leaves_nothing(tmp_path: Path, damage: Ca
     with pytest.raises(DatasetError, match=r"x\.tar\.gz"):
         extract(archive, tmp_path / "out" / "x")
     assert not (tmp_path / "out" / "x").exists()
+
+
+def with_long_header(path: Path) -> Path:
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.pax_headers = {"comment": "0" * (100 << 20)}
+        archive.addfile(info)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (with_long_header, "a header after it is larger than 2 MiB"),
+        (lambda path: tar(path, {"__MACOSX/x": bytes(100 << 20), "a.jpg": b"1"}), "'__MACOSX/x' is refused.*bomb"),
+        (lambda path: tar(path, {"a.jpg": b"1"}, "w:gz", *map(folder, range(9000))), "more than 1500 files"),
+        (lambda path: tar(path, {f"__MACOSX/{i}": b"" for i in range(9000)}), "more than 1500 files"),
+        (lambda path: zipped(path, {f"{'long' * 30}/{i}": b"" for i in range(15000)}), "table of contents"),
+        (lambda path: zipped(path, {"a.jpg": b"1"}, zipfile.ZIP_BZIP2), "'a.jpg'.*another method"),
+    ],
+)  # fmt: skip
+def test_what_grows_outside_of_files_is_refused_early(
+    tmp_path: Path, make: Callable[[Path], Path], reason: str
+) -> None:
+    archive = make(tmp_path / "x")
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=reason):
+        extract(archive, tmp_path / "out", limits=Limits(ratio=2, ratio_from_bytes=1 << 20, members=1500))
+    assert tracemalloc.get_traced_memory()[1] < 30 << 20
+    tracemalloc.stop()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_thrown_away_can_be_stopped_as_well(tmp_path: Path) -> None:
+    archive = tar(tmp_path / "x.tar.gz", {"__MACOSX/x": bytes(8 << 20)})
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(archive, tmp_path / "x", progress=stop)
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zip"])
+def test_flipped_bytes_are_found_wherever_they_are(tmp_path: Path, suffix: str) -> None:
+    noise = random.Random(4711)
+    files = {f"{i}.jpg": noise.randbytes(3000) for i in range(20)}
+    archive = tmp_path / f"x.{suffix}"
+    zipped(archive, files) if suffix == "zip" else tar(archive, files, f"w:{suffix}")
+    whole = archive.read_bytes()
+    for tenth in range(1, 10):
+        damaged = bytearray(whole)
+        for place in range(len(whole) * tenth // 10, len(whole) * tenth // 10 + 8):
+            damaged[place] ^= 0x55
+        archive.write_bytes(damaged)
+        with pytest.raises(DatasetError, match=rf"x\.{suffix}"):
+            extract(archive, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    archive = tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2"}, "w")
+    content = bytearray(archive.read_bytes())
+    content[1024 + 10] ^= 0x55  # in the header of b.jpg
+    archive.write_bytes(content)
+    with pytest.raises(DatasetError, match="a header is damaged"):
+        extract(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a", "a/b/c"), ("a/b", "a")])
+def test_a_member_that_is_a_file_and_a_folder_is_named(tmp_path: Path, names: tuple[str, str]) -> None:
+    archive = tar(tmp_path / "x.tar", dict.fromkeys(names, b"1"), "w")
+    with pytest.raises(DatasetError, match=f"'{names[1]}' is refused: another member has the same name"):
+        extract(archive, tmp_path / "x")
+
+
+def test_what_had_not_reached_the_disk_at_a_power_cut_is_extracted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_work", queue.SimpleQueue)  # nobody brings it to the disk
+    archive = tar(tmp_path / "x.tar.gz", FILES)
+    (extract(archive, tmp_path / "x") / "a.jpg").write_bytes(b"")
+    assert (extract(archive, tmp_path / "x") / "a.jpg").read_bytes() == b"", "in the same boot it is trusted"
+    monkeypatch.setattr(durable, "boot", lambda: "another boot")
+    assert content(extract(archive, tmp_path / "x")) == FILES
 
 
 def test_an_archive_without_files_and_a_missing_one_are_errors(tmp_path: Path) -> None:
