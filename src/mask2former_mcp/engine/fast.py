@@ -34,8 +34,8 @@ COMPILE_GAIN = 0.4  # of the time that a step or a prediction takes without it: 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is done again and again. cold: seconds that compiling takes, on 16 cores; each: seconds a pixel, of Swin-T on
-    an H100. A larger backbone takes longer, so that compiling would repay it earlier than is reckoned here.
+    """What is done again and again. cold: seconds that compiling takes, on 16 cores; each: seconds a pixel, of Swin-T
+    on an H100. A larger backbone takes longer, so that compiling would repay it earlier than is reckoned here.
     """
 
     name: str

@@ -275,7 +275,7 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path: Path) -> None:
     optimizer = optim.optimizer(model, settings)
     schedule = optim.schedule(optimizer, settings, steps_per_epoch=1, total_steps=1)
     parts = {"fabric": fabric, "model": model, "optimizer": optimizer, "schedule": schedule, "hyper_parameters": {}}
-    state = resume.State(seed=0, steps=1, step=1)
+    state = resume.State(seed=0, steps=1, images=1, step=1)
     resume.save(tmp_path, state, **parts)
     torch.nn.init.constant_(model.bias, float("nan"))  # the last step did it, and no loss came after
     state.step = 2
