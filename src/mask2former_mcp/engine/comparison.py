@@ -33,10 +33,10 @@ class Measured:
 
 def measure(spec: Experiment, known: Usable, file: Path, status: StatusLog) -> Measured:
     """Metrics are left out, with the reason, where dataset.val names no annotations."""
-    fabric = device.single(_gpu(spec), "fp32")
-    model = known.model if known.size else known.model.to(fabric.device)
+    at = device.named(spec.quantize.device)
+    model = known.model if known.size else known.model.to(at)
     size = known.size or _size(spec)
-    latency = _latency_ms(model, size, fabric.device)
+    latency = _latency_ms(model, size, at)
     weight_bytes = known.weight_bytes or file.stat().st_size
     reason = _missing(spec.dataset.val)
     if reason is not None:
@@ -55,7 +55,7 @@ def measure(spec: Experiment, known: Usable, file: Path, status: StatusLog) -> M
         known.interpreter(spec, annotated.classes),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
         criterion=None,
-        device=fabric.device,
+        device=at,
         after_batch=after_batch,
     )
     return Measured(weight_bytes, latency, size, metrics)
@@ -72,11 +72,6 @@ def _latency_ms(model: torch.nn.Module, size: tuple[int, int], at: torch.device)
             torch.cuda.synchronize(at)
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[1:])
-
-
-def _gpu(spec: Experiment) -> tuple[int, ...]:
-    name, _, index = spec.quantize.device.partition(":")
-    return (int(index),) if name == "cuda" and index else (0,)
 
 
 def _size(spec: Experiment) -> tuple[int, int]:

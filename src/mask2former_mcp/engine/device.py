@@ -123,6 +123,14 @@ def single(gpu_ids: Sequence[int], precision: str, *, half_weights: bool = False
     return _fabric(gpu_ids[:1], 1, 1, (HALF_WEIGHTS if half_weights else PRECISIONS)[meant], "auto")
 
 
+def named(name: str) -> torch.device:
+    """The device of quantize.device; where no GPU is, the CPU. Raises ValueError for a GPU that is not there."""
+    kind, _, index = name.partition(":")
+    if kind == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", gpus([int(index or 0)], 1)[0])
+
+
 def gpus(gpu_ids: Sequence[int], wanted: int) -> list[int]:
     """The GPU indices to use. Raises ValueError when the machine has fewer."""
     there = torch.cuda.device_count()

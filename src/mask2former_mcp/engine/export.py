@@ -94,12 +94,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
     if settings.input_channel != 3:
         raise ValueError(f"export.input_channel = {settings.input_channel}: the network reads 3 channels (RGB)")
     device.use_threads()
-    known = trained.open_checkpoint(spec, settings.checkpoint)
-    if known.quantized == modelopt_ptq.BACKEND:
-        raise ValueError(
-            f"export.checkpoint = {settings.checkpoint} simulates its 8-bit arithmetic, which an export would lose:"
-            " export the original, and quantize that file with quantize.backend=modelopt.onnx"
-        )
+    known = _opened(spec, status)
     queries = spec.model.mask_former.num_object_queries
     topk = min(spec.model.test_topk_per_image, queries * known.model.num_classes)
     module = Exportable(known.model, spec.model.mode, topk).eval()
@@ -124,6 +119,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "checkpoint": settings.checkpoint,
+        "quantized_by": known.quantized,  # its weights, multiplied out: the graph is float32 in any case
         "mode": spec.model.mode,
         "opset": opset,
         "batch_size": settings.batch_size if settings.batch_size > 0 else "any",
@@ -141,7 +137,8 @@ def write_transformers(spec: Experiment, results_dir: Path) -> None:
     if folder.exists() and not spec.export.overwrite:
         raise FileExistsError(f"{folder} exists already: choose another export.results_dir, or {_REPLACE}")
     device.use_threads()
-    known = trained.open_checkpoint(spec, spec.export.checkpoint)
+    status = StatusLog(results_dir)
+    known = _opened(spec, status)
     partial, former = folder.with_name(".transformers.partial"), folder.with_name(".transformers.former")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -153,7 +150,20 @@ def write_transformers(spec: Experiment, results_dir: Path) -> None:
         shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    StatusLog(results_dir).running(f"Folder for transformers written: {folder}")
+    status.running(f"Folder for transformers written: {folder}")
+
+
+def _opened(spec: Experiment, status: StatusLog) -> trained.Trained:
+    """export.checkpoint, its weights in float32. Raises ValueError for one whose arithmetic a graph cannot keep."""
+    known = trained.open_checkpoint(spec, spec.export.checkpoint)
+    if known.quantized == modelopt_ptq.BACKEND:
+        raise ValueError(
+            f"export.checkpoint = {spec.export.checkpoint} simulates quantized arithmetic, which an export would lose:"
+            " export the original, and quantize that file with quantize.backend=modelopt.onnx"
+        )
+    if known.quantized is not None:
+        status.running(f"The 8-bit weights of {known.quantized} are multiplied out: the export is full float32 again.")
+    return known
 
 
 def write_onnx(module: Exportable, path: Path, batch_size: int, size: tuple[int, int], opset: int) -> None:

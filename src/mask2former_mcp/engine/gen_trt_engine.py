@@ -1,16 +1,19 @@
-"""A TensorRT engine from an ONNX file: FP32 or FP16, one profile of batch sizes, a timing cache.
+"""A TensorRT engine from an ONNX file: FP32, FP16 or as a quantized graph says, one profile of batch sizes, a timing
+cache.
 
 The engine runs on the kind of GPU and with the TensorRT version that it was built with.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
-from mask2former_mcp.engine import tensorrt_api
+from mask2former_mcp.engine import device, module_names, onnx_graph, tensorrt_api
 from mask2former_mcp.engine.onnx_graph import CLASSES
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.engine.tensorrt_graph import classes_file
@@ -34,8 +37,16 @@ def run(spec: Experiment, results_dir: Path) -> None:
     status = StatusLog(results_dir)
     graph = onnx.load(str(source), load_external_data=False)
     shapes = batch_shapes(settings, graph)
+    typed = _is_quantized(graph)
+    if typed and (settings.tensorrt.data_type != "FP32" or settings.tensorrt.layers_precision):
+        raise ValueError(
+            f"gen_trt_engine.onnx_file = {source} is quantized, and says itself in which arithmetic each of its parts"
+            " runs: set gen_trt_engine.tensorrt.data_type=FP32 and layers_precision=[]"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device.gpus([settings.gpu_id], 1)[0])  # TensorRT builds on the current one
     status.running(f"Building with TensorRT {trt.__version__}; this takes minutes.")
-    content = build(trt, settings, source, shapes, quantized=_is_quantized(graph))
+    content = build(trt, settings, graph, shapes, typed=typed)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     partial.write_bytes(content)
@@ -48,7 +59,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
         "bytes": len(content),
         "onnx_file": str(source),
         "tensorrt": str(trt.__version__),
-        "data_type": settings.tensorrt.data_type,
+        "data_type": "as the quantized graph says" if typed else settings.tensorrt.data_type,
         "shapes": dict(zip(("min", "opt", "max"), (list(shape) for shape in shapes), strict=True)),
     }
     (results_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -78,24 +89,25 @@ def batch_shapes(settings: GenTrtEngine, graph: onnx.ModelProto) -> list[tuple[i
 
 
 def build(
-    trt: Any, settings: GenTrtEngine, source: Path, shapes: Sequence[tuple[int, ...]], *, quantized: bool
+    trt: Any, settings: GenTrtEngine, graph: onnx.ModelProto, shapes: Sequence[tuple[int, ...]], *, typed: bool
 ) -> bytes:
-    """The serialized engine. Raises ValueError with TensorRT's own words when it cannot parse or build."""
+    """The serialized engine. typed: the graph says the arithmetic of its parts itself. Raises ValueError with
+    TensorRT's own words when it cannot parse or build."""
+    source = settings.onnx_file
     log = tensorrt_api.logger(trt, verbose=settings.verbose)
     builder = trt.Builder(log)
-    typed = quantized and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    # Q/DQ nodes say themselves what is computed in 8 bits.
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typed else 0
-    network = builder.create_network(flags)
+    # A version without the flag knows no other kind of network.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None) if typed else None
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(source)):
+    if not parser.parse_from_file(source):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise ValueError(f"gen_trt_engine.onnx_file = {source}: TensorRT cannot read it: {reasons}")
     config = builder.create_builder_config()
     if settings.tensorrt.workspace_size:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.tensorrt.workspace_size * MEGABYTE)
     if not typed:
-        _precision(trt, settings, network, config)
+        _precision(trt, settings, graph, network, config)
     profile = builder.create_optimization_profile()
     profile.set_shape(network.get_input(0).name, *shapes)
     config.add_optimization_profile(profile)
@@ -115,7 +127,7 @@ def build(
     return bytes(content)
 
 
-def _precision(trt: Any, settings: GenTrtEngine, network: Any, config: Any) -> None:
+def _precision(trt: Any, settings: GenTrtEngine, graph: onnx.ModelProto, network: Any, config: Any) -> None:
     """FP16 where asked for, and layers that are to keep a precision of their own."""
     block = settings.tensorrt
     if block.data_type == "FP16":
@@ -128,19 +140,33 @@ def _precision(trt: Any, settings: GenTrtEngine, network: Any, config: Any) -> N
     if not block.layers_precision:
         return
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    layers = [layer for layer in map(network.get_layer, range(network.num_layers)) if _is_floating(trt, layer)]
     for entry in block.layers_precision:
         name, _, precision = entry.rpartition(":")
         if not name or precision.lower() not in PRECISIONS:
             raise ValueError(
                 f"gen_trt_engine.tensorrt.layers_precision: {entry!r} is not written name:fp32 or name:fp16"
             )
-        chosen = [layer for layer in layers if layer.name == name or layer.name.startswith(f"{name}/")]
+        nodes = module_names.chosen([name], onnx_graph.nodes(graph), "gen_trt_engine.tensorrt.layers_precision")
+        chosen = [layer for layer in layers if _node(layer) in nodes]
         if not chosen:
-            raise ValueError(f"gen_trt_engine.tensorrt.layers_precision: the graph has no layer {name!r}")
+            raise ValueError(f"gen_trt_engine.tensorrt.layers_precision: TensorRT makes no layer of {name!r}")
         for layer in chosen:
             layer.precision = getattr(trt, PRECISIONS[precision.lower()])
 
 
+def _is_floating(trt: Any, layer: Any) -> bool:
+    """Layers that compute shapes and indices have no precision to choose."""
+    kinds = [layer.get_output(i).dtype for i in range(layer.num_outputs)]
+    return bool(kinds) and all(kind in (trt.float32, trt.float16) for kind in kinds)
+
+
+def _node(layer: Any) -> str:
+    """The graph's node that a layer was made of. TensorRT notes it, since it renames layers of the same name."""
+    noted = re.search(r"\[ONNX Layer: (.*?)\]", getattr(layer, "metadata", None) or "")
+    return noted[1] if noted else str(layer.name)
+
+
 def _is_quantized(graph: onnx.ModelProto) -> bool:
-    return any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
+    # Weights alone in 4 bits come without nodes that quantize.
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph.node)

@@ -1,7 +1,8 @@
-"""Static quantization by NVIDIA's Model Optimizer: 8-bit weights and activations, simulated in PyTorch.
+"""Static quantization by NVIDIA's Model Optimizer, simulated in PyTorch: weights and activations in 8 bits, or weights
+in 4 bits (awq_*).
 
-The file keeps the weights in full and notes the ranges beside them: what it is for is to measure what 8 bits would
-cost. To deploy 8 bits, quantize an export (backend modelopt.onnx).
+The file keeps the weights in full and notes the ranges beside them: what it is for is to measure what fewer bits would
+cost. To deploy it, quantize an export (backend modelopt.onnx).
 """
 
 import copy
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.engine import checkpoint, device, module_names
 from mask2former_mcp.spec.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 BACKEND = "modelopt.pytorch"
 _CONFIGS = {"max": "INT8_DEFAULT_CFG", "awq_lite": "INT4_AWQ_CFG", "awq_full": "INT4_AWQ_CFG"}
-_DTYPE = "torch.dtype"
+_WHAT = {"INT8_DEFAULT_CFG": "8-bit weights and activations", "INT4_AWQ_CFG": "4-bit weights"}
+_DTYPE, _SLICE = "torch.dtype", "slice"
 
 
 def quantize(spec: Experiment, known: "Trained", scenes: Sequence[Tensor], target: Path) -> tuple[Path, str]:
@@ -36,16 +38,19 @@ def quantize(spec: Experiment, known: "Trained", scenes: Sequence[Tensor], targe
     config = copy.deepcopy(getattr(library, _CONFIGS[settings.algorithm]))
     if settings.algorithm != "max":
         config["algorithm"] = {"method": settings.algorithm}
+    module_names.chosen(settings.skip_names, module_names.of(known.model), "quantize.skip_names")
     for pattern in settings.skip_names:
-        _leave_out(config, f"*{pattern}*")
+        _leave_out(config, f"{pattern}.*")  # the library's names are of quantizers, which lie below their modules
     config.update(settings.backend_kwargs)
+
+    at = device.named(settings.device)
 
     @torch.inference_mode()
     def show(model: nn.Module) -> None:
         for scene in scenes:
-            model(scene)
+            model(scene.to(at))
 
-    model = library.quantize(known.model, config, show)
+    model = library.quantize(known.model.to(at), config, show).cpu()
     state = model.state_dict()
     noted = importlib.import_module("modelopt.torch.opt").modelopt_state(model)
     checkpoint.save(
@@ -63,7 +68,8 @@ def quantize(spec: Experiment, known: "Trained", scenes: Sequence[Tensor], targe
         },
         latest=False,
     )
-    return target, f"8-bit arithmetic simulated ({BACKEND}, {settings.algorithm}), {len(scenes)} calibration images"
+    what = _WHAT[_CONFIGS[settings.algorithm]]
+    return target, f"{what}, simulated ({BACKEND}, {settings.algorithm}), {len(scenes)} calibration images"
 
 
 def restore(model: nn.Module, content: Mapping[str, Any]) -> nn.Module:
@@ -94,9 +100,11 @@ def _leave_out(config: dict[str, Any], pattern: str) -> None:
 
 
 def _written(value: Any) -> Any:
-    """Types of numbers, which a checkpoint does not hold, by their names."""
+    """Types of numbers and slices, which a checkpoint does not hold, by what they are made of."""
     if isinstance(value, torch.dtype):
         return {_DTYPE: str(value).removeprefix("torch.")}
+    if isinstance(value, slice):
+        return {_SLICE: [value.start, value.stop, value.step]}
     if isinstance(value, Mapping):
         return {key: _written(item) for key, item in value.items()}
     return type(value)(_written(item) for item in value) if type(value) in (list, tuple) else value
@@ -105,5 +113,7 @@ def _written(value: Any) -> Any:
 def _read(value: Any) -> Any:
     """The inverse of `_written`."""
     if isinstance(value, Mapping):
-        return getattr(torch, value[_DTYPE]) if set(value) == {_DTYPE} else {k: _read(v) for k, v in value.items()}
+        if set(value) == {_DTYPE}:
+            return getattr(torch, value[_DTYPE])
+        return slice(*value[_SLICE]) if set(value) == {_SLICE} else {k: _read(v) for k, v in value.items()}
     return type(value)(_read(item) for item in value) if type(value) in (list, tuple) else value

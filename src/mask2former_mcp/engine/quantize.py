@@ -1,9 +1,10 @@
 """Quantization after training: a smaller model that evaluate, inference and export take, and what it costs.
 
     torchao            weight_only_ptq: 8-bit weights of linear layers, one scale per row -> quantized_model_torchao.pth
-    modelopt.pytorch   static_ptq: 8-bit weights and activations -> quantized_model_modelopt.pytorch.pth
-    modelopt.onnx      static_ptq of an exported graph, as Q/DQ nodes -> quantized_model.onnx; without the package,
-                       onnxruntime's static quantization writes the same kind of graph
+    modelopt.pytorch   static_ptq: 8-bit weights and activations, or 4-bit weights (awq_*), simulated
+                       -> quantized_model_modelopt.pytorch.pth
+    modelopt.onnx      static_ptq of an exported graph, as Q/DQ nodes (or 4-bit weights: awq_*, rtn_dq)
+                       -> quantized_model.onnx; without the package, onnxruntime's static quantization in 8 bits
 
 `report.json` compares before and after: bytes, milliseconds an image, and the metrics on dataset.val where it is given.
 """
@@ -36,7 +37,13 @@ def run(spec: Experiment, results_dir: Path) -> None:
             f"quantize.model_path = {settings.model_path} does not suit quantize.backend = {settings.backend}:"
             " modelopt.onnx takes an ONNX file, the others a checkpoint (.pth)"
         )
+    if settings.layers and settings.backend != "torchao":
+        raise ValueError(
+            f"quantize.layers is read by quantize.backend = torchao only, not by {settings.backend}: name what is to be"
+            " left out in quantize.skip_names, or give the library's own settings in quantize.backend_kwargs"
+        )
     device.use_threads()
+    gpu = device.named(settings.device).index  # None on the CPU
     source = Path(settings.model_path)
     status.running("Quantizing.")
     if settings.backend == "modelopt.onnx":
@@ -51,8 +58,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
         known = trained.open_checkpoint(spec, str(source))
         target, how = modelopt_ptq.quantize(spec, known, scenes, results_dir / "quantized_model_modelopt.pytorch.pth")
     status.running(f"Quantized: {how}. Comparing it with the original.")
-    before = comparison.measure(spec, trained.open_model(spec, str(source)), source, status)
-    after = comparison.measure(spec, trained.open_model(spec, str(target)), target, status)
+    before = comparison.measure(spec, trained.open_model(spec, str(source), gpu=gpu), source, status)
+    after = comparison.measure(spec, trained.open_model(spec, str(target), gpu=gpu), target, status)
     report = _report(spec, target, how, before, after)
     (results_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     status.running("Test metrics generated.", _kpi(before, after))

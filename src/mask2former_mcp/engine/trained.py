@@ -48,9 +48,9 @@ class Usable:
         return kind(spec.model, classes, min_score)
 
 
-def open_model(spec: Experiment, path: str, *, trt_engine: str = "") -> Usable:
-    """A checkpoint, an ONNX file, or a TensorRT engine. Raises ValueError as `open_checkpoint`, and for a graph of
-    another mode than the spec's."""
+def open_model(spec: Experiment, path: str, *, trt_engine: str = "", gpu: int | None = 0) -> Usable:
+    """A checkpoint, an ONNX file (run on `gpu`: see OnnxRunner), or a TensorRT engine. Raises ValueError as
+    `open_checkpoint`, and for a graph of another mode than the spec's."""
     if not trt_engine and not path.endswith(".onnx"):
         known = open_checkpoint(spec, path)
         content = _content(Path(path))
@@ -59,7 +59,7 @@ def open_model(spec: Experiment, path: str, *, trt_engine: str = "") -> Usable:
         return Usable(model, num_classes, known.classes, weight_bytes=checkpoint.weight_bytes(content))
     device.use_threads()
     path = trt_engine or path
-    runner = TensorRtRunner(Path(path)) if trt_engine else OnnxRunner(Path(path))
+    runner = TensorRtRunner(Path(path)) if trt_engine else OnnxRunner(Path(path), gpu)
     mode = mode_of(runner.outputs, path)
     if mode != spec.model.mode:
         raise ValueError(

@@ -7,13 +7,12 @@ then multiplied out. Evaluation and inference run torchao's own tensors where th
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import checkpoint
+from mask2former_mcp.engine import checkpoint, module_names
 from mask2former_mcp.spec.actions import Quantize
 from mask2former_mcp.spec.experiment import Experiment
 
@@ -34,7 +33,7 @@ def quantize(spec: Experiment, known: "Trained", target: Path) -> tuple[Path, st
     settings = spec.quantize
     if settings.algorithm != "minmax":
         raise ValueError(f"quantize.algorithm = {settings.algorithm}: torchao's is minmax. Set it to minmax.")
-    chosen = [name for name, module in known.model.named_modules() if _is_chosen(name, module, settings)]
+    chosen = _chosen(known.model, settings)
     if not chosen:
         raise ValueError("quantize.layers and quantize.skip_names leave no linear layer to quantize: loosen them")
     library = importlib.import_module("torchao.quantization")
@@ -75,11 +74,13 @@ def restore(model: nn.Module, content: Mapping[str, Any]) -> None:
         module.weight = nn.Parameter(weight, requires_grad=False)
 
 
-def _is_chosen(name: str, module: nn.Module, settings: Quantize) -> bool:
+def _chosen(model: nn.Module, settings: Quantize) -> list[str]:
     """Linear layers that `layers` names (all, where it is empty) and `skip_names` does not."""
-    if not isinstance(module, nn.Linear) or any(_fits(name, pattern) for pattern in settings.skip_names):
-        return False
-    return not settings.layers or any(_fits(name, _pattern(layer)) for layer in settings.layers)
+    names = module_names.of(model)
+    patterns = [_pattern(layer) for layer in settings.layers] or ["*"]
+    wanted = module_names.chosen(patterns, names, "quantize.layers")
+    wanted -= module_names.chosen(settings.skip_names, names, "quantize.skip_names")
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name in wanted]
 
 
 def _pattern(layer: Mapping[str, Any]) -> str:
@@ -92,7 +93,3 @@ def _pattern(layer: Mapping[str, Any]) -> str:
     if dtype is not None and dtype not in INT8:
         raise ValueError(f"quantize.layers: dtype {dtype} of {pattern} is not built: weights become int8")
     return pattern
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatch(name, pattern) or name.startswith(f"{pattern}.")

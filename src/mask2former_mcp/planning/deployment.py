@@ -4,6 +4,7 @@ Each raises InvalidRequest with values, rule and fix, or yields warnings.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from mask2former_mcp.errors import InvalidRequest
@@ -15,12 +16,14 @@ ALGORITHMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "modelopt.pytorch": ("static_ptq", ("max", "awq_lite", "awq_full")),
     "modelopt.onnx": ("static_ptq", ("max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq")),
 }
+_FOUR_BITS = ("awq_clip", "awq_lite", "awq_full", "rtn_dq")
 _BACKENDS: Mapping[str, str] = {
-    "torchao": "torchao: 8-bit weights of linear layers; evaluate, inference and export take the result",
+    "torchao": "torchao: 8-bit weights of linear layers; evaluate and inference take the result, and export, which "
+    "writes it in full float32 again",
     "modelopt.pytorch": "modelopt.pytorch needs the package nvidia-modelopt in the engine's Python; it simulates "
-    "8 bits in PyTorch, so that size and speed do not improve; evaluate and inference take the result",
-    "modelopt.onnx": "modelopt.onnx uses nvidia-modelopt[onnx] where the engine's Python has it, otherwise "
-    "onnxruntime's static Q/DQ quantization (algorithms max and entropy); evaluate and inference take the result",
+    "{bits} in PyTorch, so that size and speed do not improve; evaluate and inference take the result",
+    "modelopt.onnx": "modelopt.onnx, {bits}: by nvidia-modelopt[onnx] where the engine's Python has it, otherwise by "
+    "onnxruntime's static Q/DQ quantization (algorithms max and entropy only); evaluate and inference take the result",
 }
 _TENSORRT = (
     "needs the package tensorrt (below 11) in the engine's Python and an NVIDIA GPU; the other way is NVIDIA's TAO "
@@ -30,14 +33,7 @@ _TENSORRT = (
 
 def tensorrt(s: Situation) -> Iterator[str]:
     if s.tensorrt and s.action in ("evaluate", "inference"):
-        mode = dotted.get(s.spec, "model.mode")
-        exported = (s.known_spec or {}).get("model", {}).get("mode", mode)
-        if s.action == "evaluate" and (mode != "semantic" or exported != "semantic"):
-            raise InvalidRequest(
-                f"TensorRT evaluation needs an engine made from a semantic export, but the mode is {exported}",
-                fix="Run export with mode=semantic, then gen_trt_engine, then evaluate that engine; or evaluate the "
-                "checkpoint itself.",
-            )
+        _mode_of_engine(s)
         if s.runtime == "engine":
             yield _tensorrt_here(s)
     if s.action != "gen_trt_engine":
@@ -49,8 +45,35 @@ def tensorrt(s: Situation) -> Iterator[str]:
             f"min_batch_size={low}, opt_batch_size={opt}, max_batch_size={high} are not in order",
             fix="Choose min <= opt <= max.",
         )
-    if s.runtime == "engine":
-        yield _tensorrt_here(s)
+    if s.runtime != "engine":
+        return
+    if block["data_type"] == "FP16" and _quantized(s, "onnx_file"):
+        raise InvalidRequest(
+            "data_type=FP16: a quantized graph says itself in which arithmetic each of its parts runs",
+            fix="Leave data_type out, or build the engine from the export that was quantized.",
+        )
+    yield _tensorrt_here(s)
+
+
+def _mode_of_engine(s: Situation) -> None:
+    mode = dotted.get(s.spec, "model.mode")
+    exported = (s.known_spec or {}).get("model", {}).get("mode", mode)
+    if s.deploy and s.action == "evaluate" and (mode != "semantic" or exported != "semantic"):
+        raise InvalidRequest(
+            f"TAO's TensorRT evaluation needs an engine made from a semantic export, but the mode is {exported}",
+            fix="Run export with mode=semantic, then gen_trt_engine, then evaluate that engine; or evaluate the "
+            "checkpoint itself; or use runtime=engine.",
+        )
+    if not s.deploy and exported != mode:
+        raise InvalidRequest(
+            f"mode={mode}, but the engine was made from a {exported} export, and a graph has one mode",
+            fix=f"Leave mode out, or export the checkpoint with mode={mode} and build an engine of that.",
+        )
+
+
+def _quantized(s: Situation, key: str, backend: str = "") -> bool:
+    """Whether a key of the action names what `quantize` wrote, by its name."""
+    return PurePath(str(s.spec[s.action].get(key, ""))).name.startswith(f"quantized_model{backend}")
 
 
 def _tensorrt_here(s: Situation) -> str:
@@ -90,6 +113,16 @@ def export(s: Situation) -> Iterator[str]:
         raise InvalidRequest(
             "export.overwrite is our engine's: under runtime=tao an ONNX file that exists is never replaced",
             fix="Choose another onnx_file, or use runtime=engine.",
+        )
+    if s.action == "export" and s.runtime == "engine" and _quantized(s, "checkpoint"):
+        if _quantized(s, "checkpoint", "_modelopt.pytorch"):
+            raise InvalidRequest(
+                "the checkpoint simulates its quantized arithmetic, which an export would lose",
+                fix="Export the original, then quantize that file with backend=modelopt.onnx.",
+            )
+        yield (
+            "the quantized weights are multiplied out: what is exported is full float32 again, rounded as they were; "
+            "for a smaller graph quantize an export with backend=modelopt.onnx"
         )
     # Under TAO the key is not in the spec, since its config does not know it.
     if s.action != "export" or s.said.get("export.format", s.spec["export"].get("format")) != "transformers":
@@ -133,7 +166,13 @@ def quantize(s: Situation) -> Iterator[str]:
             fix="Set dataset.test.target_size to the export's [height, width].",
         )
     if s.runtime == "engine":
-        yield _BACKENDS[block["backend"]]
+        if block["layers"] and block["backend"] != "torchao":
+            raise InvalidRequest(
+                f"quantize.layers is read by backend=torchao only, not by {block['backend']}",
+                fix="Leave it out; quantize.skip_names names what is to be left as it is.",
+            )
+        bits = "4-bit weights" if block["algorithm"] in _FOUR_BITS else "8-bit weights and activations"
+        yield _BACKENDS[block["backend"]].format(bits=bits)
 
 
 def completed(s: Situation, warnings: list[str]) -> dict[str, Any]:

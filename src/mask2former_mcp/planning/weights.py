@@ -123,11 +123,14 @@ def _is_run(key: str) -> bool:
 
 
 def _writer(key: str, parent: Parent) -> lineage.Writer:
-    """Whose file is meant: what was exported or quantized can be run, and a quantized checkpoint exported."""
+    """Whose file is meant: what was exported or quantized can be run, a quantized checkpoint exported, and an engine
+    built of a quantized graph."""
     if parent.action == "export" and _is_run(key):
         return "export"
-    if parent.action == "quantize" and (_is_run(key) or key == "export.checkpoint"):
-        return "quantize"
+    if parent.action == "quantize":
+        graph = parent.spec.get("quantize", {}).get("backend") == "modelopt.onnx"
+        if _is_run(key) or key == ("gen_trt_engine.onnx_file" if graph else "export.checkpoint"):
+            return "quantize"
     return lineage.writer(key)
 
 

@@ -34,7 +34,9 @@ class Evaluate(Section):
         "Checkpoint (.pth) or export (.onnx) to measure; our engine also reads a detectron2 .pkl or a folder of "
         "transformers. Must be given, unless trt_engine is.",
     )
-    trt_engine: str = spec_field("", "TensorRT engine to measure instead of a checkpoint; semantic exports only.")
+    trt_engine: str = spec_field(
+        "", "TensorRT engine to measure instead of a checkpoint. TAO's image takes semantic ones only."
+    )
     results_dir: str = spec_field("", _RESULTS)
     batch_size: BatchOrDefault = spec_field(-1, "Images per step; -1: dataset.val.batch_size.")
 
@@ -106,10 +108,12 @@ class TensorRt(Section):
     )
     max_batch_size: Positive = spec_field(1, "Largest batch the engine accepts.", popular=True)
     layers_precision: Texts = spec_field(
-        (), "Precision per layer as name:precision. TAO's image replaces it with a list of its own."
+        (),
+        "Precision of parts as name:precision (fp32 or fp16), by modules, nodes or patterns of them. TAO's image "
+        "replaces it with a list of its own.",
     )
     data_type: Literal["FP32", "FP16"] = spec_field(
-        "FP32", "Arithmetic of the engine. INT8 does not exist for this network."
+        "FP32", "Arithmetic of the engine; a quantized graph has its own. INT8 does not exist for this network."
     )
 
 
@@ -142,15 +146,19 @@ class Quantize(Section):
     algorithm: Literal["minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"] = spec_field(
         "minmax",
         "How ranges are found. torchao: minmax; modelopt.pytorch: max, awq_lite, awq_full; modelopt.onnx: max, "
-        "entropy, awq_*, rtn_dq.",
+        "entropy, awq_*, rtn_dq. awq_* and rtn_dq: weights in 4 bits; the others: 8 bits.",
     )
     layers: Objects = spec_field(
-        (), "Settings per layer, each with a module name or pattern and its own dtype; empty: one rule for all."
+        (),
+        "Settings per layer, each with a module name or pattern and its own dtype; empty: one rule for all. Our "
+        "engine reads it for torchao only.",
     )
-    skip_names: Texts = spec_field((), "Modules left as they are, by name or pattern.")
+    skip_names: Texts = spec_field((), "Modules left as they are, by name or pattern; of a graph, also nodes.")
     model_path: str = spec_field("", "Checkpoint to quantize; an ONNX file for modelopt.onnx. Must be given.")
     results_dir: str = spec_field("", _RESULTS)
     backend_kwargs: dict[str, Any] = spec_field({}, "Further settings, passed to the library as they are.")
     device: str = spec_field(
-        "cuda", "Where the work runs: cuda, cuda:N, cpu or trt.", pattern=r"^(cuda|cpu|trt|cuda:[0-9]+)$"
+        "cuda",
+        "Where calibration and measurement run: cuda, cuda:N, cpu or trt (here: a GPU).",
+        pattern=r"^(cuda|cpu|trt|cuda:[0-9]+)$",
     )

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
-import warnings
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ import onnx
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
-from mask2former_mcp.engine import checkpoint, export, onnx_graph, session, trained
-from mask2former_mcp.engine.graph import OUTPUTS
+from mask2former_mcp.engine import checkpoint, device, export, onnx_graph, session, trained
 from mask2former_mcp.spec.experiment import load
 
 Spec = Callable[..., dict[str, Any]]
@@ -36,16 +38,11 @@ def report(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def graph(tiny: Spec, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A semantic ONNX file of 64 x 64, batch 1, by the quick exporter."""
+    """A semantic ONNX file of 64 x 64, batch 1."""
     file = tmp_path_factory.mktemp("graph") / "model.onnx"
     spec = load("evaluate", {**tiny(model__mode="semantic"), "evaluate": {"checkpoint": str(weights)}})
     known = trained.open_checkpoint(spec, str(weights))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            export.Exportable(known.model, "semantic", 24).eval(), (torch.zeros(1, 3, 64, 64),), str(file),
-            input_names=["inputs"], output_names=list(OUTPUTS["semantic"]), opset_version=18, dynamo=False,
-        )  # fmt: skip
+    export.write_onnx(export.Exportable(known.model, "semantic", 24).eval(), file, 1, (64, 64), export.LEAST_OPSET)
     assert known.classes is not None
     onnx_graph.name_classes(file, known.classes)
     return file
@@ -89,22 +86,132 @@ def test_a_quantized_checkpoint_opens_without_the_library_with_the_same_numbers(
     assert type(plain.get_submodule(name).weight.data) is torch.Tensor
 
 
-def test_a_graph_is_quantized_with_calibration_images(tiny: Spec, graph: Path, shapes: Path, tmp_path: Path) -> None:
-    spec = tiny(
-        model__mode="semantic",
-        quantize={"backend": "modelopt.onnx", "mode": "static_ptq", "algorithm": "max", "model_path": str(graph)},
-        dataset__quant_calibration_dataset__images_dir=str(shapes / "train" / "images"),
-    )
-    assert act("quantize", tmp_path, spec) == 0
+def test_a_checkpoint_with_8_bit_weights_is_exported_in_float32_and_says_so(
+    tiny: Spec, weights: Path, tmp_path: Path
+) -> None:
+    spec = tiny(model__mode="semantic", dataset__val__panoptic_json="")
+    assert act("quantize", tmp_path, spec, f"quantize.model_path={weights}") == 0
+    file = tmp_path / "quantize" / "quantized_model_torchao.pth"
+    size = ("export.input_height=64", "export.input_width=64", "export.batch_size=1")
+    told = (f"export.checkpoint={file}", f"export.onnx_file={tmp_path / 'model.onnx'}", *size)
+    assert act("export", tmp_path, spec, *told) == 0
+    written = json.loads((tmp_path / "export" / "report.json").read_text())
+    assert written["quantized_by"] == "torchao"
+    assert written["max_difference"] < 1e-3
+    kinds = {initializer.data_type for initializer in onnx.load(str(tmp_path / "model.onnx")).graph.initializer}
+    assert kinds <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    assert any("multiplied out" in line["message"] for line in lines(tmp_path, "export"))
+    assert act("export", tmp_path / "b", spec, *told, "export.format=transformers") == 0
+    assert any("full float32 again" in line["message"] for line in lines(tmp_path / "b", "export"))
+    state = load_file(tmp_path / "b" / "export" / "transformers" / "model.safetensors")
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+def static(backend: str, model: Path, shapes: Path, algorithm: str = "max", **settings: Any) -> dict[str, Any]:
+    """The keys of a static quantization."""
+    block = {"backend": backend, "mode": "static_ptq", "algorithm": algorithm, "model_path": str(model), **settings}
+    return {"quantize": block, "dataset__quant_calibration_dataset__images_dir": str(shapes / "train" / "images")}
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in packages else there(name, *a))
+
+
+def quantized_nodes(file: Path) -> set[str]:
+    """Nodes whose weight is stored in 8 bits."""
+    graph = onnx.load(str(file)).graph
+    stored = {initializer.name for initializer in graph.initializer}
+    weights = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored}
+    return {node.name for node in graph.node if weights & set(node.input)}
+
+
+@pytest.mark.parametrize("library", ["modelopt.onnx", "onnxruntime's static quantization"])
+def test_a_graph_is_quantized_with_calibration_images_but_for_the_modules_named(
+    tiny: Spec, graph: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    skipped = ["backbone.layers.0", "sem_seg_head.pixel_decoder.*", "node_linear_1?"]
+    spec = tiny(model__mode="semantic", **static("modelopt.onnx", graph, shapes, skip_names=skipped))
+    if library == "modelopt.onnx":  # alone in its process, as a job is: it changes onnxruntime's quantization
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
+        told = ["quantize", "-e", str(tmp_path / "spec.yaml"), f"results_dir={tmp_path}", "quantize.device=cpu"]
+        subprocess.run([sys.executable, "-m", "mask2former_mcp.engine", *told], check=True, timeout=200)
+    else:
+        hide(monkeypatch, "modelopt")
+        assert act("quantize", tmp_path, spec) == 0
     file = tmp_path / "quantize" / "quantized_model.onnx"
-    kinds = {node.op_type for node in onnx.load(str(file)).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    modules = {name: module for name, (_, module) in onnx_graph.nodes(onnx.load(str(graph))).items()}
+    quantized = {modules[name] for name in quantized_nodes(file)}
+    assert any(module.startswith("backbone.layers.1.") for module in quantized)
+    assert any(module.startswith("sem_seg_head.predictor.") for module in quantized)
+    assert not any(module.startswith(("backbone.layers.0.", "sem_seg_head.pixel_decoder.")) for module in quantized)
+    assert not any(name.startswith("node_linear_1") and len(name) == 14 for name in quantized_nodes(file))
     found = report(tmp_path)
-    assert "8 calibration images" in found["how"]
-    assert found["after"]["weight_bytes"] < found["before"]["weight_bytes"]
+    assert f"8-bit Q/DQ graph ({library}, max), 8 calibration images" in found["how"]
+    assert found["after"]["weight_bytes"] < 0.75 * found["before"]["weight_bytes"]
     assert abs(found["drop"]["mIoU"]) < 0.3
     assert act("evaluate", tmp_path, spec, f"evaluate.checkpoint={file}") == 0
     assert act("inference", tmp_path, spec, f"inference.checkpoint={file}") == 0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "mode", "what"),
+    [
+        ("max", "int8", "8-bit Q/DQ graph"),
+        ("entropy", "int8", "8-bit Q/DQ graph"),
+        ("awq_clip", "int4", "4-bit weights"),
+        ("awq_lite", "int4", "4-bit weights"),
+        ("awq_full", "int4", "4-bit weights"),
+        ("rtn_dq", "int4", "4-bit weights"),
+    ],
+)
+def test_nvidias_library_is_asked_for_a_mode_that_has_the_algorithm(
+    tiny: Spec, graph: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    algorithm: str, mode: str, what: str,
+) -> None:  # fmt: skip
+    asked: dict[str, Any] = {}
+
+    def library(onnx_path: str, output_path: str, **settings: Any) -> None:
+        asked.update(settings)
+        shutil.copy(onnx_path, output_path)
+
+    monkeypatch.setitem(sys.modules, "modelopt.onnx.quantization", types.SimpleNamespace(quantize=library))
+    settings = static("modelopt.onnx", graph, shapes, algorithm, backend_kwargs={"simplify": True})
+    assert act("quantize", tmp_path, tiny(model__mode="semantic", dataset__val__panoptic_json="", **settings)) == 0
+    assert (asked["quantize_mode"], asked["calibration_method"]) == (mode, algorithm)
+    assert (asked["high_precision_dtype"], asked["calibration_eps"], asked["simplify"]) == ("fp32", ["cpu"], True)
+    assert report(tmp_path)["how"] == f"{what} (modelopt.onnx, {algorithm}), 8 calibration images"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"skip_names": ["backbone", "nose.*"]}, "'nose.*' is no part of this network"),
+        ({"algorithm": "minmax"}, "modelopt.onnx has max, entropy, awq_clip"),
+        ({"algorithm": "awq_clip"}, "needs the package nvidia-modelopt[onnx]"),
+        ({"layers": [{"module_name": "backbone"}]}, "read by quantize.backend = torchao only"),
+    ],
+)
+def test_what_a_graph_cannot_have_is_refused(
+    tiny: Spec, graph: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], text: str,
+) -> None:  # fmt: skip
+    hide(monkeypatch, "modelopt")
+    settings = static("modelopt.onnx", graph, shapes)
+    settings["quantize"] |= changes
+    assert act("quantize", tmp_path, tiny(model__mode="semantic", **settings)) == 1
+    assert text in lines(tmp_path)[-1]["message"]
+
+
+def test_the_device_of_the_spec_is_obeyed_where_there_are_gpus(
+    tiny: Spec, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert act("quantize", tmp_path, tiny(dataset__val__panoptic_json=""), f"quantize.model_path={weights}") == 0
+    assert device.named("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="this machine shows 2"):
+        device.named("cuda:2")
 
 
 def test_without_validation_data_only_size_and_time_are_told(tiny: Spec, weights: Path, tmp_path: Path) -> None:
@@ -121,6 +228,8 @@ def test_without_validation_data_only_size_and_time_are_told(tiny: Spec, weights
         (["quantize.backend=modelopt.onnx", "quantize.mode=static_ptq"], "takes an ONNX file"),
         (["quantize.algorithm=max"], "torchao's is minmax"),
         (["quantize.skip_names=['*']"], "leave no linear layer"),
+        (["quantize.skip_names=['nose']"], "'nose' is no part of this network"),
+        (["quantize.layers=[{module_name: nose}]"], "quantize.layers: 'nose' is no part"),
         (["quantize.layers=[{module_name: backbone, dtype: fp4}]"], "fp4"),
     ],
 )
@@ -132,28 +241,31 @@ def test_what_cannot_be_is_refused_with_what_to_set(
 
 
 def test_a_missing_package_is_named(tiny: Spec, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = importlib.util.find_spec
-    gone = {"torchao", "modelopt"}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in gone else there(name, *a))
+    hide(monkeypatch, "torchao", "modelopt")
     assert act("quantize", tmp_path / "a", tiny(), f"quantize.model_path={weights}") == 1
     assert "pip install torchao" in lines(tmp_path / "a")[-1]["message"]
-    static = ("quantize.backend=modelopt.pytorch", "quantize.mode=static_ptq", "quantize.algorithm=max")
-    assert act("quantize", tmp_path / "b", tiny(), f"quantize.model_path={weights}", *static) == 1
+    asked = ("quantize.backend=modelopt.pytorch", "quantize.mode=static_ptq", "quantize.algorithm=max")
+    assert act("quantize", tmp_path / "b", tiny(), f"quantize.model_path={weights}", *asked) == 1
     assert "pip install nvidia-modelopt" in lines(tmp_path / "b")[-1]["message"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("modelopt") is None, reason="nvidia-modelopt is not part of any extra")
-def test_modelopt_simulates_static_quantization(tiny: Spec, weights: Path, shapes: Path, tmp_path: Path) -> None:
-    spec = tiny(
-        quantize={"backend": "modelopt.pytorch", "mode": "static_ptq", "algorithm": "max", "model_path": str(weights)},
-        dataset__quant_calibration_dataset__images_dir=str(shapes / "train" / "images"),
-    )
+@pytest.mark.parametrize(
+    ("algorithm", "what"), [("max", "8-bit weights and activations"), ("awq_lite", "4-bit weights")]
+)
+def test_modelopt_simulates_static_quantization(
+    tiny: Spec, weights: Path, shapes: Path, tmp_path: Path, algorithm: str, what: str
+) -> None:
+    settings = static("modelopt.pytorch", weights, shapes, algorithm, skip_names=["backbone.layers.0", "*.mask_embed"])
+    spec = tiny(**settings)
     assert act("quantize", tmp_path, spec) == 0
+    assert report(tmp_path)["how"] == f"{what}, simulated (modelopt.pytorch, {algorithm}), 8 calibration images"
     file = tmp_path / "quantize" / "quantized_model_modelopt.pytorch.pth"
-    torch.load(file, weights_only=True)
+    noted = checkpoint.quantization(torch.load(file, weights_only=True))
+    names = {name for name in noted["ranges"] if name.endswith("_amax") or "pre_quant_scale" in name}
+    assert any(name.startswith("backbone.layers.1.") for name in names)
+    assert not any(name.startswith("backbone.layers.0.") or ".mask_embed." in name for name in names)
     assert act("evaluate", tmp_path, spec, f"evaluate.checkpoint={file}") == 0
     again = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())["overall"]
     assert again["mIoU"] == pytest.approx(report(tmp_path)["after"]["metrics"]["mIoU"], abs=1e-4)
     assert act("export", tmp_path, spec, f"export.checkpoint={file}", f"export.onnx_file={tmp_path / 'm.onnx'}") == 1
     assert "which an export would lose" in lines(tmp_path, "export")[-1]["message"]
-    assert "modelopt" in sys.modules

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 import yaml
+from onnx import helper
 
 from mask2former_mcp.engine import export, onnx_graph, session, trained
 from mask2former_mcp.engine.graph import OUTPUTS
@@ -29,15 +31,24 @@ Spec = Callable[..., dict[str, Any]]
 
 
 class Layer:
-    def __init__(self, name: str) -> None:
-        self.name, self.precision = name, None
+    """TensorRT numbers a name that it has given already, and notes the node that a layer was made of."""
+
+    num_outputs = 1
+
+    def __init__(self, node: str, kind: str) -> None:
+        self.name, self.metadata, self.kind, self.precision = f"{node}_7", f"[ONNX Layer: {node}]", kind, None
+
+    def get_output(self, index: int) -> Any:
+        return types.SimpleNamespace(dtype=self.kind)
 
 
 class Network:
-    num_layers = 2
+    def __init__(self, typed: bool) -> None:
+        self.typed, self.layers = typed, []
 
-    def __init__(self) -> None:
-        self.layers = [Layer("softmax"), Layer("head/matmul")]
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
 
     def get_input(self, index: int) -> Any:
         return types.SimpleNamespace(name=("inputs",)[index])
@@ -75,7 +86,7 @@ class Builder:
     def __init__(self, logger: Any) -> None: ...
 
     def create_network(self, flags: int) -> Network:
-        return Network()
+        return Network(typed=flags == 2)
 
     def create_builder_config(self) -> Config:
         return Config()
@@ -84,6 +95,7 @@ class Builder:
         return Profile()
 
     def build_serialized_network(self, network: Network, config: Config) -> bytes:
+        assert not (network.typed and config.flags), "a strongly typed network takes no precision flags"
         Builder.made = {"network": network, "config": config}
         return json.dumps({"onnx": Parser.path, "shapes": config.profiles[0].shapes}).encode()
 
@@ -91,10 +103,13 @@ class Builder:
 class Parser:
     path, num_errors = "", 1
 
-    def __init__(self, network: Network, logger: Any) -> None: ...
+    def __init__(self, network: Network, logger: Any) -> None:
+        self.network = network
 
     def parse_from_file(self, path: str) -> bool:
         Parser.path = path
+        for node in onnx.load(path).graph.node:
+            self.network.layers.append(Layer(node.name, "int64" if node.op_type == "Shape" else "fp32"))
         return "unreadable" not in path
 
     def get_error(self, index: int) -> str:
@@ -133,8 +148,8 @@ class Context:
         self.shape = shape
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        output = next(output for output in self.engine.session.get_outputs() if output.name == name)
-        return (self.shape[0], *output.shape[1:])
+        images = np.zeros(self.shape, dtype=np.float32)
+        return self.engine.session.run([name], {"inputs": images})[0].shape
 
     def execute_async_v3(self, stream: int) -> bool:
         size = int(np.prod(self.shape))
@@ -161,7 +176,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     fake.Logger = type("Logger", (), {"VERBOSE": 0, "WARNING": 1, "__init__": lambda self, level: None})
     fake.BuilderFlag = types.SimpleNamespace(FP16="FP16", OBEY_PRECISION_CONSTRAINTS="OBEY")
     fake.MemoryPoolType = types.SimpleNamespace(WORKSPACE="WORKSPACE")
-    fake.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
+    fake.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)  # a bit's place
     fake.TensorIOMode = types.SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT")
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     return fake
@@ -169,21 +184,35 @@ def package(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 @pytest.fixture(scope="module")
 def graphs(tiny: Spec, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A semantic and a panoptic ONNX file of 64 x 64, batch 2, by the quick exporter."""
+    """ONNX files of 64 x 64: a semantic and a panoptic one of batch 2 by the quick exporter, a semantic one of any
+    batch as `export` writes it, and one of 8 bits."""
     folder = tmp_path_factory.mktemp("graphs")
-    for mode in ("semantic", "panoptic"):
+    for name, mode in (("semantic", "semantic"), ("panoptic", "panoptic"), ("any", "semantic")):
         spec = load("evaluate", {**tiny(model__mode=mode), "evaluate": {"checkpoint": str(weights)}})
         known = trained.open_checkpoint(spec, str(weights))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                export.Exportable(known.model, mode, 24).eval(), (torch.zeros(2, 3, 64, 64),),
-                str(folder / f"{mode}.onnx"), input_names=["inputs"], output_names=list(OUTPUTS[mode]),
-                opset_version=18, dynamo=False,
-            )  # fmt: skip
+        module, file = export.Exportable(known.model, mode, 24).eval(), folder / f"{name}.onnx"
+        if name == "any":
+            export.write_onnx(module, file, -1, (64, 64), export.LEAST_OPSET)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    module, (torch.zeros(2, 3, 64, 64),), str(file), input_names=["inputs"],
+                    output_names=list(OUTPUTS[mode]), opset_version=18, dynamo=False,
+                )  # fmt: skip
         assert known.classes is not None
-        onnx_graph.name_classes(folder / f"{mode}.onnx", known.classes)
-    return {mode: folder / f"{mode}.onnx" for mode in ("semantic", "panoptic")}
+        onnx_graph.name_classes(file, known.classes)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["inputs", "scale"], ["small"]),
+        helper.make_node("DequantizeLinear", ["small", "scale"], ["pred_masks"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 64, 64]) for name in _ENDS]
+    scale = helper.make_tensor("scale", onnx.TensorProto.FLOAT, [], [0.1])
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [scale])), folder / "quantized.onnx")
+    return {name: folder / f"{name}.onnx" for name in ("semantic", "panoptic", "any", "quantized")}
+
+
+_ENDS = ("inputs", "pred_masks")
 
 
 def act(action: str, folder: Path, spec: dict[str, Any], *overrides: str) -> int:
@@ -204,13 +233,21 @@ def built(folder: Path, onnx_file: Path, *overrides: str) -> int:
 def test_an_engine_is_built_as_the_spec_says(package: Any, graphs: dict[str, Path], tmp_path: Path) -> None:
     cache = tmp_path / "cache" / "timings"
     block = "gen_trt_engine.tensorrt"
-    asked = (f"{block}.data_type=FP16", f"{block}.workspace_size=256", f"{block}.layers_precision=['head:fp32']")
+    kept = f"{block}.layers_precision=['backbone.patch_embed:fp32','/model/predictor/input_proj.*/MatMul:fp16']"
+    asked = (f"{block}.data_type=FP16", f"{block}.workspace_size=256", kept)
     assert built(tmp_path, graphs["semantic"], *asked, f"gen_trt_engine.timing_cache={cache}") == 0
     network, config = Builder.made["network"], Builder.made["config"]
     assert config.flags == ["FP16", "OBEY"]
     assert config.limits == {"WORKSPACE": 256 << 20}
     assert config.profiles[0].shapes == [[2, 3, 64, 64]] * 3  # the graph's own batch
-    assert [layer.precision for layer in network.layers] == [None, "fp32"]
+    for layer in network.layers:
+        name, found = layer.name, layer.precision
+        if name.startswith("/model/backbone/patch_embed/"):
+            assert found == (None if layer.kind == "int64" else "fp32"), name
+        else:
+            named = name.startswith("/model/predictor/input_proj.") and "/MatMul_" in name
+            assert found == ("fp16" if named else None), name
+    assert {None, "fp32", "fp16"} == {layer.precision for layer in network.layers}
     assert cache.read_bytes() == b"timed;"
     report = json.loads((tmp_path / "gen_trt_engine" / "report.json").read_text())
     assert report["tensorrt"] == "10.0-fake"
@@ -218,6 +255,47 @@ def test_an_engine_is_built_as_the_spec_says(package: Any, graphs: dict[str, Pat
     assert built(tmp_path, graphs["semantic"], f"gen_trt_engine.timing_cache={cache}") == 0
     assert cache.read_bytes() == b"timed;timed;"
     assert Builder.made["config"].flags == []
+
+
+def test_a_graph_of_any_batch_gets_a_profile_of_three_sizes_and_runs_within_it(
+    package: Any, tiny: Spec, graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    block = "gen_trt_engine.tensorrt"
+    sizes = (f"{block}.min_batch_size=1", f"{block}.opt_batch_size=2", f"{block}.max_batch_size=4")
+    assert built(tmp_path, graphs["any"], *sizes) == 0
+    assert Builder.made["config"].profiles[0].shapes == [[1, 3, 64, 64], [2, 3, 64, 64], [4, 3, 64, 64]]
+    spec, engine = tiny(model__mode="semantic"), f"evaluate.trt_engine={tmp_path / 'model.engine'}"
+    for folder, batch in (("one", 1), ("three", 3), ("beyond", 8)):
+        assert act("evaluate", tmp_path / folder, spec, engine, f"evaluate.batch_size={batch}") == 0
+    one, three, beyond = (
+        json.loads((tmp_path / folder / "evaluate" / "metrics.json").read_text())["overall"]["mIoU"]
+        for folder in ("one", "three", "beyond")
+    )
+    assert one == pytest.approx(three, abs=1e-6)
+    assert one == pytest.approx(beyond, abs=1e-6)
+
+
+def test_a_quantized_graph_chooses_its_arithmetic_itself(package: Any, graphs: dict[str, Path], tmp_path: Path) -> None:
+    for asked in ("data_type=FP16", "layers_precision=['*:fp32']"):
+        assert built(tmp_path, graphs["quantized"], f"gen_trt_engine.tensorrt.{asked}") == 1
+        assert "says itself in which arithmetic" in last(tmp_path)
+    assert built(tmp_path, graphs["quantized"]) == 0
+    assert Builder.made["network"].typed
+    report = json.loads((tmp_path / "gen_trt_engine" / "report.json").read_text())
+    assert report["data_type"] == "as the quantized graph says"
+
+
+def test_an_engine_is_built_on_the_gpu_of_the_spec(
+    package: Any, graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert built(tmp_path, graphs["semantic"], "gen_trt_engine.gpu_id=1") == 0
+    assert current == [1]
+    assert built(tmp_path / "b", graphs["semantic"], "gen_trt_engine.gpu_id=2") == 1
+    assert "this machine shows 2" in last(tmp_path / "b")
 
 
 @pytest.mark.parametrize("mode", ["semantic", "panoptic"])
@@ -240,7 +318,7 @@ def test_an_engine_measures_and_predicts_like_its_graph(
         (["gen_trt_engine.batch_size=4"], "exported with 2"),
         (["gen_trt_engine.tensorrt.min_batch_size=3"], "not in order"),
         (["gen_trt_engine.tensorrt.layers_precision=['head:int8']"], "name:fp32 or name:fp16"),
-        (["gen_trt_engine.tensorrt.layers_precision=['nose:fp16']"], "no layer 'nose'"),
+        (["gen_trt_engine.tensorrt.layers_precision=['nose:fp16']"], "'nose' is no part of this network"),
     ],
 )
 def test_what_cannot_be_built_is_said(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,12 @@ class Workshop:
 
     def plan(self, action: str, **arguments: Any) -> Plan:
         return self.planner.plan(REQUESTS[action].model_validate({"dry_run": True, **arguments}))
+
+
+@pytest.fixture
+def ended(shelf: Shelf, home: Path) -> Callable[[Plan, str, str], Parent]:
+    """Makes a plan, with a job id and the file that it wrote, a finished job."""
+    return partial(finished, shelf, home)
 
 
 @pytest.fixture(scope="module")

@@ -532,8 +532,36 @@ def test_a_quantized_model_is_measured_used_and_exported(
     for action in ("evaluate", "inference", "export"):
         path = plan(action, parent_job_id="quantize-ffff6666").spec[action]["checkpoint"]
         assert path.endswith("quantize-ffff6666/results/quantize/quantized_model_torchao.pth")
+    assert said(plan("export", parent_job_id="quantize-ffff6666"), "full float32 again")
     static = {"backend": "modelopt.onnx", "quantize_mode": "static_ptq", "overrides": {"quantize.algorithm": "max"}}
-    assert said(plan("quantize", parent_job_id=exported.job_id, **static), "otherwise onnxruntime's")
+    made = plan("quantize", parent_job_id=exported.job_id, **static)
+    assert said(made, "otherwise by onnxruntime's")
+    assert said(made, "modelopt.onnx, 8-bit weights and activations")
+    static["overrides"] = {"quantize.algorithm": "awq_clip"}
+    assert said(plan("quantize", parent_job_id=exported.job_id, **static), "modelopt.onnx, 4-bit weights")
+
+
+def test_an_engine_of_a_quantized_graph_has_the_arithmetic_of_the_graph(plan: Any, exported: Any, ended: Any) -> None:
+    made = plan("quantize", parent_job_id=exported.job_id, backend="modelopt.onnx")
+    ended(made, "quantize-abab7777", "quantize/quantized_model.onnx")
+    built = plan("gen_trt_engine", parent_job_id="quantize-abab7777")
+    assert built.spec["gen_trt_engine"]["onnx_file"].endswith("quantize-abab7777/results/quantize/quantized_model.onnx")
+    with pytest.raises(InvalidRequest, match="a quantized graph says itself"):
+        plan("gen_trt_engine", parent_job_id="quantize-abab7777", data_type="FP16")
+
+
+def test_what_simulates_quantized_arithmetic_is_not_exported(plan: Any, trained: Any, ended: Any) -> None:
+    made = plan("quantize", parent_job_id=trained.job_id, backend="modelopt.pytorch")
+    ended(made, "quantize-abab8888", "quantize/quantized_model_modelopt.pytorch.pth")
+    with pytest.raises(InvalidRequest, match="which an export would lose"):
+        plan("export", parent_job_id="quantize-abab8888")
+
+
+def test_settings_of_layers_are_for_torchao_only(plan: Any, trained: Any) -> None:
+    layers = {"overrides": {"quantize.layers": [{"module_name": "backbone"}]}}
+    assert plan("quantize", parent_job_id=trained.job_id, **layers).spec["quantize"]["layers"]
+    with pytest.raises(InvalidRequest, match=r"quantize\.layers is read by backend=torchao only"):
+        plan("quantize", parent_job_id=trained.job_id, backend="modelopt.pytorch", **layers)
 
 
 def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, exported: Any) -> None:
@@ -551,16 +579,16 @@ def test_quantize_and_engines_plan_fully(plan: Any, trained: Any, engine: Any, e
     assert run.artifacts == ("evaluate/status.json",)
 
 
-def test_tensorrt_evaluation_needs_a_semantic_export(plan: Any, exported: Any, shelf: Any, home: Path) -> None:
+def test_an_engine_is_evaluated_in_its_mode_and_under_tao_only_a_semantic_one(
+    plan: Any, exported: Any, ended: Any
+) -> None:
     made = plan("gen_trt_engine", parent_job_id=exported.job_id)
-    results = home / "jobs" / "gen_trt_engine-eeee5555" / "results"
-    (results / "gen_trt_engine").mkdir(parents=True)
-    (results / "gen_trt_engine" / "model.engine").write_bytes(b"e")
-    shelf.jobs["gen_trt_engine-eeee5555"] = Parent(
-        "gen_trt_engine-eeee5555", "gen_trt_engine", made.spec, results, {}, "succeeded", made.datasets
-    )
-    with pytest.raises(InvalidRequest, match="semantic export"):
-        plan("evaluate", parent_job_id="gen_trt_engine-eeee5555")
+    ended(made, "gen_trt_engine-eeee5555", "gen_trt_engine/model.engine")
+    assert plan("evaluate", parent_job_id="gen_trt_engine-eeee5555").spec["model"]["mode"] == "panoptic"
+    with pytest.raises(InvalidRequest, match="made from a panoptic export"):
+        plan("evaluate", parent_job_id="gen_trt_engine-eeee5555", overrides={"model.mode": "semantic"})
+    with pytest.raises(InvalidRequest, match="TAO's TensorRT evaluation needs an engine made from a semantic export"):
+        plan("evaluate", parent_job_id="gen_trt_engine-eeee5555", runtime="tao")
 
 
 def test_fine_tuning_starts_from_the_parents_weights(plan: Any, trained: Any, data: Path) -> None:
