@@ -79,6 +79,8 @@ class _Resolution:
         place = find_images(ref, expects=expects) if name == IMAGES else find(ref, name, expects=expects)
         if place is not None and place.kind == "archive" and not read and self.format == "ade":
             self._leave_out(f"ADE reads {place.path.name} of {ref.uri} through its root folder", row.key)
+        elif place is not None and place.kind == "archive" and not read and ref.mirror is not None:
+            self.values[row.key] = _content(place)  # named, like a folder in S3 that nobody reads: not fetched
         elif place is not None:
             self.values[row.key] = self._value(row.key, place, expects)
             if read or place.kind == "file":
@@ -132,7 +134,7 @@ class _Resolution:
     def _value(self, key: str, place: Place, expects: str | None) -> str:
         if place.kind != "archive":
             return str(place.path)
-        return self._extract(key, place.path, "{home}/" + archives.cache_place(place.path), expects)
+        return self._extract(key, place.path, _content(place), expects)
 
     def _extract(self, key: str, archive: Path, target: str, expects: str | None) -> str:
         item = self._stage("extract", archive, target, key)
@@ -175,6 +177,11 @@ class _Resolution:
 
     def _leave_out(self, reason: str, key: str) -> None:
         self.left_out.setdefault(reason, []).append(key)
+
+
+def _content(archive: Place) -> str:
+    """Where an archive's content will lie."""
+    return "{home}/" + archives.cache_place(archive.path)
 
 
 def _below(place: Place, ref: DatasetRef) -> str:

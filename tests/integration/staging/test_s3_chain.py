@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,9 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TERMINAL = {"succeeded", "failed", "cancelled", "lost"}
 KEY = "planted-key-4711"
-
-
-@pytest.fixture
-def shop(store: Any, belt: Path) -> str:
-    """The belt in a bucket of its own, its training images packed, and an empty bucket for results."""
-    target = store.folder / "shop" / "belt"
-    shutil.copytree(belt, target)
-    for name in ("images", "images_panoptic"):
-        shutil.make_archive(str(target / "train" / name), "gztar", target / "train" / name)
-        shutil.rmtree(target / "train" / name)
-    (store.folder / "results").mkdir()
-    return "s3://shop/belt"
 
 
 @pytest.fixture
@@ -79,6 +66,9 @@ async def _walk(shop: str, proxy: Any, server: Any, store: Any, training: dict[s
         proxy.asked.clear()
         await succeeded(client, await call(client, "evaluate", **asked))
         assert proxy.objects("shop") + proxy.objects("results") == [], "the second job downloads nothing"
+        for tool, made in (("export", "*.onnx"), ("inference", "*.json")):
+            await succeeded(client, await call(client, tool, parent_job_id=train, results_dir=f"s3://results/{tool}"))
+            assert list((store.folder / "results" / tool / tool).glob(made)), tool
 
 
 async def _training_survives_cut_transfers(
