@@ -5,8 +5,8 @@
 Ours is `mask2former train` and `mask2former inference`, as a user starts them: JPEG files decoded and augmented by
 worker processes, 20 targets an image, everything written. transformers' loop is its Mask2Former with its own loss under
 bf16 autocast and fused AdamW, on tensors that lie on the device already, which spares it the reading. Images/s are
-those of the last 100 steps or images. Each training runs on few files, which stay in the loader's cache after the first pass,
-and on more files than it has time for, each of which is decoded when it comes.
+those of the last 100 steps or images. Each training runs on few files, which stay in the loader's cache after the first
+pass, and on more files than it has time for, each of which is decoded when it comes.
 
 A prediction is one forward, class logits and masks at stride 4, in a process of its own: ours with the precision,
 weights and graph that `mask2former inference` takes for train.precision=fp16, transformers' in half precision. Memory
