@@ -51,7 +51,7 @@ def _leakage(one: Survey, images: Path, other: Survey, other_images: Path, watch
     for name, size in there.items():
         if size is not None:
             by_size.setdefault(size, []).append(name)
-    digests: dict[str, bytes] = {}
+    contents: dict[int, dict[bytes, str]] = {}  # size -> digest -> the first file there that has it
     namesakes: list[ImageEntry] = []  # the same name, another image
     for done, entry in enumerate(one.images.values(), 1):
         watch("comparing", done, len(one.images))
@@ -59,11 +59,12 @@ def _leakage(one: Survey, images: Path, other: Survey, other_images: Path, watch
         size = _size(path)
         twin = None
         if size is not None and size in by_size:
-            mine = _digest(path)
-            for name in by_size[size]:
-                if name not in digests:
-                    digests[name] = _digest(other_images / name)
-            twin = next((name for name in by_size[size] if digests[name] == mine), None)
+            if size not in contents:
+                contents[size] = {}
+                for name in by_size[size]:
+                    watch("comparing", done, len(one.images))
+                    contents[size].setdefault(_digest(other_images / name), name)
+            twin = contents[size].get(_digest(path))
         if twin is not None:
             one.problems.error("leakage", f"the same image is in the other split as {twin}", path, entry.id)
         elif entry.file_name in there:

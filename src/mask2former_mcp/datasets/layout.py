@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,15 @@ class Layout:
 def first_names(annotations: Path, format: str) -> tuple[str | None, str | None]:
     """The first image's and the first mask's file name as the annotations give them; None where there is none.
 
-    A broken file answers None: whoever reads it whole reports what is wrong.
+    A broken file answers None: whoever reads it whole reports what is wrong. Where images come last it is read to the
+    end, so a file is read once per (path, size, modification time) in this process.
     """
+    status = annotations.stat()
+    return _first_names(annotations, format, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _first_names(annotations: Path, format: str, _size: int, _mtime_ns: int) -> tuple[str | None, str | None]:
     image = mask = None
     try:
         if format == "ade":
