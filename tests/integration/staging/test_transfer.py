@@ -1,7 +1,9 @@
 """Objects come whole, once, and go on where a broken transfer stopped."""
 
+import io
 import os
 import queue
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotFound, NotReady
-from mask2former_mcp.staging import durable, eviction, mirror, s3, state, transfer
+from mask2former_mcp.staging import archives, durable, eviction, mirror, s3, state, transfer
 from mask2former_mcp.staging.cache import Cache
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.uri import Uri
@@ -145,6 +147,51 @@ def test_what_a_live_job_reads_or_somebody_just_used_stays_whatever_the_bound(st
     os.utime(fresh)
     eviction.trim(tmp_path, Bound(0, lambda: {used.name}))
     assert [place.exists() for place in (used, forgotten, fresh)] == [True, False, True]
+
+
+def packed(size: int, name: str = "a.jpg") -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        archive.addfile(info, io.BytesIO(bytes(size)))
+    return content.getvalue()
+
+
+def extracted(place: Path, home: Path) -> Path:
+    archive = place / "images.tar.gz"
+    return archives.extract(archive, home / archives.cache_place(archive))
+
+
+def test_an_archive_keeps_its_place_while_its_bytes_are_the_same(store: Any, tmp_path: Path) -> None:
+    content = packed(1000)
+    put(store, "set/images.tar.gz", content)
+    put(store, "set/annotations.json", b"{}")
+    planned = archives.cache_place(mirror.outline(Uri("data", "set"), tmp_path) / "images.tar.gz")
+    first = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    assert archives.cache_place(first / "images.tar.gz") == planned
+    time.sleep(1.1)  # LastModified has seconds
+    put(store, "set/images.tar.gz", content)
+    put(store, "set/annotations.json", b'{"repaired": true}')
+    second = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    assert second != first
+    assert archives.cache_place(second / "images.tar.gz") == planned
+    assert archives.cache_place(first / "images.tar.gz") == planned, "of the first job, which may be resumed"
+    here = extracted(first, tmp_path)
+    os.utime(first, (0, 0))
+    eviction.trim(tmp_path, Bound(0, frozenset))
+    assert [place.exists() for place in (first, second, here)] == [False, True, True]
+
+
+def test_what_was_extracted_counts_and_goes_with_its_mirror(store: Any, tmp_path: Path) -> None:
+    put(store, "set/images.tar.gz", packed(300_000))
+    place = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    here = extracted(place, tmp_path)
+    half = here.parent.parent / "killed" / ".images.part"
+    half.mkdir(parents=True)
+    os.utime(place, (0, 0))
+    assert eviction.trim(tmp_path, Bound(200_000, frozenset)) >= 300_000
+    assert [path.exists() for path in (place, here, half)] == [False, False, False]
 
 
 def test_room_is_made_before_a_dataset_is_fetched(store: Any, tmp_path: Path) -> None:
