@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mask2former_mcp.errors import Mask2FormerError, PlatformAway
+from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.delivering import Delivering
@@ -142,7 +142,9 @@ class Supervisor:
         except Stopped:
             return
         except Mask2FormerError as error:
-            self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code), None)
+            verdict = Verdict(JobState.FAILED, f"{error.message}. {error.fix}", error.code)
+            is_away = isinstance(error, NotReady) or error.details.get("retry")
+            (self._retry if is_away else self._end)(job, verdict, None)
         except OSError as error:
             self._end(job, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"), None)
         else:

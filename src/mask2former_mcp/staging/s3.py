@@ -131,7 +131,9 @@ def explained(uri: Uri | str, permission: str) -> Iterator[None]:
         raise _refusal(uri, permission, cause) from cause
     except (HTTPClientError, EndpointConnectionError) as cause:
         raise NotAvailable(
-            f"{uri}: the S3 store does not answer: {cause}", fix="Check the network, AWS_ENDPOINT_URL and AWS_REGION."
+            f"{uri}: the S3 store does not answer: {cause}",
+            fix="Check the network, AWS_ENDPOINT_URL and AWS_REGION.",
+            details={"retry": True},
         ) from cause
     except BotoCoreError as cause:
         raise NotAvailable(

@@ -1,6 +1,8 @@
 """Objects come whole, once, and go on where a broken transfer stopped."""
 
 import io
+import json
+import multiprocessing
 import os
 import queue
 import tarfile
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotFound, NotReady
-from mask2former_mcp.staging import archives, durable, eviction, mirror, s3, state, transfer
+from mask2former_mcp.staging import archives, durable, eviction, mirror, s3, state, transfer, upload
 from mask2former_mcp.staging.cache import Cache
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.uri import Uri
@@ -106,6 +108,57 @@ def test_a_damaged_part_file_fails_the_checksum_and_is_not_kept(store: Any, tmp_
     with pytest.raises(DatasetError, match="checksum"):
         transfer.download(source, tmp_path / "large")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_sent_in_parts_arrives_whole(store: Any, cutting: Any, tmp_path: Path, large: bytes) -> None:
+    put(store, "other", b"")
+    (tmp_path / "model.pth").write_bytes(large)
+    assert upload.send(tmp_path / "model.pth", Uri("data", "model.pth"))
+    assert (store.folder / "data" / "model.pth").read_bytes() == large
+    parts = [line for line in cutting.asked if line.startswith("PUT /data/model.pth?") and "partNumber=" in line]
+    assert len(parts) == 3
+    transfer.download(s3.look(Uri("data", "model.pth")), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == large
+
+
+@pytest.mark.parametrize("secret", ['a"quoted\\key', "schlüssel-4711", "plain"])
+def test_a_secret_is_found_as_json_writes_it(store: Any, tmp_path: Path, secret: str) -> None:
+    put(store, "other", b"")
+    forms = upload.written(secret)
+    for name, content in {"status.json": json.dumps({"key": secret}), "log.txt": f"the key is {secret}"}.items():
+        (tmp_path / name).write_text(content)
+        assert upload.send(tmp_path / name, Uri("data", name), forms)
+        sent = (store.folder / "data" / name).read_bytes()
+        assert b"***" in sent
+        assert not [form for form in forms if form in sent]
+    (tmp_path / "model.pth").write_bytes(bytes(5) + forms[-1])
+    assert not upload.send(tmp_path / "model.pth", Uri("data", "model.pth"), forms)
+
+
+def test_two_processes_that_fill_one_mirror_ask_for_each_object_once(
+    store: Any, cutting: Any, tmp_path: Path, large: bytes
+) -> None:
+    put(store, "set/large.bin", large)
+    for number in range(40):
+        put(store, f"set/images/{number}.jpg", os.urandom(2000))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_nothing, range(2), chunksize=1)
+        cutting.asked.clear()
+        one, two = pool.map(_filled, [tmp_path, tmp_path], chunksize=1)
+    assert one == two
+    assert len(list((one / "images").iterdir())) == 40
+    asked = cutting.objects("data")
+    assert len([path for path in asked if path.endswith(".jpg")]) == 40
+    assert len([path for path in asked if path.endswith("large.bin")]) == 3, "its ranges"
+
+
+def _nothing(_: int) -> None:
+    """So that both processes have started before either has work."""
+    time.sleep(0.2)
+
+
+def _filled(home: Path) -> Path:
+    return mirror.fill(Uri("data", "set"), home, [""])
 
 
 def test_an_object_is_fetched_once_for_everybody(store: Any, cutting: Any, tmp_path: Path, large: bytes) -> None:
