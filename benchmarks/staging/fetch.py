@@ -41,7 +41,7 @@ def prepare(bucket: str, scratch: Path, gigabytes: float, objects: int, kilobyte
     with large.open("wb") as out:
         for _ in range(int(gigabytes * 64)):
             out.write(os.urandom(16 << 20))
-    upload.send(large, Uri(bucket, "large/large.bin"), None)
+    upload.send(large, Uri(bucket, "large/large.bin"))
     large.unlink()
     content = os.urandom(kilobytes * 1000)
     with ThreadPoolExecutor(8) as pool:

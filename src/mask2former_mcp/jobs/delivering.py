@@ -1,8 +1,10 @@
 """The supervisors' side of results in S3. Nothing happens here for a job whose results stay on this machine."""
 
+import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mask2former_mcp.errors import Mask2FormerError
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.store import JobStore
@@ -11,6 +13,9 @@ from mask2former_mcp.staging.uri import SCHEME
 
 if TYPE_CHECKING:
     from mask2former_mcp.jobs.delivery import Delivery
+
+
+_log = logging.getLogger("mask2former_mcp.delivery")
 
 
 class Delivering:
@@ -47,10 +52,23 @@ class Delivering:
             return JobState.FAILED, f"{message} But {words}; resume_job brings the rest.", "upload_failed"
         return state, f"{message} And {words}.", code
 
+    def close(self, job: Job, state: JobState, message: str, code: str) -> None:
+        """The record of a job that was given up; best effort, because nobody waits for it."""
+        try:
+            if delivery := self._of(job):
+                delivery.close({**self._standing(job.id), "state": state.value, "message": message, "error_code": code})
+        except (Mask2FormerError, OSError) as error:
+            _log.warning("%s: its record was not uploaded: %s", job.id, error)
+
+    def _standing(self, job_id: str) -> dict[str, Any]:
+        job = self._store.get(job_id)
+        return {"state": job.state.value, "phase": job.phase, "metrics": job.metrics, "attempt": job.attempt}
+
     def _of(self, job: Job) -> "Delivery | None":
         if self._delivery is None and (job.plan.results_dir or "").startswith(SCHEME):
             # Imported here: boto3 takes a quarter of a second to import, and only results in S3 need it.
             from mask2former_mcp.jobs.delivery import Delivery
 
-            self._delivery = Delivery(job, Folders.of(self._store.home, job), self._settings, self._environ)
+            folders = Folders.of(self._store.home, job)
+            self._delivery = Delivery(job, folders, self._settings, self._environ, lambda: self._standing(job.id))
         return self._delivery

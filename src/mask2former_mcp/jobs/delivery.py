@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ _PATIENCE_S = 120.0  # at the end: without anything that arrives
 _PAUSE_S = 5.0
 _THREADS = 8
 
+Standing = Callable[[], Mapping[str, Any]]  # facts of the job as it is now
+
 _log = logging.getLogger("mask2former_mcp.delivery")
 
 
@@ -47,14 +49,20 @@ class _File:
 
 
 class Delivery:
-    """Of one job. `claim` first; then a thread looks every `upload_every_s` seconds; `finish` brings the rest."""
+    """Of one job. `claim` first; then a thread looks every `upload_every_s` seconds; `finish` brings the rest.
 
-    def __init__(self, job: Job, folders: Folders, settings: Settings, environ: Mapping[str, str]) -> None:
+    `standing` is asked each time, and what it says goes into the record.
+    """
+
+    def __init__(
+        self, job: Job, folders: Folders, settings: Settings, environ: Mapping[str, str], standing: Standing
+    ) -> None:
         assert job.plan.results_dir is not None  # an s3:// prefix, checked when it was planned
         self.job, self.folders = job, folders
         self.prefix = Uri.parse(job.plan.results_dir)
         self.skipped: dict[str, str] = {}  # name -> why it is not sent
-        self._every_s, self._environ = settings.upload_every_s, environ
+        self._every_s, self._environ, self._standing = settings.upload_every_s, environ, standing
+        self._told: Mapping[str, Any] = {}
         self._journal = folders.job / "uploaded.jsonl"
         self._sent = _read_journal(self._journal)
         self._seen: dict[str, tuple[int, int]] = {}
@@ -75,13 +83,18 @@ class Delivery:
                 raise InvalidRequest(
                     f"results_dir {self.prefix} holds {whose}", fix="Name a prefix below which nothing exists yet."
                 )
-        upload.put(self._record({"state": self.job.state.value}), uri)
+        self._tell()
         self._claimed = True
 
     def start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
+
+    def close(self, ending: Mapping[str, Any]) -> None:
+        """The record alone, once: of a job that nobody follows any more. Raises what the store says."""
+        self.claim()
+        upload.put(self._record(ending), self.prefix.child(RECORD))
 
     def finish(self, ending: Mapping[str, Any]) -> str | None:
         """Brings what is left, the record with the ending last. None, or why not all has arrived."""
@@ -111,20 +124,32 @@ class Delivery:
 
     def _run(self) -> None:
         while not self._over.wait(self._every_s):
-            if (error := self._look(final=False)) is not None:
+            error = self._look(final=False)
+            try:
+                self._tell()
+            except Mask2FormerError as also:
+                error = error or also
+            if error is not None:
                 _log.warning("%s: not uploaded yet: %s", self.job.id, error)
+
+    def _tell(self) -> None:
+        """How the job stands, where that has changed."""
+        now = self._standing()
+        if now != self._told:
+            upload.put(self._record(now), self.prefix.child(RECORD))
+            self._told = now
 
     def _look(self, *, final: bool) -> Mask2FormerError | OSError | None:
         """Sends what is new: at the end everything, before it what is complete. The first of what went wrong."""
         due = [file for file in self._files() if self._is_due(file, final)]
         errors: list[Mask2FormerError | OSError] = []
-        secret = self._secret()
+        secrets = self._secrets()
 
         def one(file: _File) -> None:
             if self._over.is_set() and not final:
                 return
             try:
-                if upload.send(file.path, self.prefix.child(file.name), secret):
+                if upload.send(file.path, self.prefix.child(file.name), secrets):
                     self._note(file)
                 else:
                     self.skipped[file.name] = "it holds the encryption key"
@@ -181,13 +206,12 @@ class Delivery:
             "plan_digest": self.job.plan.digest,
             "at": time.time(),
         }
-        text = json.dumps({**known, **facts}, indent=2)
-        secret = self._secret()
-        return text.encode().replace(secret, upload.MASK) if secret else text.encode()
+        return upload.masked(json.dumps({**known, **facts}, indent=2).encode(), self._secrets())
 
-    def _secret(self) -> bytes | None:
+    def _secrets(self) -> tuple[bytes, ...]:
+        """The encryption key as files may have it."""
         key = job_key(self.job, self.folders, self._environ)
-        return key.encode() if key else None
+        return upload.written(key) if key else ()
 
 
 def _is_final(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mask2former_mcp.errors import Mask2FormerError, StoreError
 from mask2former_mcp.jobs.cancelling import ask_to_end, live_members
+from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases
@@ -99,7 +100,7 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
         return False
     folders = Folders.of(store.home, job)
     if not folders.job.is_dir() and job.state is not JobState.QUEUED:
-        _give_up(settings, store, job, f"Its folder {folders.job} is gone.")
+        _give_up(settings, store, job, environ, f"Its folder {folders.job} is gone.")
         return True
     working = job.spawns >= MAX_SPAWNS and _works(settings, job)
     if working and not _is_due(folders):
@@ -110,7 +111,9 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
             phase = f"nobody follows it; its supervisors end, the next one starts in {RETRY_S:.0f} s: {words}"
             store.update(job.id, job.attempt, phase=phase[:_PHASE_LENGTH])
         else:
-            _give_up(settings, store, job, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}")
+            _give_up(
+                settings, store, job, environ, f"Its supervisor ended {MAX_SPAWNS} times without getting on: {words}"
+            )
     return True
 
 
@@ -138,7 +141,7 @@ def _is_due(folders: Folders) -> bool:
     return True
 
 
-def _give_up(settings: Settings, store: JobStore, job: Job, reason: str) -> None:
+def _give_up(settings: Settings, store: JobStore, job: Job, environ: Mapping[str, str], reason: str) -> None:
     """Lost: but first end whatever of it still runs, because its devices are given back now.
 
     The trials of a lost study hold their own devices and have supervisors of their own: they go on, unless the study
@@ -163,3 +166,4 @@ def _give_up(settings: Settings, store: JobStore, job: Job, reason: str) -> None
         error_code="lost",
         phase="lost",
     )
+    Delivering(settings, store, environ).close(job, JobState.LOST, reason, "lost")

@@ -168,16 +168,18 @@ class Supervisor:
         except PlatformAway:
             raise  # it may have been created or started meanwhile: ended now, it would be left behind
         except Mask2FormerError as error:
-            self._not_started(job, handle, f"{error.message}. {error.fix}", error.code)
+            # A store of the data that is away for a while is the machine's trouble.
+            is_away = isinstance(error, NotReady) or bool(error.details.get("retry"))
+            self._not_started(job, handle, f"{error.message}. {error.fix}", error.code, again=is_away)
         except OSError as error:
             self._not_started(job, handle, f"Preparing failed: {error}.", "preparing_failed")
         else:
             self._running(job, handle, "; ".join(("started", *notes)))
 
-    def _not_started(self, job: Job, handle: Handle | None, text: str, code: str) -> None:
-        """A start that failed half-way may have left something behind."""
+    def _not_started(self, job: Job, handle: Handle | None, text: str, code: str, *, again: bool = False) -> None:
+        """A start that failed half-way may have left something behind. again: the next attempt may well succeed."""
         self._clear(replace(job, handle=handle), grace_s=1.0)
-        self._end(job, Verdict(JobState.FAILED, text, code), None)
+        (self._retry if again else self._end)(job, Verdict(JobState.FAILED, text, code), None)
 
     def _reporter(self, job: Job) -> Report:
         """What is being done becomes the job's phase. It raises Stopped when the job is to end."""

@@ -1,6 +1,7 @@
 """Looking before acting: the machine, the data, the spec."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,8 @@ from mcp.types import CallToolResult
 
 from mask2former_mcp.datasets import check
 from mask2former_mcp.datasets.reference import DatasetRef
+from mask2former_mcp.errors import StoreError
+from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.server import doctor
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.requests import CheckDatasetRequest, DoctorRequest, SearchSpecRequest
@@ -15,6 +18,8 @@ from mask2former_mcp.server.schema import Schema
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.spec_search import search
 from mask2former_mcp.server.tool import Behaviour, RequestTool, in_thread, request_tool
+from mask2former_mcp.staging import eviction
+from mask2former_mcp.staging.uri import SCHEME
 
 _DOCTOR_OUTPUT: Schema = {
     "type": "object",
@@ -97,6 +102,9 @@ def dataset_report(services: Services, request: CheckDatasetRequest) -> dict[str
         compare_with=DatasetRef.parse(request.compare_with) if request.compare_with else None,
         sample=request.sample,
     )
+    if report.finished and request.dataset.startswith(SCHEME):
+        with suppress(StoreError):  # nobody can say what live jobs read: then nothing goes
+            eviction.trim(services.settings.home, cache_bound(services.settings, services.jobs.store))
     always = ("finished", "ready", "problems")
     return {key: value for key, value in report.as_dict().items() if key in always or value}
 

@@ -14,6 +14,7 @@ from mask2former_mcp.staging.locks import locked
 from mask2former_mcp.staging.unpacking import Limits, Progress, unpack
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar", ".zip")
+MIRRORS = "cache/s3/folders"  # below the home
 
 
 def stem(name: str) -> str:
@@ -27,9 +28,13 @@ def is_archive(name: str) -> bool:
 
 
 def key(archive: Path) -> str:
-    """16 hex digits that change with the archive's path, size or modification time."""
+    """16 hex digits that change with the archive's path, size or modification time.
+
+    In a mirror of S3 the time stands for the object and its state, so that mirrors of several states share one place.
+    """
     status = archive.stat()
-    text = f"{archive.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+    path = archive.absolute().as_posix()
+    text = f"{'' if f'/{MIRRORS}/' in path else path}\0{status.st_size}\0{status.st_mtime_ns}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

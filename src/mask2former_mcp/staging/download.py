@@ -29,6 +29,9 @@ _LIMIT = 4 << 30  # bytes: the largest published backbone is below 1 GB
 _PIECE = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_INWARD = tuple(map(ipaddress.ip_network, (  # which Python counts as public, and some network may lead inside
+    "::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24",
+)))  # fmt: skip
 _RULE = "https only, on the default port, without a login"
 Progress = Callable[[int, int], None]  # bytes done, bytes in all; may raise to stop
 
@@ -85,11 +88,11 @@ def fetch(
     beside = target.with_name(f"{target.name}.sha256")
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.with_name(f".{target.name}.lock"), waiting):
-        if target.exists() and beside.exists():
-            digest = beside.read_text(encoding="utf-8").strip()
-        elif target.exists():  # put there by hand
+        if target.exists():  # fetched before, or put there by hand
             with target.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if beside.exists():
+                _must_be(beside.read_text(encoding="utf-8").strip(), digest, target)
         else:
             digest = _Download(link, target, sha256, progress, network).run()
         _must_be(sha256, digest, target)
@@ -118,7 +121,8 @@ def _must_be_public(link: str, address: str) -> None:
     inside = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
     if found.version == 6 and found in _NAT64:
         inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    if any(not one.is_global or one.is_multicast for one in (found, inside) if one is not None):
+    meant = [one for one in (found, inside) if one is not None]
+    if any(not one.is_global or one.is_multicast or any(one in network for network in _INWARD) for one in meant):
         raise _refused(link, f"{address} is not a public address")
 
 
@@ -175,7 +179,9 @@ class _Download:
         return _Pinned(host, found, trust, self.network)
 
     def _receive(self, answer: http.client.HTTPResponse, part: Path) -> str:
-        total = int(answer.headers.get("Content-Length") or 0)
+        if answer.length is None and not answer.chunked:
+            raise http.client.HTTPException("the answer does not say how long the file is")
+        total = answer.length or 0
         digest, done = hashlib.sha256(), 0
         with part.open("wb") as out:
             while piece := answer.read1(_PIECE):
@@ -190,6 +196,8 @@ class _Download:
             os.fsync(out.fileno())
         if total and done != total:
             raise http.client.HTTPException(f"the transfer broke at byte {done} of {total}")
+        if not done:
+            raise http.client.HTTPException("the file is empty")
         return digest.hexdigest()
 
     def _not_fetched(self, reason: str) -> NotAvailable:

@@ -1,4 +1,5 @@
-"""What leaves the S3 cache: mirrors that were not used for longest, with their objects, until the rest is in bounds.
+"""What leaves the S3 cache: mirrors that were not used for longest, with their objects and the content of their
+archives, until the rest is in bounds.
 
 A mirror stays while a live job may read it (whoever trims says which those are) and for an hour after each use, so
 that what a check or a fresh Plan has just looked at is still there. The bound gives way to both.
@@ -7,7 +8,7 @@ that what a check or a fresh Plan has just looked at is still there. The bound g
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _BLOCK = 512  # bytes, the unit of st_blocks
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`limit` bytes for all that was fetched; `in_use` names the mirrors (folder names) of live jobs."""
+    """`limit` bytes for all that was fetched or extracted; `in_use` names the mirrors (folder names) of live jobs."""
 
     limit: int
     in_use: Callable[[], Collection[str]]
@@ -37,8 +38,8 @@ def trim(home: Path, bound: Bound, incoming: int = 0) -> int:
 
 
 def _trim(home: Path, root: Path, bound: Bound, incoming: int) -> int:
-    _sweep(root)
-    excess = _size(root) + incoming - bound.limit
+    _sweep(home, root)
+    excess = _size([root, *_all_extracted(home, root)]) + incoming - bound.limit
     freed = 0
     if excess > 0:
         freed = _drop_orphans(root, excess)
@@ -52,10 +53,10 @@ def _trim(home: Path, root: Path, bound: Bound, incoming: int) -> int:
     return freed
 
 
-def _size(root: Path) -> int:
+def _size(folders: Iterable[Path]) -> int:
     """Bytes on the disk, a linked file counted once."""
     seen: dict[tuple[int, int], int] = {}
-    for path in _files(root):
+    for path in (path for folder in folders for path in _files(folder)):
         try:
             status = path.lstat()
         except FileNotFoundError:
@@ -64,11 +65,15 @@ def _size(root: Path) -> int:
     return sum(seen.values())
 
 
-def _sweep(root: Path) -> None:
-    """What killed processes left: folders half drawn or half removed."""
+def _sweep(home: Path, root: Path) -> None:
+    """What killed processes left: folders half drawn or half removed, and archives half extracted."""
     for path in (root / "folders").glob(".*"):
         if path.is_dir() and time.time() - _used(path) > GRACE_S:
             shutil.rmtree(path, ignore_errors=True)
+    for path in (path for kind in ("archives", "ade") for path in (home / "cache" / kind).glob("*/.*.part")):
+        with locked_if_free(path.with_suffix(".lock")) as mine:
+            if mine:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _oldest_first(root: Path) -> list[Path]:
@@ -109,22 +114,30 @@ def _is_forgotten(path: Path, status: os.stat_result) -> bool:
 
 
 def _remove(home: Path, mirror: Path, grace_s: float) -> int:
-    """Takes a mirror away, and what was extracted from its archives, unless it is being filled or was used just now."""
+    """Takes a mirror away, and what was extracted for it alone, unless it is being filled or was used just now."""
     with (
         locked_if_free(mirror.with_name(f".{mirror.name}.filling")) as idle,
         locked_if_free(mirror.with_name(f".{mirror.name}.lock")) as mine,
     ):
         if not (idle and mine) or time.time() - _used(mirror) < grace_s:
             return 0
-        for extracted in _extracted(home, mirror):
-            shutil.rmtree(extracted, ignore_errors=True)
+        alone = set(_extracted(home, mirror))
+        if alone:
+            alone -= _all_extracted(home, mirror.parent.parent, but=mirror)
+        freed = _size(alone)
+        for place in alone:
+            shutil.rmtree(place, ignore_errors=True)
         for mark in mirror.parent.glob(f".{mirror.name}.filled.*"):
             mark.unlink(missing_ok=True)
         gone = mirror.with_name(f".{mirror.name}.gone")
         mirror.rename(gone)
-        freed = sum(s.st_blocks * _BLOCK for s in (path.lstat() for path in _files(gone)) if s.st_nlink == 1)
+        freed += sum(s.st_blocks * _BLOCK for s in (path.lstat() for path in _files(gone)) if s.st_nlink == 1)
         shutil.rmtree(gone, ignore_errors=True)
         return freed
+
+
+def _all_extracted(home: Path, root: Path, but: Path | None = None) -> set[Path]:
+    return {place for mirror in _oldest_first(root) if mirror != but for place in _extracted(home, mirror)}
 
 
 def _extracted(home: Path, mirror: Path) -> Iterator[Path]:

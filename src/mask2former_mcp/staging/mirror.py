@@ -4,8 +4,8 @@ A mirror belongs to one state of the prefix: its name is a digest of every key, 
 that changes gets another folder, a running job's folder never changes under it, and a Plan that names a mirror says
 exactly which bytes it means. Files are hard links into the object cache; unchanged objects are never fetched twice.
 
-In an outline only annotation files (`.json`, `.jsonl`) hold their bytes. Folders are there and empty; an archive
-is an empty file of the right size and time, so that its name, state and key in the archive cache are already known;
+In an outline only annotation files (`.json`, `.jsonl`) hold their bytes. Folders are there and empty; an archive is
+an empty file of the right size and stamp, so that its name, state and key in the archive cache are already known;
 images that lie directly below the prefix are empty files, so that it is seen to be a folder of images.
 
 A mirror may also hold a few named objects of a prefix only (`only`): a checkpoint and what lies beside it.
@@ -100,7 +100,7 @@ def fill(
 
 def folders(home: Path) -> Path:
     """Where the mirrors lie, each named by the digest of its state."""
-    return home / "cache" / "s3" / "folders"
+    return home / archives.MIRRORS
 
 
 class _OutOfTime(Exception):
@@ -124,7 +124,7 @@ def _drawn(now: State, home: Path) -> Path:
 
 
 def _draw(now: State, place: Path) -> None:
-    """Folders, and archives (and a named object) as empty files of the right size and time."""
+    """Folders, and archives (and a named object) as empty files of the right size and stamp."""
     scratch = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")
     shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     for name, found in now.objects.items():
@@ -133,7 +133,7 @@ def _draw(now: State, place: Path) -> None:
         if archives.is_archive(name) or name in now.only[:1]:
             with path.open("wb") as file:
                 file.truncate(found.size)
-            os.utime(path, (found.modified, found.modified))
+            _stamp(path, found)
         elif not now.only and "/" not in name and name.lower().endswith(_IMAGES):
             path.touch()
     scratch.rename(place)
@@ -157,8 +157,8 @@ def _fetch(
         known = cache.has(source)
         target = place / name
         cache.link(source, target, None if known else count)
-        if archives.is_archive(name):  # its key in the archive cache holds its time
-            os.utime(target, (source.modified, source.modified))
+        if archives.is_archive(name):
+            _stamp(target, source)
         if known:
             count(source.size)
 
@@ -188,6 +188,15 @@ def _fetch(
         raise
     for pool in pools:
         pool.shutdown()
+
+
+def _stamp(path: Path, source: Object) -> None:
+    """A time that stands for the object and its state: the key in the archive cache is made of it. All mirrors that
+    share the file agree on it, whenever the same bytes were uploaded."""
+    digest = hashlib.sha256(f"{source.uri}\0{source.etag}".encode()).digest()
+    seconds, nanoseconds = int.from_bytes(digest[:4]) >> 1, int.from_bytes(digest[4:8]) % 1_000_000_000
+    time_ns = seconds * 1_000_000_000 + nanoseconds
+    os.utime(path, ns=(time_ns, time_ns))
 
 
 def _belongs(name: str, part: str) -> bool:

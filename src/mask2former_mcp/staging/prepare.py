@@ -41,6 +41,10 @@ def stage(
     NotAvailable for a file that cannot be downloaded.
     """
     places: dict[str, str] = {}
+    beside: dict[str, list[Path]] = {}  # folder in the cache -> the archives that are extracted in it
+    for item in items:
+        if item["kind"] == "extract":
+            beside.setdefault(item["target"].rpartition("/")[0], []).append(real(item["source"], home, job_dir))
     for item in items:
         options = dict(item.get("options") or {})
         source = real(item["source"], home, job_dir)
@@ -48,7 +52,7 @@ def stage(
             places[item["target"]] = str(_fetched(item["source"], options, home, progress, bound))
         elif item["kind"] == "extract":
             target = real(item["target"], home, job_dir)
-            _same_archive(source, target)
+            _same_archives(target, beside[item["target"].rpartition("/")[0]])
             what = f"extracting {source.name}"
             archives.extract(
                 source, target, expects=options.get("expects"),
@@ -135,12 +139,16 @@ def _copy(source: Path, folder: Path) -> None:
         ) from cause
 
 
-def _same_archive(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise DatasetError(f"{source} does not exist any more", fix="Put the archive back, or plan again.")
-    if target.parent.parent.name == "archives" and target.parent.name != archives.key(source):
+def _same_archives(target: Path, sources: Sequence[Path]) -> None:
+    """A folder in the cache bears the digest of what is extracted in it: one archive, or ADE's side by side."""
+    for source in sources:
+        if not source.is_file():
+            raise DatasetError(f"{source} does not exist any more", fix="Put the archive back, or plan again.")
+    is_ade = target.parent.parent.name == "ade"
+    if target.parent.name != (archives.together(sources) if is_ade else archives.key(sources[0])):
         raise DatasetError(
-            f"{source} has changed since the plan was made", fix="Plan again, so that the plan says what runs."
+            f"{' or '.join(map(str, sources))} has changed since the plan was made",
+            fix="Plan again, so that the plan says what runs.",
         )
 
 

@@ -37,12 +37,11 @@ _CHANGED = {"412", "PreconditionFailed"}
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One object as it is now. `etag` without quotes; `modified` in seconds since the epoch."""
+    """One object as it is now. `etag` without quotes."""
 
     uri: Uri
     etag: str
     size: int
-    modified: float
     version: str | None = None
 
 
@@ -71,10 +70,8 @@ def look(uri: Uri) -> Object:
         _require_bucket(uri)  # an answer without a body does not say which of the two is missing
         raise
     version = answer.get("VersionId")
-    return Object(
-        uri, answer["ETag"].strip('"'), answer["ContentLength"], answer["LastModified"].timestamp(),
-        None if version == "null" else version,
-    )  # fmt: skip
+    etag = answer["ETag"].strip('"')
+    return Object(uri, etag, answer["ContentLength"], None if version == "null" else version)
 
 
 def exactly(source: Object) -> dict[str, str]:
@@ -106,7 +103,7 @@ def listing(prefix: Uri) -> Iterator[Object]:
         for entry in page.get("Contents", ()):
             if not entry["Key"].endswith("/"):
                 uri = Uri(prefix.bucket, entry["Key"])
-                yield Object(uri, entry["ETag"].strip('"'), entry["Size"], entry["LastModified"].timestamp())
+                yield Object(uri, entry["ETag"].strip('"'), entry["Size"])
         if not page.get("IsTruncated"):
             return
         arguments["ContinuationToken"] = page["NextContinuationToken"]
@@ -134,7 +131,9 @@ def explained(uri: Uri | str, permission: str) -> Iterator[None]:
         raise _refusal(uri, permission, cause) from cause
     except (HTTPClientError, EndpointConnectionError) as cause:
         raise NotAvailable(
-            f"{uri}: the S3 store does not answer: {cause}", fix="Check the network, AWS_ENDPOINT_URL and AWS_REGION."
+            f"{uri}: the S3 store does not answer: {cause}",
+            fix="Check the network, AWS_ENDPOINT_URL and AWS_REGION.",
+            details={"retry": True},
         ) from cause
     except BotoCoreError as cause:
         raise NotAvailable(

@@ -242,6 +242,7 @@ def _read(source: Object, start: int, end: int, write: Callable[[bytes], None]) 
             raise NotAvailable(
                 f"{source.uri}: the transfer breaks again and again at byte {start} of {source.size}: {broken}",
                 fix="Check the network; what has arrived is kept, the next attempt goes on from there.",
+                details={"retry": True},
             ) from broken
         if start < end:
             time.sleep(min(0.1 * 2**failures, 5.0))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,27 @@ def put(content: bytes, uri: Uri) -> None:
         s3.client().put_object(Bucket=uri.bucket, Key=uri.key, Body=content, ContentMD5=digest)
 
 
-def send(file: Path, uri: Uri, secret: bytes | None) -> bool:
-    """The file as an object; in a text file the secret becomes ***. False: a file that holds it otherwise is not sent.
+def written(secret: str) -> tuple[bytes, ...]:
+    """How a secret may stand in a file: as it is, or as JSON writes it."""
+    texts = {secret, *(json.dumps(secret, ensure_ascii=ascii)[1:-1] for ascii in (True, False))}
+    return tuple(sorted((text.encode() for text in texts), key=len, reverse=True))
+
+
+def masked(content: bytes, secrets: Sequence[bytes]) -> bytes:
+    for secret in secrets:
+        content = content.replace(secret, MASK)
+    return content
+
+
+def send(file: Path, uri: Uri, secrets: Sequence[bytes] = ()) -> bool:
+    """The file as an object; in a text file secrets become ***. False: a file that holds one otherwise is not sent.
 
     OSError when the file cannot be read; NotAvailable and the like from the store.
     """
-    if secret and _holds(file, secret):
+    if secrets and _holds(file, secrets):
         if file.suffix.lower() not in _TEXT:
             return False
-        put(file.read_bytes().replace(secret, MASK), uri)
+        put(masked(file.read_bytes(), secrets), uri)
     elif file.stat().st_size <= PART:
         put(file.read_bytes(), uri)
     else:
@@ -72,12 +85,14 @@ def is_empty(prefix: Uri) -> bool:
     return next(s3.listing(prefix), None) is None
 
 
-def _holds(file: Path, secret: bytes) -> bool:
-    """Read in pieces that overlap by the secret's length."""
+def _holds(file: Path, secrets: Sequence[bytes]) -> bool:
+    """Read in pieces that overlap by the length of the longest."""
+    longest = max(map(len, secrets))
     with file.open("rb") as stream:
         rest = b""
         while piece := stream.read(_PIECE):
-            if secret in rest + piece:
+            seen = rest + piece
+            if any(secret in seen for secret in secrets):
                 return True
-            rest = piece[-len(secret) :]
+            rest = seen[-longest:]
     return False

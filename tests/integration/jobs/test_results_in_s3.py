@@ -62,6 +62,51 @@ def test_checkpoints_status_and_log_arrive_while_it_runs_and_after_a_killed_supe
     assert puts == sent_before, "what has arrived is not sent again"
 
 
+def test_the_record_says_how_the_job_stands_while_it_runs(out: Path, bench: Any) -> None:
+    jobs = bench.jobs(upload_every_s=0.2)
+    job = bench.hang(jobs, epochs=4, results_dir=PREFIX)
+    bench.until(lambda: ending(out)["state"] == "running" and ending(out)["metrics"], "the record to follow the job")
+    assert ending(out)["metrics"] == jobs.store.get(job.id).metrics
+    jobs.cancel(job.id)
+    assert bench.finish(jobs, job).state is JobState.CANCELLED
+
+
+def test_the_record_of_a_job_that_was_given_up_says_so(out: Path, bench: Any, tmp_path: Path) -> None:
+    jobs = bench.jobs()
+    job = bench.hang(jobs, epochs=4, results_dir=PREFIX)
+    bench.kill(bench.supervisor(jobs, job), *bench.starts(jobs, job))
+    bench.job_dir(job).rename(tmp_path / "elsewhere")
+    ended = bench.finish(jobs, job)
+    assert ended.state is JobState.LOST
+    bench.until(lambda: ending(out)["state"] == "lost", "the record to be written")
+    assert "is gone" in ending(out)["message"]
+
+
+def test_credentials_of_a_profile_are_found_by_the_supervisor(
+    out: Path, store: Any, bench: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text(
+        f"[profile plant]\nregion = us-east-1\nendpoint_url = {store.endpoint}\n"
+        f"aws_access_key_id = {os.environ['AWS_ACCESS_KEY_ID']}\n"
+        f"aws_secret_access_key = {os.environ['AWS_SECRET_ACCESS_KEY']}\n"
+    )
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        del bench.environ[name]
+    jobs = bench.jobs({"AWS_PROFILE": "plant", "AWS_CONFIG_FILE": str(tmp_path / "config")})
+    ended = bench.finish(jobs, jobs.submit(bench.plan(epochs=1, results_dir=PREFIX)))
+    assert ended.state is JobState.SUCCEEDED, ended.message
+    assert ending(out)["state"] == "succeeded"
+
+
+def test_a_store_that_is_away_for_a_moment_costs_an_attempt_and_not_the_job(scripted: Any, bench: Any) -> None:
+    empty = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+    busy = iter([(503, {}, b"<Error><Code>SlowDown</Code><Message>no</Message></Error>")] * 5)  # as often as boto asks
+    scripted(lambda method, _: next(busy, (200, {"ETag": '"0"'}, empty if method == "GET" else b"")))
+    jobs = bench.jobs({name: value for name, value in os.environ.items() if name.startswith("AWS_")})
+    ended = bench.finish(jobs, jobs.submit(bench.plan(epochs=1, results_dir=PREFIX)))
+    assert (ended.state, ended.attempt, ended.restarts) == (JobState.SUCCEEDED, 2, 1)
+
+
 def test_a_failed_job_leaves_its_evidence_there(out: Path, bench: Any) -> None:
     jobs = bench.jobs()
     traceback = "RuntimeError: the lathe is on fire"

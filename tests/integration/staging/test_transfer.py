@@ -1,7 +1,11 @@
 """Objects come whole, once, and go on where a broken transfer stopped."""
 
+import io
+import json
+import multiprocessing
 import os
 import queue
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,7 @@ from typing import Any
 import pytest
 
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotFound, NotReady
-from mask2former_mcp.staging import durable, eviction, mirror, s3, state, transfer
+from mask2former_mcp.staging import archives, durable, eviction, mirror, s3, state, transfer, upload
 from mask2former_mcp.staging.cache import Cache
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.uri import Uri
@@ -106,6 +110,57 @@ def test_a_damaged_part_file_fails_the_checksum_and_is_not_kept(store: Any, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_sent_in_parts_arrives_whole(store: Any, cutting: Any, tmp_path: Path, large: bytes) -> None:
+    put(store, "other", b"")
+    (tmp_path / "model.pth").write_bytes(large)
+    assert upload.send(tmp_path / "model.pth", Uri("data", "model.pth"))
+    assert (store.folder / "data" / "model.pth").read_bytes() == large
+    parts = [line for line in cutting.asked if line.startswith("PUT /data/model.pth?") and "partNumber=" in line]
+    assert len(parts) == 3
+    transfer.download(s3.look(Uri("data", "model.pth")), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == large
+
+
+@pytest.mark.parametrize("secret", ['a"quoted\\key', "schlüssel-4711", "plain"])
+def test_a_secret_is_found_as_json_writes_it(store: Any, tmp_path: Path, secret: str) -> None:
+    put(store, "other", b"")
+    forms = upload.written(secret)
+    for name, content in {"status.json": json.dumps({"key": secret}), "log.txt": f"the key is {secret}"}.items():
+        (tmp_path / name).write_text(content)
+        assert upload.send(tmp_path / name, Uri("data", name), forms)
+        sent = (store.folder / "data" / name).read_bytes()
+        assert b"***" in sent
+        assert not [form for form in forms if form in sent]
+    (tmp_path / "model.pth").write_bytes(bytes(5) + forms[-1])
+    assert not upload.send(tmp_path / "model.pth", Uri("data", "model.pth"), forms)
+
+
+def test_two_processes_that_fill_one_mirror_ask_for_each_object_once(
+    store: Any, cutting: Any, tmp_path: Path, large: bytes
+) -> None:
+    put(store, "set/large.bin", large)
+    for number in range(40):
+        put(store, f"set/images/{number}.jpg", os.urandom(2000))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_nothing, range(2), chunksize=1)
+        cutting.asked.clear()
+        one, two = pool.map(_filled, [tmp_path, tmp_path], chunksize=1)
+    assert one == two
+    assert len(list((one / "images").iterdir())) == 40
+    asked = cutting.objects("data")
+    assert len([path for path in asked if path.endswith(".jpg")]) == 40
+    assert len([path for path in asked if path.endswith("large.bin")]) == 3, "its ranges"
+
+
+def _nothing(_: int) -> None:
+    """So that both processes have started before either has work."""
+    time.sleep(0.2)
+
+
+def _filled(home: Path) -> Path:
+    return mirror.fill(Uri("data", "set"), home, [""])
+
+
 def test_an_object_is_fetched_once_for_everybody(store: Any, cutting: Any, tmp_path: Path, large: bytes) -> None:
     source, cache = s3.look(put(store, "large", large)), Cache(tmp_path / "cache")
     cache.link(source, tmp_path / "one")
@@ -145,6 +200,51 @@ def test_what_a_live_job_reads_or_somebody_just_used_stays_whatever_the_bound(st
     os.utime(fresh)
     eviction.trim(tmp_path, Bound(0, lambda: {used.name}))
     assert [place.exists() for place in (used, forgotten, fresh)] == [True, False, True]
+
+
+def packed(size: int, name: str = "a.jpg") -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        archive.addfile(info, io.BytesIO(bytes(size)))
+    return content.getvalue()
+
+
+def extracted(place: Path, home: Path) -> Path:
+    archive = place / "images.tar.gz"
+    return archives.extract(archive, home / archives.cache_place(archive))
+
+
+def test_an_archive_keeps_its_place_while_its_bytes_are_the_same(store: Any, tmp_path: Path) -> None:
+    content = packed(1000)
+    put(store, "set/images.tar.gz", content)
+    put(store, "set/annotations.json", b"{}")
+    planned = archives.cache_place(mirror.outline(Uri("data", "set"), tmp_path) / "images.tar.gz")
+    first = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    assert archives.cache_place(first / "images.tar.gz") == planned
+    time.sleep(1.1)  # LastModified has seconds
+    put(store, "set/images.tar.gz", content)
+    put(store, "set/annotations.json", b'{"repaired": true}')
+    second = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    assert second != first
+    assert archives.cache_place(second / "images.tar.gz") == planned
+    assert archives.cache_place(first / "images.tar.gz") == planned, "of the first job, which may be resumed"
+    here = extracted(first, tmp_path)
+    os.utime(first, (0, 0))
+    eviction.trim(tmp_path, Bound(0, frozenset))
+    assert [place.exists() for place in (first, second, here)] == [False, True, True]
+
+
+def test_what_was_extracted_counts_and_goes_with_its_mirror(store: Any, tmp_path: Path) -> None:
+    put(store, "set/images.tar.gz", packed(300_000))
+    place = mirror.fill(Uri("data", "set"), tmp_path, [""])
+    here = extracted(place, tmp_path)
+    half = here.parent.parent / "killed" / ".images.part"
+    half.mkdir(parents=True)
+    os.utime(place, (0, 0))
+    assert eviction.trim(tmp_path, Bound(200_000, frozenset)) >= 300_000
+    assert [path.exists() for path in (place, here, half)] == [False, False, False]
 
 
 def test_room_is_made_before_a_dataset_is_fetched(store: Any, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ IMAGES = [
 ]  # fmt: skip
 RESULTS = ["/etc/m2f", "/proc/1", "/sys/m2f", "/dev/shm/m2f", "/run/m2f", "/root/.ssh/m2f", "/etc/../etc/x",
            "{home}", "{home}/jobs/train-other", "file:///etc", "http://169.254.169.254/x"]  # fmt: skip
-FOLDERS = ["file:///etc", "http://169.254.169.254/latest", "s3://../", "s3://b/%2e%2e/x", "/proc/self", "/etc"]
+FOLDERS = ["file:///etc", "http://169.254.169.254/latest", "s3://../", "s3://bucket/%2e%2e/x", "/proc/self", "/etc"]
 
 
 def seen(home: Path) -> set[Path]:

@@ -89,7 +89,13 @@ def test_it_is_refused_without_asking_anybody(
     with pytest.raises(Mask2FormerError) as raised:
         workshop.plan(action, **{**arguments, argument: text})
     assert raised.value.fix
+    said = f"{raised.value.message} {raised.value.fix}"
+    assert _backslashes_once(text[:60].rstrip("/")) in _backslashes_once(said)
     assert everything(workshop.home) == before
+
+
+def _backslashes_once(text: str) -> str:
+    return text.replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize("text", ["s3://bucket", "s3://bucket/"])

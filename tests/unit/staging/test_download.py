@@ -88,7 +88,8 @@ def web(certificate: Path) -> Iterator[Web]:
             status, headers, body = web.pages.get(page, (404, {}, b"nothing here"))
             self.send_response(status)
             for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -135,6 +136,20 @@ def test_a_file_that_was_put_there_by_hand_is_taken(web: Web, tmp_path: Path) ->
     assert web.contacted == []
 
 
+def test_a_file_that_changed_since_it_was_fetched_is_not_taken(web: Web, tmp_path: Path) -> None:
+    target = tmp_path / "swin.pth"
+    fetch(LINK, target, network=web.network())
+    target.write_bytes(CONTENT[:-1])
+    with pytest.raises(InvalidRequest, match=f"not {DIGEST}"):
+        fetch(LINK, target, network=web.network())
+
+
+def test_an_answer_in_chunks_is_taken(web: Web, tmp_path: Path) -> None:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (CONTENT[:99], CONTENT[99:])) + b"0\r\n\r\n"
+    web.pages["files.example/v1/swin.pth"] = (200, {"Content-Length": "", "Transfer-Encoding": "chunked"}, chunks)
+    assert fetch(LINK, tmp_path / "swin.pth", network=web.network()) == DIGEST
+
+
 def test_a_redirect_is_followed_and_checked_like_the_first_address(web: Web, tmp_path: Path) -> None:
     web.pages["files.example/v1/swin.pth"] = (302, {"Location": "https://cdn.example/blob?token=1&x=2"}, b"")
     web.pages["cdn.example/blob?token=1&x=2"] = (307, {"Location": "/final"}, b"")
@@ -146,7 +161,7 @@ def test_a_redirect_is_followed_and_checked_like_the_first_address(web: Web, tmp
 HOSTILE_ADDRESSES = [
     "127.0.0.1", "10.0.0.8", "172.16.3.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
     "::1", "fe80::1%eth0", "fc00::7", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
-    "2002:7f00:1::", "240.0.0.1",
+    "2002:7f00:1::", "240.0.0.1", "64:ff9b:1::a9fe:a9fe", "fec0::1", "::7f00:1", "::ffff:0:a9fe:a9fe", "192.0.0.8",
 ]  # fmt: skip
 
 
@@ -232,6 +247,8 @@ def test_without_a_network_the_error_names_the_manual_step(web: Web, tmp_path: P
         ((200, {"Content-Length": "400000"}, CONTENT), "broke at byte 350000"),
         ((200, {"Content-Length": "9999999999"}, CONTENT), "larger than 4 GiB"),
         ((200, {"Content-Length": "many"}, CONTENT), "cannot be downloaded"),
+        ((200, {"Content-Length": "0"}, b""), "the file is empty"),
+        ((200, {"Content-Length": ""}, CONTENT[:7]), "does not say how long"),
         ((302, {"Location": "https://files.example/v1/swin.pth"}, b""), "more than 5 redirects"),
         ((302, {}, b""), "answers 302"),
     ],

@@ -52,6 +52,21 @@ def test_an_archive_that_changed_or_vanished_since_the_plan_is_refused(packed: P
         prepare.stage([item], home=tmp_path, job_dir=tmp_path)
 
 
+def test_an_archive_of_ades_side_by_side_that_changed_is_refused(packed: Path, tmp_path: Path) -> None:
+    masks = packed.with_name("masks.tar.gz")
+    shutil.copy(packed, masks)
+    root = "{home}/cache/ade/" + archives.together([packed, masks])
+    items = [{**extraction(path), "target": f"{root}/{archives.stem(path.name)}"} for path in (packed, masks)]
+    places = prepare.stage(items, home=tmp_path / "home", job_dir=tmp_path)
+    assert (Path(places[f"{root}/masks"]) / "val_00000.jpg").is_file()
+    with tarfile.open(masks, "w:gz") as tar:
+        tar.add(__file__, "other.py")
+    for home in ("home", "other"):
+        with pytest.raises(DatasetError, match="changed since the plan"):
+            prepare.stage(items, home=tmp_path / home, job_dir=tmp_path)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_hold_out_is_written_into_the_jobs_folder_and_not_twice(belt: Path, tmp_path: Path) -> None:
     train, val = "{job_dir}/holdout/train/a.json", "{job_dir}/holdout/val/a.json"
     options = {"format": "coco_panoptic", "fraction": 0.25, "seed": 3, "train": train, "val": val}
