@@ -35,15 +35,7 @@ import gpu
 from mask2former_mcp.engine import fast
 from mask2former_mcp.spec import dotted
 
-SMALL: dict[str, Any] = {
-    "model.backbone.swin.embed_dim": 32,
-    "model.backbone.swin.depths": [1, 1, 1, 1],
-    "model.backbone.swin.num_heads": [1, 2, 4, 8],
-    "dataset.augmentation.train_min_size": [64],
-    "dataset.augmentation.train_crop_size": [64, 64],
-    "dataset.augmentation.test_min_size": 64,
-    "train.precision": "fp32",
-}
+SMALL = gpu.Case(side=64, embed_dim=32, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8))
 ENVIRONMENT = {"NCCL_NVLS_ENABLE": "0"}
 WAYS = (("ddp beside the graph", "ddp", "ddp"), ("ddp", "ddp", "0"), ("fsdp", "fsdp", "0"))  # strategy, M2F_STEP_GRAPH
 PATIENCE_S = 300  # for a training to begin, and for it to end
@@ -85,6 +77,22 @@ def train(base: dict[str, Any], folder: Path, gpus: int, strategy: str, **enviro
     pace = re.findall(r"([\d.]+) images/s(.*)", said)
     graphs = "".join(f", {found}" for found in re.findall(r"^fast path: (.*?)[;:]", said, re.MULTILINE))
     return (float(pace[-1][0]), pace[-1][1] + graphs) if pace else (float("nan"), " (too few steps for a pace)")
+
+
+def write_images(folder: Path, *, small: bool) -> None:
+    """train/ and val/, the latter of an odd number: the last shares are not equal."""
+    case = SMALL if small else gpu.Case()
+    for name, count in (("train", 16 if small else gpu.FEW), ("val", 5 if small else 61)):
+        gpu.write_split(folder / name, case.side, count, count)
+
+
+def settings(folder: Path, network: str, batch: int, steps: int, workers: int, *, small: bool) -> dict[str, Any]:
+    """What all runs of a network have in common, by dotted keys."""
+    flat = dotted.flatten(gpu.spec(SMALL if small else gpu.Case(), folder, "train", folder, batch, steps, workers))
+    if small:
+        return {**flat, "train.precision": "fp32"}
+    own = ("model.backbone.swin.embed_dim", "model.backbone.swin.depths", "model.backbone.swin.num_heads")
+    return {**{key: value for key, value in flat.items() if key not in own}, "model.backbone.swin.type": network}
 
 
 def scaling(base: dict[str, Any], folder: Path, network: str, counts: list[int]) -> None:
@@ -159,11 +167,10 @@ def main() -> None:
     most = torch.cuda.device_count() or 2
     counts = sorted(arguments.gpus or [1 << n for n in range(most.bit_length())])
     print(f"{machine()}; batch {arguments.batch} a GPU, {arguments.steps} steps", flush=True)
-    gpu.write_split(folder / "train", 16 if arguments.small else gpu.IMAGES)
-    gpu.write_split(folder / "val", 5 if arguments.small else 61)  # odd: the last shares are not equal
-    for network in ["tiny"] if arguments.small else arguments.network or ["tiny", "large"]:
-        base = dotted.flatten(gpu.spec(folder, folder, arguments.batch, arguments.steps, arguments.workers))
-        base |= {"model.backbone.swin.type": network, **(SMALL if arguments.small else {})}
+    small = arguments.small
+    write_images(folder, small=small)
+    for network in ["tiny"] if small else arguments.network or ["tiny", "large"]:
+        base = settings(folder, network, arguments.batch, arguments.steps, arguments.workers, small=small)
         scaling(base, folder, network, counts)
         print(f"evaluate on 1 and {counts[-1]}: {agreement(base, folder, counts[-1])}", flush=True)
     print(f"one of {counts[-1]} killed: {death(base, folder, counts[-1])}", flush=True)

@@ -28,7 +28,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
     paths = photos.find_images(spec.dataset.test.img_dir, without=results_dir)
     if (asked := spec.inference.num_gpus * spec.inference.num_nodes) > 1:
         print(f"inference uses one process, not {asked}: num_gpus and num_nodes are for train and evaluate", flush=True)
-    # Before the first use of a GPU, and of threads: the processes that write are forked here.
+    # Early, where a fork costs little. What runs in these processes touches neither torch nor CUDA (worker_pool.py).
     with result_files.writing(result_files.image_files(results_dir, paths, classes, spec)) as writer:
         interpret = known.interpreter(spec, classes, min_score=least_score(spec))
         progress = Progress(status, len(paths), message="Inference in progress", unit="image")

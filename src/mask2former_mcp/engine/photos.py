@@ -1,10 +1,11 @@
 """The images of a folder as batches for the network: found, measured, put together by size, and read by the loader.
 
-Images of one size stand in one batch: each is then padded alike whatever lies beside it in the folder and however many
-are segmented at once, and the forward of a size can be recorded and replayed.
+Images of about one size stand in one batch, padded to one size, so that the forward of that size can be recorded and
+replayed. How far an image is padded follows from its group, and moves what is found in it by little.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.spec.dataset import Augmentation
 
 Size = tuple[int, int]  # (height, width)
+READERS = 16  # headers of files read at once
 GRAIN = 32  # pixels: sizes that differ by less, rounded up, share a batch
 
 
@@ -93,7 +95,9 @@ class Photos(Dataset["Photo | Unreadable"]):
         fixed = self.within or self.target_size
         if fixed or (batch, grain) == (1, 1):
             return grouped([fixed] * len(self), batch, grain=grain)
-        return grouped([self._size(path) for path in self.paths], batch, grain=grain)
+        with ThreadPoolExecutor(READERS) as pool:  # over a network each header waits for an answer
+            sizes = list(pool.map(self._size, self.paths))
+        return grouped(sizes, batch, grain=grain)
 
     def _size(self, path: Path) -> Size | None:
         """At the network, from the file's header; None where it has none that can be read."""

@@ -20,7 +20,7 @@ from mask2former_mcp.engine import run_lengths
 from mask2former_mcp.engine.resample import Resampler
 
 STRIPE_ELEMENTS = 1 << 24  # mask values held at once: 64 MB in float32
-WIDER = 8  # times as many on a GPU, which is idle between stripes: 640 x 640 pixels of 100 queries are one
+WIDER = 2  # times as many on a GPU, which is idle between stripes; several such tensors lie beside the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,7 @@ def instances(
         inside = logits > 0
         quality.append((logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6))
         masks.extend(run_lengths.encode(inside))
+        del logits, inside  # before the next part is made
     if not masks:
         return Instances(np.zeros(0, dtype=np.int64), np.zeros(0), ())
     scores = scores * torch.cat(quality).cpu()[mask_of]

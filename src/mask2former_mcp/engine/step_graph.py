@@ -96,6 +96,12 @@ class StepGraph:
         self.given_up = True
         self.graphs.clear()
 
+    def _free_generator(self) -> None:
+        """A recording that failed leaves the random numbers of its device waiting for the recording's end."""
+        if self.stream is not None:
+            generator = torch.cuda.default_generators[self.stream.device_index]
+            generator.graphsafe_set_state(generator.clone_state())
+
     def _is_ready(self, number: int) -> bool:
         """Whether a step with so many slots is to be recorded now."""
         if self.given_up or number > self.queries:
@@ -143,8 +149,9 @@ class StepGraph:
                 loss = self._learn(slots, [])
                 self._apply()
         except RuntimeError as error:
-            if ran_out(error):
-                raise
+            if ran_out(error) or (error.__context__ is not None and ran_out(error.__context__)):
+                raise  # the end of a recording that failed hides why it did
+            self._free_generator()
             self._give_up(error)
         else:
             self.graphs[number] = graph, loss
@@ -154,7 +161,7 @@ class StepGraph:
         try:
             loss = self._learn(slots, counts)
         except RuntimeError as error:
-            if ran_out(error) or self.network is self.work.model.module:
+            if ran_out(error) or isinstance(error, torch.AcceleratorError) or self.network is self.work.model.module:
                 raise
             self._give_up(error)
             loss = self._learn(slots, counts)
@@ -236,6 +243,8 @@ def make(work: Run) -> tuple[StepGraph | None, str]:
         ddp = work.spec.train.distributed_strategy == "ddp"
         way = f" ({fast.GRAPH}=ddp: inside; never run on several GPUs)" if ddp else ""
         return None, f"kernels, but no CUDA graph: several processes share their gradients outside of one{way}"
+    if work.fabric.world_size > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in work.model.module.modules()):
+        return None, "kernels, but no CUDA graph: batch norms share their statistics in the middle of a step"
     if work.spec.train.accumulate_grad_batches > 1:
         return None, "kernels, but no CUDA graph: a step of several batches (train.accumulate_grad_batches) has none"
     if work.spec.train.precision == "fp16":

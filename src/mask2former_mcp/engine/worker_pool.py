@@ -34,7 +34,8 @@ class InOrder:
         """Raises what an earlier task raised."""
         while len(self._pending) >= self._most:
             self._take()
-        self._pending.append(self._pool.submit(_do, self._work, *task))
+        with _explained():
+            self._pending.append(self._pool.submit(_do, self._work, *task))
 
     def finish(self) -> None:
         """Returns when all results have been taken."""
@@ -42,13 +43,20 @@ class InOrder:
             self._take()
 
     def _take(self) -> None:
-        try:
-            self._receive(self._pending.popleft().result())
-        except BrokenProcessPool as cause:
-            raise RuntimeError(
-                "a worker process was ended from outside, as a system does that is out of memory: fewer processes"
-                " (OMP_NUM_THREADS and dataset.*.num_workers), or smaller images, need less"
-            ) from cause
+        with _explained():
+            done = self._pending.popleft().result()
+        self._receive(done)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as cause:
+        raise RuntimeError(
+            "a worker process was ended from outside, as a system does that is out of memory: fewer processes"
+            " (OMP_NUM_THREADS and dataset.*.num_workers), or smaller images, need less"
+        ) from cause
 
 
 @contextmanager
