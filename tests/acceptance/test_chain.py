@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import numpy as np
+import onnx
 import onnxruntime
 from mcp import Client
 from PIL import Image
@@ -45,12 +46,15 @@ async def _walk(stdio: Any, belt: Path, tiny_training: dict[str, Any]) -> None:
         train = await _training_follows_its_reviewed_plan(client, tiny_training)
         parent = {"parent_job_id": train["job_id"]}
         await _evaluation_measures_the_best_checkpoint(client, parent)
-        await _export_runs_in_onnxruntime(client, parent)
+        exported = await _export_runs_in_onnxruntime(client, parent)
+        await _the_export_is_quantized_with_its_own_images(client, exported)
         await _quantization_says_what_it_costs(client, parent)
         await _inference_writes_what_it_saw(client, parent, belt)
         jobs = (await facts(client, "list_jobs", {}))["jobs"]
         assert [job["action"] for job in jobs] == [
             "inference",
+            "evaluate",
+            "quantize",
             "evaluate",
             "quantize",
             "evaluate",
@@ -107,7 +111,7 @@ async def _evaluation_measures_the_best_checkpoint(client: Client, parent: dict[
     assert measured
 
 
-async def _export_runs_in_onnxruntime(client: Client, parent: dict[str, Any]) -> None:
+async def _export_runs_in_onnxruntime(client: Client, parent: dict[str, Any]) -> dict[str, Any]:
     exported = await finished(client, await facts(client, "export", {**parent, "input_width": 96, "input_height": 96}))
     folder, files = await _files(client, exported["job_id"])
     model = next(name for name in files if name.endswith(".onnx"))
@@ -116,6 +120,16 @@ async def _export_runs_in_onnxruntime(client: Client, parent: dict[str, Any]) ->
     assert outputs
     measured = await finished(client, await facts(client, "evaluate", {"parent_job_id": exported["job_id"]}))
     assert {"mIoU", "PQ"} <= set(measured["metrics"])
+    return {"parent_job_id": exported["job_id"]}
+
+
+async def _the_export_is_quantized_with_its_own_images(client: Client, parent: dict[str, Any]) -> None:
+    quantized = await finished(client, await facts(client, "quantize", {**parent, "backend": "modelopt.onnx"}))
+    folder, files = await _files(client, quantized["job_id"])
+    written = onnx.load(str(folder / next(name for name in files if name.endswith(".onnx"))))
+    assert any(node.op_type == "QuantizeLinear" for node in written.graph.node)
+    measured = await finished(client, await facts(client, "evaluate", {"parent_job_id": quantized["job_id"]}))
+    assert abs(measured["metrics"]["mIoU"] - quantized["metrics"]["mIoU"]) < 1e-3
 
 
 async def _quantization_says_what_it_costs(client: Client, parent: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from mask2former_mcp.engine import checkpoint, numpy_pickle, transformers_folder
 from mask2former_mcp.engine.model import position_tables, weights
 
+NAMED = 8  # tensors in an error, of those that do not fit
+
 
 class Loaded(NamedTuple):
     """What loading did with each name: taken from the file, missing in it, unknown to the model, or left as it was.
@@ -121,7 +123,10 @@ def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Shap
 
 def _refuse_other_shapes(path: Path, what: str, differ: Shapes, allowed: list[str]) -> None:
     if wrong := sorted(differ.keys() - set(allowed), key=weights.explains_most):
-        raise ValueError(f"{path} does not fit this {what}: {weights.explain(wrong[0], *differ[wrong[0]])}")
+        why = weights.explain(wrong[0], *differ[wrong[0]])
+        named = ", ".join(wrong[:NAMED]) + (", ..." if len(wrong) > NAMED else "")
+        count = f" Of another shape are {len(wrong)} tensors: {named}." if len(wrong) > 1 else ""
+        raise ValueError(f"{path} does not fit this {what}: {why}{count}")
 
 
 def _recomputed(name: str) -> bool:

@@ -169,6 +169,8 @@ def _give_devices(spec: dict[str, Any], action: str, gpus: int) -> None:
         section["gpu_ids"] = list(range(count))
     if "gpu_id" in section:
         section["gpu_id"] = 0
+    if str(section.get("device", "")).startswith("cuda:"):
+        section["device"] = "cuda:0"
 
 
 def job_key(job: Job, folders: Folders, environ: Mapping[str, str]) -> str | None:

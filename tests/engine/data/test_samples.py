@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from mask2former_mcp.engine import data, loader, targets
 from mask2former_mcp.engine.data import Truth
@@ -208,3 +209,33 @@ def test_run_lengths_of_the_instance_file_fill_the_same_pixels(tiny: Spec, shape
     assert len(mine) == len(truth.labels)
     for k, row in enumerate(mine, 1):
         assert (truth.mask(k) == rle.decode(row["segmentation"])).all()
+
+
+def test_coco_objects_written_in_four_ways_overlap_whole_and_a_crowd_says_nothing(
+    tiny: Spec, shapes: Path, tmp_path: Path
+) -> None:
+    covered = np.zeros((4, 64, 64), dtype=bool)
+    covered[0, 4:24, 4:24], covered[1, 16:40, 16:40], covered[2, 44:60, 4:20] = True, True, True
+    covered[3, 30:, 30:] = True  # a crowd, half over the second object
+    packed = coco_mask.encode(np.asfortranarray(covered[1].astype(np.uint8)))
+    written: list[Any] = [
+        [[4, 4, 24, 4, 24, 24, 4, 24]],
+        {"size": [64, 64], "counts": packed["counts"].decode()},
+        {"size": [64, 64], "counts": [4 * 64 + 44, *[16, 48] * 15, 16, 64 * 44 + 4]},  # down the columns
+        {"size": [64, 64], "counts": [30 * 64 + 30, *[34, 30] * 33, 34]},
+    ]
+    rows = [
+        {"id": k, "image_id": 1, "category_id": category, "iscrowd": int(k == 4), "segmentation": segmentation}
+        for k, (category, segmentation) in enumerate(zip((3, 5, 3, 5), written, strict=True), 1)
+    ]
+    content = json.loads((shapes / "train" / "instances.json").read_text())
+    (tmp_path / "four.json").write_text(json.dumps({**content, "images": content["images"][:1], "annotations": rows}))
+    annotated = opened(load("train", tiny("coco", dataset__train__instance_json=str(tmp_path / "four.json"))))
+    truth = annotated.source.load(0).truth
+    assert truth.labels.tolist() == [1, 2, 1, 2]
+    assert truth.crowd.tolist() == [False, False, False, True]
+    assert all((truth.mask(k) == mask).all() for k, mask in enumerate(covered, 1))
+    labels, masks, valid = targets.rule_for("instance", annotated.classes)(truth, truth.planes)
+    assert labels.tolist() == [1, 2, 1]
+    assert (masks == covered[:3]).all()
+    assert (valid == ~(covered[3] & ~covered[1])).all()

@@ -117,6 +117,8 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
         ({"queries": 9}, "Set model.mask_former.num_object_queries=9"),
         ({"window_size": 4}, "Set model.backbone.swin.window_size=4"),
         ({"embed_dim": 48}, "Set model.backbone.swin.embed_dim=48"),
+        ({"embed_dim": 48}, r"Of another shape are \d+ tensors: backbone\.patch_embed\.proj\.weight, .*, \.\.\.\.$"),
+        ({"classes": 7}, r"are 2 tensors: sem_seg_head\.predictor\.class_embed\.bias, \S+\.class_embed\.weight\.$"),
         ({"depths": [1, 1, 2, 1]}, "architecture keys"),
     ],
 )

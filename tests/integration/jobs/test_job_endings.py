@@ -153,7 +153,12 @@ def test_gpus_are_leased_by_uuid_and_the_spec_is_rewritten_to_match(bench: Any, 
 
     def plan(*gpu_ids: int) -> Any:
         base = bench.plan(fake={"hang_at": 0})
-        train = {**base.spec["train"], "gpu_ids": list(gpu_ids), "num_gpus": len(gpu_ids)}
+        devices = {
+            "gpu_ids": list(gpu_ids),
+            "num_gpus": len(gpu_ids),
+            "device": f"cuda:{gpu_ids[0]}",
+        }
+        train = {**base.spec["train"], **devices}
         return base.model_copy(update={"spec": {**base.spec, "train": train}})
 
     pair, single, waiting = (jobs.submit(plan(*ids)) for ids in ((4, 7), (0,), (0,)))
@@ -162,7 +167,7 @@ def test_gpus_are_leased_by_uuid_and_the_spec_is_rewritten_to_match(bench: Any, 
     seen = [(bench.folder(jobs, job) / "starts.txt").read_text().split()[1] for job in (pair, single)]
     assert seen == ["GPU-a,GPU-b", "GPU-c"]
     spec = yaml.safe_load((bench.job_dir(pair) / "spec.yaml").read_text())
-    assert (spec["train"]["gpu_ids"], spec["train"]["num_gpus"]) == ([0, 1], 2)
+    assert (spec["train"]["gpu_ids"], spec["train"]["num_gpus"], spec["train"]["device"]) == ([0, 1], 2, "cuda:0")
     bench.until(lambda: "waiting for 1 GPU behind" in jobs.get(waiting.id).phase, "the third job to wait")
     ended = bench.finish(jobs, jobs.submit(plan(0, 1, 2, 3)))
     assert (ended.state, ended.error_code) == (JobState.FAILED, "not_available")

@@ -7,6 +7,7 @@ from PIL import Image
 from mask2former_mcp.formats import images
 from mask2former_mcp.formats.fault import FormatError
 
+PURE = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 0, 0), (255, 255, 255)]
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
 
@@ -15,13 +16,24 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def test_grey_palette_alpha_and_two_colour_images_become_rgb(tmp_path: Path) -> None:
-    grey = Image.fromarray(RAMP)
-    for mode in ("L", "P", "RGBA", "LA", "1", "CMYK"):
-        suffix = ".tif" if mode == "CMYK" else ".png"
-        pixels = images.read(save(tmp_path / f"{mode}{suffix}", grey.convert("RGB").convert(mode)))
-        assert pixels.shape == (6, 8, 3)
-        assert pixels.dtype == np.uint8
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_grey_palette_alpha_two_colour_and_print_images_become_the_rgb_that_they_show(
+    tmp_path: Path, mode: str
+) -> None:
+    if mode in ("L", "LA"):
+        shown = np.dstack([RAMP] * 3)
+    elif mode == "1":
+        shown = np.dstack([np.where(RAMP > 100, 255, 0).astype(np.uint8)] * 3)
+    else:  # a row of pure colours, which palettes and inks hold exactly
+        shown = np.broadcast_to(np.array(PURE, dtype=np.uint8)[:, None], (6, 8, 3)).copy()
+    image = Image.fromarray(shown)
+    made = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=6) if mode == "P" else image.convert(mode)
+    path = save(tmp_path / f"a{'.tif' if mode == 'CMYK' else '.png'}", made)
+    with Image.open(path) as stored:
+        assert stored.mode == mode
+    found = images.read(path)
+    assert found.dtype == np.uint8
+    assert (found == shown).all()
 
 
 def test_sixteen_bit_values_are_scaled_not_cut(tmp_path: Path) -> None:
