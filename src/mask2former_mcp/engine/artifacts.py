@@ -32,7 +32,7 @@ STEPS = 0.75  # pixels by which an outline may leave the mask's edge: its steps 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A mask [h, w] in its bounding box, whose upper left corner lies at (top, left) of a map of (height, width) size."""
+    """A mask [h, w] in its bounding box, whose upper left corner is (top, left) of a map of (height, width) `size`."""
 
     mask: NDArray[np.bool_]
     top: int
