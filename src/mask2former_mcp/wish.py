@@ -60,12 +60,12 @@ _BETWEEN = (
 )
 # "do not skip, disable or turn off": one negation of all these verbs
 _NEGATED = rf"(?P<negation>\b{_NEGATION} {_BETWEEN}(?:(?:{_OFF}, ){{0,3}}{_OFF},? n?or )?)?"
-# The topic itself and no part of it ("AutoML logging"): the text ends, or a word follows that is no noun.
+# The topic itself and no part of it: "AutoML logging" may go and AutoML stay.
 _WHOLE = (
-    r"(?= ?(?:$|[^\w' -]|-(?!\w)|(?:for|this|here|now|today|then|so|and|or|nor|but|in|on|at|to|with|without|from|by"
-    r"|since|because|as|when|while|if|until|during|just|only|please|thanks?|too|also|again|first|entirely|completely"
-    r"|altogether|anyway|it|i|we|you|there|the|my|our|all|train|use|run|bitte|whatsoever"
-    r"|(?:is )?(?:needed|necessary|wanted))\b))"
+    r"(?!-\w| (?:is|was|would be|sounds like) (?:a |an )?(?:bad|wrong|mistake|unwise|poor|terrible|stupid)\b)"
+    r"(?!'?s?,? (?:early )?(?:logging|logs?|reports?|reporting|budgets?|stopping|pictures?|plots?|plotting|metrics?"
+    r"|leaderboards?|notifications?|messages?|warnings?|outputs?|callbacks?|settings?|options?|results?|artifacts?|checkpoints?|verbosity"
+    r"|debug(?:ging)?|tracking|cach(?:e|ing)|seeds?|pruning|pruners?|samplers?|trials?|baselines?|uploads?)\b)"
 )
 _LINK = (
     r"(?:is|are|be|being|to be|stays?|remains?|set|set to|should|must|can|may|shall|will|to|please|=|:|,|->|just"
@@ -86,7 +86,9 @@ _STATE_ON = r"(?:on|enabled|activated|auto|true|yes)\b"
 # "don't train without AutoML"
 _WORK = r"(?:run|train|go|do|start|proceed|continue|work)(?: (?:it|this|anything|mask2former|the model))?"
 # "..., no wait, keep it on": takes back what was said just before, so `it` is AutoML if that was
-_BACK = r"(?P<back>(?:no|nope|nah|wait|actually|sorry)(?:,? (?:no|wait|actually|sorry))*,? (?:please |just |let's )?)"
+_BACK = (
+    r"(?P<back>(?:no|nope|nah|wait|actually|sorry)(?:,? (?:no|wait|actually|sorry)){0,4},? (?:please |just |let's )?)"
+)
 # "wandb and AutoML", "wandb, HPO": other things that one verb switches off as well
 _OTHERS = r"(?:(?:the )?[\w-]+(?:, (?:and |or )?| and | or )){1,3}"
 
@@ -132,7 +134,10 @@ _PATTERNS: tuple[tuple[str, bool], ...] = (
     (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:on|enabled)\b", False),
     (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:off|disabled)\b", True),
     (rf"(?P<negation>\bnicht )?\b(?:ohne|keine?[nmrs]?|nicht mit) (?:jede[ns]? )?{_TOPIC}", True),  # German
-    (rf"\b(?:{_USE}|with|mit|keep|via|through|tune|search|optimi[sz]e|sweep) {_TOPIC}", False),
+    (
+        rf"{_NEGATED}\b(?:{_USE}|with|mit|keep|via|through|tune|search|optimi[sz]e|sweep) {_TOPIC}(?(negation){_WHOLE})",
+        False,
+    ),
     (rf"\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_ON}(?! (?:my|the|this|our|a|s3|data))", False),
 )
 _HYPOTHETICAL = (

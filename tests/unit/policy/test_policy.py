@@ -10,6 +10,20 @@ from mask2former_mcp.wish import read
 READY = BundleState(automl_enabled=True)
 
 OFF = """
+do not use AutoML yet
+don't use automl tonight
+please don't use automl right now
+do not use automl under any circumstances
+don't use automl due to time limits
+do not use AutoML either
+do not use automl ever
+do not use automl unless needed
+we will not use automl however
+don't run HPO beforehand
+please avoid using automl tonight
+skip automl tonight
+no automl tonight
+without automl tonight
 turn off AutoML
 Turn off automl for this run.
 turn AutoML off
@@ -183,6 +197,10 @@ No AutoML needed
 """.strip().splitlines()
 
 NOT_OFF = """
+do not stop, use automl
+don't use wandb, use automl
+do not train without automl
+don't forget to use automl
 don't disable AutoML
 Don\u2019t disable AutoML
 dont disable automl
