@@ -135,7 +135,8 @@ _PATTERNS: tuple[tuple[str, bool], ...] = (
     (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:off|disabled)\b", True),
     (rf"(?P<negation>\bnicht )?\b(?:ohne|keine?[nmrs]?|nicht mit) (?:jede[ns]? )?{_TOPIC}", True),  # German
     (
-        rf"{_NEGATED}\b(?:{_USE}|with|mit|keep|via|through|tune|search|optimi[sz]e|sweep) {_TOPIC}(?(negation){_WHOLE})",
+        rf"{_NEGATED}\b(?:{_USE}|with|mit|keep|via|through|tune|search|optimi[sz]e|sweep) {_TOPIC}"
+        rf"(?(negation)(?:{_WHOLE}))",
         False,
     ),
     (rf"\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_ON}(?! (?:my|the|this|our|a|s3|data))", False),

@@ -2,15 +2,17 @@
 
 It covers action, spec, bundle, datasets (URIs and the hashes of their annotation files), platform, runtime and image.
 Results paths enter as `{results_dir}`, the home as `{home}`, a model file as the hash of its bytes, and an archive's
-cache folder as the archive it comes from. How many loader processes our engine uses does not enter: it follows from the
-machine, and the batches are the same.
+cache folder as the archive it comes from. A number of loader processes that nobody chose does not enter: it follows
+from the machine, and the batches are the same.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from mask2former_mcp.spec import dotted
 
 
 def digest(
@@ -24,11 +26,13 @@ def digest(
     image: str | None,
     home: Path,
     stand_ins: Mapping[str, str],
+    machines: Collection[str] = (),
 ) -> str:
-    """Hex SHA-256. `stand_ins` maps a text as it stands in the spec to what it means (a checkpoint's hash, ...)."""
+    """Hex SHA-256. `stand_ins` maps a text as it stands in the spec to what it means (a checkpoint's hash, ...);
+    `machines` are dotted keys of the spec that follow from the machine."""
     covered = {
         "action": action,
-        "spec": spec if runtime == "tao" else _without_workers(spec),
+        "spec": dotted.unflatten({key: value for key, value in dotted.flatten(spec).items() if key not in machines}),
         "bundle": bundle_digest,
         "datasets": datasets,
         "platform": platform,
@@ -38,14 +42,6 @@ def digest(
     roots = (str(home), str(home.resolve()))
     canonical = json.dumps(_steady(covered, roots, stand_ins), sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _without_workers(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_workers(value) if isinstance(value, Mapping) else value
-        for key, value in spec.items()
-        if key != "num_workers"
-    }
 
 
 def _steady(value: Any, roots: tuple[str, ...], stand_ins: Mapping[str, str]) -> Any:

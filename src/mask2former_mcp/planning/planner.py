@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 from mask2former_mcp import policy
@@ -13,7 +12,7 @@ from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, S
 from mask2former_mcp.jobs import contained
 from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
-from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
+from mask2former_mcp.planning import arguments, contract, inferred, loading, machine, place, sources, validate, weights
 from mask2former_mcp.planning.contract import Contract
 from mask2former_mcp.planning.digest import digest
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
@@ -69,11 +68,17 @@ class Planner:
         self.bundle, self.settings, self.parents = bundle, settings, parents
         self.rules = rules_for(bundle, RULES)
         self.metric = bundle.metric or DEFAULT_METRIC
-        self._machine, self._environ, self._clock = machine, environ, clock
+        self._given, self._environ, self._clock = machine, environ, clock
+        self._seen: Machine | None = None
 
-    @cached_property
+    @property
     def machine(self) -> Machine:
-        return self._machine or machine.look(self.settings, self._environ)
+        """Looked at once, unless its driver had trouble answering."""
+        if self._given is not None:
+            return self._given
+        if self._seen is None or self._seen.trouble:
+            self._seen = machine.look(self.settings, self._environ)
+        return self._seen
 
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
@@ -116,7 +121,9 @@ class Planner:
             mounts=contained.planned(spec) if where.platform == "docker" else (),
             estimate=estimate,
             warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
-            digest=self._digest(action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where),
+            digest=self._digest(
+                action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where, said
+            ),
             run_name=request.run_name,
             parent_job_id=parent_id,
             results_dir=where.results_dir,
@@ -127,6 +134,11 @@ class Planner:
             key_from_environment=has_key,
             metric=self._metric(spec, where),
         )
+
+    def _room(self, where: Place) -> Machine:
+        """What a job may use of the machine: a container has no more cores than the operator gives it."""
+        cores = int(self.settings.container_cpus) if where.platform == "docker" else 0
+        return replace(self.machine, cpus=min(cores, self.machine.cpus)) if cores else self.machine
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -172,7 +184,7 @@ class Planner:
         ]
         spec, _ = merge(terms.template, layers)
         situation = Situation(
-            action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
+            action, where.runtime, where.platform, self._room(where), tensorrt, spec, said, data.format, data.facts,
             data.images, data.labels, parent, chosen.known_spec, published=published,
         )  # fmt: skip
         derived = self.rules.derive(situation)
@@ -296,11 +308,13 @@ class Planner:
 
     def _digest(
         self, action: str, spec: Mapping[str, Any], datasets: Mapping[str, Any], stand_ins: Mapping[str, str],
-        where: Place,
+        where: Place, said: Mapping[str, Any],
     ) -> str:  # fmt: skip
+        machines = [key for key in loading.KEYS if key not in said] if where.runtime == "engine" else ()
         return digest(
             action=action, spec=spec, bundle_digest=self.bundle.digest, datasets=datasets, platform=where.platform,
             runtime=where.runtime, image=where.image, home=self.settings.home, stand_ins=stand_ins,
+            machines=machines,
         )  # fmt: skip
 
     def _slow(self, request: ActionRequest, seconds: float | None) -> list[str]:

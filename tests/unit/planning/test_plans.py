@@ -301,7 +301,9 @@ def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
     assert said(made, "24 GB or more")
 
 
-def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(plan: Any, data: Path, trained: Any) -> None:
+def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(
+    plan: Any, make_planner: Any, data: Path, trained: Any
+) -> None:
     train, one = str(data / "shop"), Machine(gpus=1, gpu_memory_gb=80.0, cpus=8, memory_gb=64.0)
     made = plan("train", machine=one, train_dataset=train)
     assert [made.spec["dataset"][split]["num_workers"] for split in ("train", "val", "test")] == [7, 7, 1]
@@ -310,6 +312,9 @@ def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(plan: Any, data:
     assert plan("train", machine=GPUS, train_dataset=train).spec["dataset"]["train"]["num_workers"] == 3
     run = plan("inference", machine=replace(GPUS, cpus=64), parent_job_id=trained.job_id)
     assert run.spec["dataset"]["test"]["num_workers"] == 12
+    asked_for = REQUESTS["train"].model_validate({"train_dataset": train, "platform": "docker", "dry_run": True})
+    boxed = make_planner(machine=one, container_cpus=4.0).plan(asked_for)
+    assert boxed.spec["dataset"]["train"]["num_workers"] == 3
     asked = plan("train", machine=one, train_dataset=train, overrides={"dataset.train.num_workers": 2})
     assert [asked.spec["dataset"][split]["num_workers"] for split in ("train", "val")] == [2, 7]
     for same in (plan("train", train_dataset=train), plan("train", machine=one, train_dataset=train, runtime="tao")):
