@@ -211,8 +211,8 @@ def _must_be_whole(source: Path) -> None:
             if not target.is_relative_to(source) and target.exists():
                 raise InvalidRequest(
                     f"{entry.path} is a link to {target}, outside of the folder that a container sees",
-                    fix="Copy the files there instead of linking them (cp -rL does), or use platform=local. Folders in it "
-                    "were not looked at: check them for such links, too.",
+                    fix="Copy the files there instead of linking them (cp -rL does), or use platform=local. Only its "
+                    "first level was looked at: check the folders in it, too.",
                 )
 
 

@@ -165,7 +165,7 @@ class DockerPlatform:
             return Observation("missing", detail="its container is gone and nobody recorded an exit code")
         except Unreachable as error:
             self._watched.discard(name)
-            return Observation("running", detail=f"waiting for the Docker daemon: {error}")
+            return Observation("running", detail=f"waiting for the Docker daemon: {error}", is_away=True)
         if state["Status"] in ("running", "paused", "restarting", "removing"):
             self._watched.add(name)
             return Observation("running")

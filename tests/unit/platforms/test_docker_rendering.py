@@ -202,7 +202,7 @@ def test_a_daemon_that_is_away_is_waited_for_and_a_container_that_is_gone_is_mis
     handle = docker.render(task(tmp_path))["handle"]
     daemon.fails["inspect"] = Unreachable("restarting")
     away = docker.poll(handle)
-    assert (away.state, away.detail) == ("running", "waiting for the Docker daemon: restarting")
+    assert away == Observation("running", detail="waiting for the Docker daemon: restarting", is_away=True)
     daemon.fails["inspect"] = Gone("no such container")
     assert docker.poll(handle).state == "missing"
 
