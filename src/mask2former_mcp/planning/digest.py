@@ -12,8 +12,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.spec import dotted
-
 
 def digest(
     *,
@@ -32,7 +30,7 @@ def digest(
     `machines` are dotted keys of the spec that follow from the machine."""
     covered = {
         "action": action,
-        "spec": dotted.unflatten({key: value for key, value in dotted.flatten(spec).items() if key not in machines}),
+        "spec": _without(spec, machines),
         "bundle": bundle_digest,
         "datasets": datasets,
         "platform": platform,
@@ -42,6 +40,15 @@ def digest(
     roots = (str(home), str(home.resolve()))
     canonical = json.dumps(_steady(covered, roots, stand_ins), sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _without(spec: Mapping[str, Any], keys: Collection[str], above: str = "") -> dict[str, Any]:
+    """The nested spec less these dotted keys."""
+    return {
+        key: _without(value, keys, f"{above}{key}.") if isinstance(value, Mapping) else value
+        for key, value in spec.items()
+        if f"{above}{key}" not in keys
+    }
 
 
 def _steady(value: Any, roots: tuple[str, ...], stand_ins: Mapping[str, str]) -> Any:
