@@ -509,6 +509,6 @@ def test_a_wrapped_line_goes_on_and_a_list_does_not() -> None:
 )
 def test_long_texts_are_read_quickly(words: str) -> None:
     text = words * (40_000 // len(words))
-    start = time.perf_counter()
+    start = time.process_time()
     read(text)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 15  # about 1 s; patterns that look back over the whole text take minutes
