@@ -344,9 +344,9 @@ def test_an_earlier_job_with_the_same_network_is_the_measure(plan: Any, data: Pa
 
 def test_a_plan_is_quick(plan: Any, data: Path) -> None:
     plan("train", train_dataset=str(data / "shop"))
-    start = time.perf_counter()
+    start = time.process_time()
     plan("train", train_dataset=str(data / "shop"), preset="mini")
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize("action", REQUESTS)
