@@ -142,7 +142,7 @@ def test_waiting_is_bounded_and_answers_the_job_as_it_is(bench: Any, jobs: Jobs)
     job = bench.hang(jobs)
     began = time.monotonic()
     assert jobs.wait(job.id, 0.3).state is JobState.RUNNING
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_gpus_are_leased_by_uuid_and_the_spec_is_rewritten_to_match(bench: Any, tmp_path: Path) -> None:
