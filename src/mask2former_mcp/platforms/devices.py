@@ -4,12 +4,17 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mask2former_mcp.errors import NotReady
 
 _TIMEOUT_S = 20
 _NO_DEVICE = "No devices were found"  # what a driver says that has no GPU to drive
+# What nvidia-smi says where no driver is loaded: true of a broken driver, and of a machine that has the tool only.
+_NO_DRIVER = ("couldn't communicate with the nvidia driver", "couldn't find libnvidia-ml")
+_SYSTEM = Path("/")
+_NVIDIA = "0x10de"  # its vendor number on the PCI bus
 _MOST_SAID = 200
 _QUERY = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 
@@ -32,8 +37,8 @@ class Inventory:
 
 def gpus(environ: Mapping[str, str], setting: str = "auto") -> tuple[Gpu, ...]:
     """GPUs that jobs may use: those the driver lists, cut down by CUDA_VISIBLE_DEVICES and by the operator's setting
-    (`auto`, `none`, or UUIDs). No driver: none. NotReady: it is installed and does not answer; what is a GPU machine
-    must not be taken for one without."""
+    (`auto`, `none`, or UUIDs). No driver, or only its tool: none. NotReady: a driver does not answer; what is a GPU
+    machine must not be taken for one without."""
     tool = shutil.which("nvidia-smi", path=environ.get("PATH"))
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if setting == "none" or visible in ("", "-1") or tool is None:
@@ -55,10 +60,20 @@ def _listing(tool: str) -> str:
         if found.returncode == 0 or _NO_DEVICE in found.stdout + found.stderr:
             return found.stdout
         said = (found.stdout + found.stderr).strip() or f"nvidia-smi ended with {found.returncode}"
+        if any(words in said.lower() for words in _NO_DRIVER) and not _has_hardware(_SYSTEM):
+            return ""
     raise NotReady(
         f"the NVIDIA driver does not answer: {' '.join(said.split())[:_MOST_SAID]}",
         fix="Look at `nvidia-smi` on this machine. To use the CPU all the same, set M2F_GPUS=none.",
     )
+
+
+def _has_hardware(system: Path) -> bool:
+    """Whether anything of NVIDIA's is on the PCI bus, driven by the kernel, or lent by Windows (WSL)."""
+    if (system / "proc/driver/nvidia").exists() or (system / "dev/dxg").exists():
+        return True
+    vendors = (system / "sys/bus/pci/devices").glob("*/vendor")
+    return any(vendor.read_text().strip() == _NVIDIA for vendor in vendors)
 
 
 def inventory(environ: Mapping[str, str], setting: str, cpu_slots: int) -> Inventory:

@@ -148,6 +148,33 @@ def test_a_driver_without_a_gpu_is_a_machine_without_one(tmp_path: Path) -> None
     assert inventory(tool(tmp_path, "echo 'No devices were found'; exit 6"), "auto", 1).names == ("cpu:0",)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that it is running.",
+        "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.",
+    ],
+)
+def test_the_drivers_tool_on_a_machine_without_nvidia_hardware_is_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setattr(devices, "_SYSTEM", tmp_path)
+    environ = tool(tmp_path, f'echo "{said}"; exit 9')
+    card = tmp_path / "sys/bus/pci/devices/0000:01:00.0/vendor"
+    card.parent.mkdir(parents=True)
+    card.write_text("0x8086\n")
+    assert inventory(environ, "auto", 1).names == ("cpu:0",)
+    assert look(Settings(home=tmp_path), environ).trouble == ""
+    card.write_text("0x10de\n")
+    with pytest.raises(NotReady, match="does not answer"):
+        inventory(environ, "auto", 1)
+    card.unlink()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/dxg").touch()
+    with pytest.raises(NotReady, match="does not answer"):
+        inventory(environ, "auto", 1)
+
+
 def test_without_a_gpu_there_are_cpu_slots(tmp_path: Path, driver: dict[str, str]) -> None:
     assert inventory({"PATH": str(tmp_path / "empty")}, "auto", 2).names == ("cpu:0", "cpu:1")
     assert inventory(driver, "auto", 2).kind == "gpu"
