@@ -2,13 +2,13 @@
 
 It covers action, spec, bundle, datasets (URIs and the hashes of their annotation files), platform, runtime and image.
 Results paths enter as `{results_dir}`, the home as `{home}`, a model file as the hash of its bytes, and an archive's
-cache folder as the archive it comes from. How many loader processes our engine uses does not enter: it follows from the
-machine, and the batches are the same.
+cache folder as the archive it comes from. How many loader processes our engine uses enters only where the caller set it:
+else it follows from the machine. The batches are the same.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ def digest(
     image: str | None,
     home: Path,
     stand_ins: Mapping[str, str],
+    said: Collection[str] = (),
 ) -> str:
-    """Hex SHA-256. `stand_ins` maps a text as it stands in the spec to what it means (a checkpoint's hash, ...)."""
+    """Hex SHA-256. `stand_ins` maps a text as it stands in the spec to what it means (a checkpoint's hash, ...); `said`
+    are the dotted keys that the caller set."""
     covered = {
         "action": action,
-        "spec": spec if runtime == "tao" else _without_workers(spec),
+        "spec": spec if runtime == "tao" else _without_workers(spec, said),
         "bundle": bundle_digest,
         "datasets": datasets,
         "platform": platform,
@@ -40,11 +42,11 @@ def digest(
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _without_workers(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _without_workers(spec: Mapping[str, Any], said: Collection[str], block: str = "") -> dict[str, Any]:
     return {
-        key: _without_workers(value) if isinstance(value, Mapping) else value
+        key: _without_workers(value, said, f"{block}{key}.") if isinstance(value, Mapping) else value
         for key, value in spec.items()
-        if key != "num_workers"
+        if key != "num_workers" or block + key in said
     }
 
 

@@ -1,10 +1,10 @@
 """A typed request -> the frozen Plan. Nothing is started or written, but for the cache of dataset facts."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 from mask2former_mcp import policy
@@ -33,6 +33,7 @@ _ACTIONS = {model: action for action, model in REQUESTS.items()}
 _HOUR_S = 3600
 _CANNOT = "cannot start yet: "
 DEFAULT_METRIC = "mIoU"
+_ASK_AGAIN_S = 30.0  # one Plan, which looks several times, waits once for a silent driver
 DEADLINE_S = 40.0  # of everything that a Plan reads; what needs longer goes on in the background
 
 
@@ -70,10 +71,16 @@ class Planner:
         self.rules = rules_for(bundle, RULES)
         self.metric = bundle.metric or DEFAULT_METRIC
         self._machine, self._environ, self._clock = machine, environ, clock
+        self._ask_again = math.inf
 
-    @cached_property
+    @property
     def machine(self) -> Machine:
-        return self._machine or machine.look(self.settings, self._environ)
+        """Looked at once; but a driver that did not answer is asked again, as it may only have been slow."""
+        found = self._machine
+        if found is None or (found.trouble and self._clock() >= self._ask_again):
+            found = self._machine = machine.look(self.settings, self._environ)
+            self._ask_again = self._clock() + _ASK_AGAIN_S
+        return found
 
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
@@ -116,7 +123,9 @@ class Planner:
             mounts=contained.planned(spec) if where.platform == "docker" else (),
             estimate=estimate,
             warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
-            digest=self._digest(action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where),
+            digest=self._digest(
+                draft.situation, data.datasets, inferred.stand_ins(params, chosen, staging, home), where
+            ),
             run_name=request.run_name,
             parent_job_id=parent_id,
             results_dir=where.results_dir,
@@ -171,9 +180,10 @@ class Planner:
             Layer("lineage", files),
         ]
         spec, _ = merge(terms.template, layers)
+        limit = self.settings.container_cpus if where.platform == "docker" else 0.0
         situation = Situation(
-            action, where.runtime, where.platform, self.machine, tensorrt, spec, said, data.format, data.facts,
-            data.images, data.labels, parent, chosen.known_spec, published=published,
+            action, where.runtime, where.platform, machine.in_container(self.machine, limit), tensorrt,
+            spec, said, data.format, data.facts, data.images, data.labels, parent, chosen.known_spec, published=published,
         )  # fmt: skip
         derived = self.rules.derive(situation)
         follows = terms.fitting(derived.values)
@@ -295,12 +305,12 @@ class Planner:
             return (), (f"cannot start yet: {error.message}. {error.fix}",)
 
     def _digest(
-        self, action: str, spec: Mapping[str, Any], datasets: Mapping[str, Any], stand_ins: Mapping[str, str],
-        where: Place,
+        self, situation: Situation, datasets: Mapping[str, Any], stand_ins: Mapping[str, str], where: Place
     ) -> str:  # fmt: skip
         return digest(
-            action=action, spec=spec, bundle_digest=self.bundle.digest, datasets=datasets, platform=where.platform,
-            runtime=where.runtime, image=where.image, home=self.settings.home, stand_ins=stand_ins,
+            action=situation.action, spec=situation.spec, bundle_digest=self.bundle.digest, datasets=datasets,
+            platform=where.platform, runtime=where.runtime, image=where.image, home=self.settings.home,
+            stand_ins=stand_ins, said=situation.said,
         )  # fmt: skip
 
     def _slow(self, request: ActionRequest, seconds: float | None) -> list[str]:

@@ -317,6 +317,32 @@ def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(plan: Any, data:
         assert not said(same, "num_workers")
 
 
+@pytest.mark.parametrize(("container_cpus", "workers"), [(0.0, 12), (4.5, 3), (0.5, 1), (99.0, 12)])
+def test_loader_processes_in_a_container_are_as_many_as_its_cores_allow(
+    make_planner: Any, data: Path, container_cpus: float, workers: int
+) -> None:
+    one = Machine(gpus=1, gpu_memory_gb=80.0, cpus=16, memory_gb=64.0)
+    planner = make_planner(machine=one, container_cpus=container_cpus)
+    asked = {"train_dataset": str(data / "shop"), "dry_run": True}
+    docker = planner.plan(REQUESTS["train"].model_validate({**asked, "platform": "docker"}))
+    assert docker.runtime == "engine"
+    assert docker.spec["dataset"]["train"]["num_workers"] == workers
+    assert planner.plan(REQUESTS["train"].model_validate(asked)).spec["dataset"]["train"]["num_workers"] == 12
+
+
+def test_a_driver_that_was_silent_once_is_asked_again(home: Path, shelf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, answers = replace(GPUS, gpus=0, gpu_memory_gb=None, trouble="it took more than 20 s"), GPUS
+    found, now = iter([silent, answers]), [0.0]
+    monkeypatch.setattr("mask2former_mcp.planning.machine.look", lambda *_: next(found))
+    planner = Planner(bundle.load(), Settings(home=home), shelf, environ={}, clock=lambda: now[0])
+    assert planner.machine == silent
+    assert planner.machine == silent  # at once: no second wait in the same Plan
+    now[0] = 60.0
+    assert planner.machine == answers
+    now[0] = 3600.0
+    assert planner.machine == answers
+
+
 def test_words_turn_automl_off_for_this_run_only(plan: Any, make_planner: Any, data: Path) -> None:
     made = plan("train", train_dataset=str(data / "shop"), request="Please train it, no HPO")
     assert (made.automl.policy, made.automl.route, made.automl.source) == ("off", "direct", "request")
