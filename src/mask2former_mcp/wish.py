@@ -60,13 +60,21 @@ _BETWEEN = (
 )
 # "do not skip, disable or turn off": one negation of all these verbs
 _NEGATED = rf"(?P<negation>\b{_NEGATION} {_BETWEEN}(?:(?:{_OFF}, ){{0,3}}{_OFF},? n?or )?)?"
-# The topic itself and no part of it ("AutoML logging"): the text ends, or a word follows that is no noun.
-_WHOLE = (
-    r"(?= ?(?:$|[^\w' -]|-(?!\w)|(?:for|this|here|now|today|then|so|and|or|nor|but|in|on|at|to|with|without|from|by"
-    r"|since|because|as|when|while|if|until|during|just|only|please|thanks?|too|also|again|first|entirely|completely"
-    r"|altogether|anyway|it|i|we|you|there|the|my|our|all|train|use|run|bitte|whatsoever"
-    r"|(?:is )?(?:needed|necessary|wanted))\b))"
+# The topic itself and no part of it ("AutoML logging"): no noun of these follows; and no "is a bad idea".
+_PART = (
+    r"(?:(?:final|verbose|debug|detailed|internal|extra|early|parallel|automatic|search|tuning) ){0,2}"
+    r"(?:log(?:s|ger)?|reports?|summar(?:y|ies)|budgets?|metrics?|results?|outputs?|files?|folders?|artifacts?|plots?|charts?"
+    r"|checkpoints?|cach(?:e|es)|trials?|stud(?:y|ies)|pruners?|schedulers?|samplers?|controllers?|brain|workers?|rungs?"
+    r"|settings?|options?|config|parameters?|algorithms?|arguments?|flags?|ranges?|space|limits?|caps?|timeouts?|deadlines?"
+    r"|warnings?|messages?|notes?|callbacks?|dashboards?|progress|history|seeds?|parallelism|backends?|tools?|docs|support"
+    r"|features?|errors?|jobs?|found|available|based|related|hpo|search(?:es)?|optimi[sz]e|sweeps?|policy|routing|runs"
+    r"|stuff|things?|steps?|modes?"
+    r"|(?!(?:during|using|training|being|considering|assuming|regarding|seeing|going|owing)\b)\w+ing|\w{2,}(?:tion|ment)s?"
+    r"|(?:is|are|was|were|would)(?! (?:needed|necessary|wanted|required)))\b"
 )
+_WHOLE = rf"(?!'|-\w|[ -]{_PART})"
+# "disable wandb, AutoML may run": the topic begins a sentence of its own
+_NO_SUBJECT = r"(?! (?:can|may|might|will|should|must|do|does|has|goes|stays|gets|works|looks|seems|helps)\b)"
 _LINK = (
     r"(?:is|are|be|being|to be|stays?|remains?|set|set to|should|must|can|may|shall|will|to|please|=|:|,|->|just"
     r"|completely|bitte|ist|soll|sein)"
@@ -85,15 +93,20 @@ _STATE_OFF = (
 _STATE_ON = r"(?:on|enabled|activated|auto|true|yes)\b"
 # "don't train without AutoML"
 _WORK = r"(?:run|train|go|do|start|proceed|continue|work)(?: (?:it|this|anything|mask2former|the model))?"
-# "..., no wait, keep it on": takes back what was said just before, so `it` is AutoML if that was
-_BACK = r"(?P<back>(?:no|nope|nah|wait|actually|sorry)(?:,? (?:no|wait|actually|sorry))*,? (?:please |just |let's )?)"
+# "..., no wait, keep it on", "AutoML is off, right? Turn it on": `it` is AutoML if what was said
+# just before was about that
+_BACK = (
+    r"(?P<back>(?:^ ?|\b(?:no|nope|nah|wait|actually|sorry)(?:,? (?:no|wait|actually|sorry)){0,4},? )"
+    r"(?:please |just |let's )?)"
+)
+_NOT_LATER = r"(?! (?:after|when|once|if|as soon)\b)"
 # "wandb and AutoML", "wandb, HPO": other things that one verb switches off as well
 _OTHERS = r"(?:(?:the )?[\w-]+(?:, (?:and |or )?| and | or )){1,3}"
 
 # Tried in this order; a later pattern does not read words that an earlier one has read. True: says off unless negated.
 _PATTERNS: tuple[tuple[str, bool], ...] = (
     (rf"{_NEGATED}\b{_OFF} {_TOPIC}{_WHOLE}", True),
-    (rf"{_NEGATED}\b{_OFF} {_OTHERS}{_TOPIC}{_WHOLE}(?! ?(?:{_LINK} ?)*{_STATE_ON})(?! with\b)", True),
+    (rf"{_NEGATED}\b{_OFF} {_OTHERS}{_TOPIC}{_WHOLE}{_NO_SUBJECT}(?! ?(?:{_LINK} ?)*{_STATE_ON})(?! with\b)", True),
     (rf"\b(?:{_NEGATION} {_BETWEEN}|without )(?:tun|search|optimi[sz]|sweep)(?:e|ing)? (?:over )?{_TOPIC}", True),
     (r"\b(?:no|without|without any) (?:(?:auto(?:matic)? ?)?tuning|sweeps?|search(?= ?(?:$|,|please)))\b", True),
     (rf"\b{_TOPIC} ?[:=] ?(?:no|never)(?= ?(?:$|,))", True),
@@ -129,10 +142,10 @@ _PATTERNS: tuple[tuple[str, bool], ...] = (
     ),
     (rf"\b{_NAME}[ -]free\b", True),
     (rf"{_NEGATED}(?:\b(?:do|run|use|start|a) ){{0,2}}\b{_PLAIN}", True),
-    (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:on|enabled)\b", False),
-    (rf"\b{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:off|disabled)\b", True),
+    (rf"{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:on|enabled)\b{_NOT_LATER}", False),
+    (rf"{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:off|disabled)\b{_NOT_LATER}", True),
     (rf"(?P<negation>\bnicht )?\b(?:ohne|keine?[nmrs]?|nicht mit) (?:jede[ns]? )?{_TOPIC}", True),  # German
-    (rf"\b(?:{_USE}|with|mit|keep|via|through|tune|search|optimi[sz]e|sweep) {_TOPIC}", False),
+    (rf"{_NEGATED}\b(?:{_USE}|with|mit|keep|via|through|tune|search|optimi[sz]e|sweep) {_TOPIC}{_WHOLE}", False),
     (rf"\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_ON}(?! (?:my|the|this|our|a|s3|data))", False),
 )
 _HYPOTHETICAL = (
@@ -198,7 +211,7 @@ def _of_clause(clause: str, before: str, *, is_real: bool) -> Iterator[tuple[int
             if any(start < b and a < end for a, b in taken):
                 continue
             groups = match.groupdict()
-            if groups.get("back") and not re.search(_NAME, before + clause[:start]):
+            if groups.get("back") is not None and not re.search(_NAME, before + clause[:start]):
                 continue
             taken.append((start, end))
             so_far = clause[:start]

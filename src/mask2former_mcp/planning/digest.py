@@ -2,8 +2,8 @@
 
 It covers action, spec, bundle, datasets (URIs and the hashes of their annotation files), platform, runtime and image.
 Results paths enter as `{results_dir}`, the home as `{home}`, a model file as the hash of its bytes, and an archive's
-cache folder as the archive it comes from. How many loader processes our engine uses enters only where the caller set it:
-else it follows from the machine. The batches are the same.
+cache folder as the archive it comes from. How many loader processes our engine uses enters only where the
+caller set it: else it follows from the machine. The batches are the same.
 """
 
 import hashlib

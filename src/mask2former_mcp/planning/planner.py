@@ -183,7 +183,8 @@ class Planner:
         limit = self.settings.container_cpus if where.platform == "docker" else 0.0
         situation = Situation(
             action, where.runtime, where.platform, machine.in_container(self.machine, limit), tensorrt,
-            spec, said, data.format, data.facts, data.images, data.labels, parent, chosen.known_spec, published=published,
+            spec, said, data.format, data.facts, data.images, data.labels, parent, chosen.known_spec,
+            published=published,
         )  # fmt: skip
         derived = self.rules.derive(situation)
         follows = terms.fitting(derived.values)

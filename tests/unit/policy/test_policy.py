@@ -180,6 +180,23 @@ never mind the search: just plain training
 no search please
 turn off AutoML (one GPU only)
 No AutoML needed
+do not use AutoML yet
+do not use AutoML tonight
+do not use AutoML right now
+do not use AutoML ever
+do not use AutoML either
+do not use AutoML unless needed
+do not use AutoML under any circumstances
+do not use AutoML due to time limits
+we will not use automl however
+don't run HPO beforehand
+please avoid using automl tonight
+skip automl tonight
+no automl tonight
+train without automl tonight
+turn off wandb and AutoML tonight
+do not keep AutoML
+AutoML is on by default, right? Turn it off
 """.strip().splitlines()
 
 NOT_OFF = """
@@ -296,6 +313,14 @@ avoid plain training
 no more plain training
 nobody wants AutoML off
 please do not under any circumstances turn off AutoML
+do not stop, use automl
+don't use wandb, use automl
+do not train without automl
+do not train without automl tonight
+don't forget to use automl
+use automl tonight
+disable wandb, AutoML may run
+AutoML is off by default, right? turn it on
 """.strip().splitlines()
 
 SILENT = """
@@ -343,6 +368,13 @@ can I disable AutoML?
 AutoML was turned off by mistake
 turn off early stopping of AutoML
 plain training won't do
+do not use AutoML logging
+don't run HPO trials
+disable AutoML early stopping tonight
+turn off the AutoML final report
+no hyperparameter search results
+skip AutoML's budget
+without AutoML metrics
 """.strip().splitlines()
 
 
@@ -443,7 +475,19 @@ def test_a_wrapped_line_goes_on_and_a_list_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["don't ", "automl ", "no need to please ", "a", "is are be ", "/a", "set automl is "]
+    "words",
+    [
+        "don't ",
+        "automl ",
+        "no need to please ",
+        "a",
+        "is are be ",
+        "/a",
+        "set automl is ",
+        "no wait ",
+        "don't use ",
+        "use automl ",
+    ],
 )
 def test_long_texts_are_read_quickly(words: str) -> None:
     text = words * (40_000 // len(words))
