@@ -196,6 +196,8 @@ no automl tonight
 train without automl tonight
 turn off wandb and AutoML tonight
 do not keep AutoML
+do not train with automl
+don't run it using AutoML tonight
 AutoML is on by default, right? Turn it off
 """.strip().splitlines()
 
@@ -319,6 +321,7 @@ do not train without automl
 do not train without automl tonight
 don't forget to use automl
 use automl tonight
+stop the old job and use automl
 disable wandb, AutoML may run
 AutoML is off by default, right? turn it on
 """.strip().splitlines()
