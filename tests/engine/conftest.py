@@ -18,6 +18,10 @@ from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec import dotted
 
+# Without a GPU the kernels run in Triton's interpreter, which has to be chosen before anything imports them.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 os.environ["OMP_NUM_THREADS"] = "1"  # read by the verbs; the machine is shared
 torch.set_num_threads(1)
 

@@ -32,11 +32,12 @@ STEPS = 0.75  # pixels by which an outline may leave the mask's edge: its steps 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A mask [h, w] in its bounding box, whose upper left corner lies at (top, left) of the image."""
+    """A mask [h, w] in its bounding box, whose upper left corner is (top, left) of a map of (height, width) `size`."""
 
     mask: NDArray[np.bool_]
     top: int
     left: int
+    size: tuple[int, int]
 
     @property
     def place(self) -> tuple[slice, slice]:
@@ -92,7 +93,7 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     size = (round(source[0] * scale), round(source[1] * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = image.copy() if size == source else cv2.resize(image, size[::-1], interpolation=method)
-    drawn = [(region, scaled(region.patch, source, size)) for region in regions if region.patch.mask.size]
+    drawn = [(region, scaled(region.patch, size)) for region in regions if region.patch.mask.size]
     values = np.arange(256)[:, None] * (1 - FILL) + 0.5
     for region, patch in drawn:
         below = picture[patch.place]
@@ -110,11 +111,12 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
 def cut(mask: NDArray[np.bool_]) -> Patch:
     """[H, W] -> what lies in its bounding box; of an empty mask nothing is left."""
     left, top, width, height = rle.bounding_box(mask)
-    return Patch(mask[top : top + height, left : left + width], top, left)
+    return Patch(mask[top : top + height, left : left + width], top, left, (mask.shape[0], mask.shape[1]))
 
 
-def scaled(patch: Patch, source: tuple[int, int], size: tuple[int, int]) -> Patch:
-    """The patch of an image of (height, width) `source` in one of `size`, its steps rounded."""
+def scaled(patch: Patch, size: tuple[int, int]) -> Patch:
+    """The patch in a map of another (height, width), its steps rounded."""
+    source = patch.size
     if source == size:
         return patch
     height, width = patch.mask.shape
@@ -133,7 +135,7 @@ def scaled(patch: Patch, source: tuple[int, int], size: tuple[int, int]) -> Patc
     shape = (stop[1] - start[1], stop[0] - start[0])
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     found = cv2.warpAffine(framed, inverse, shape, flags=how, borderMode=cv2.BORDER_REPLICATE) >= 128
-    return Patch(found, start[0], start[1])
+    return Patch(found, start[0], start[1], size)
 
 
 def panel(columns: Sequence[tuple[str, Sequence[Picture]]], classes: Classes, present: Sequence[int]) -> Picture:

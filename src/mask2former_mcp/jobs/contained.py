@@ -60,7 +60,9 @@ def contained(task: Task, spec: Mapping[str, Any], folders: Folders, digest: str
         _give(folders.results, user)
     writable = (Bind(folders.results, RESULTS, read_only=False), Bind(own, INSIDE, read_only=False))
     binds = (*writable, *mounts.binds)
-    (own.parent / _MOUNTS_FILE).write_text(json.dumps({bind.target: str(bind.source) for bind in binds}))
+    temporary = own.parent / f".{_MOUNTS_FILE}"
+    temporary.write_text(json.dumps({bind.target: str(bind.source) for bind in binds}))
+    temporary.replace(own.parent / _MOUNTS_FILE)
     at = task.command.index(str(folders.spec))
     return replace(
         task,
@@ -92,7 +94,7 @@ def as_outside(text: str, folders: Folders, attempt: int) -> str:
     """What a container said, with the paths of this machine where it names those inside."""
     try:
         mounts = json.loads((folders.job / "run" / str(attempt) / _MOUNTS_FILE).read_text())
-    except FileNotFoundError:
+    except (OSError, ValueError):  # a local process has none; a full disk or a crash may have taken it
         return text
     inside = re.compile(rf"(?<![\w./-])(?:{'|'.join(map(re.escape, mounts))})(?![\w-])")
     return inside.sub(lambda match: mounts[match[0]], text)
@@ -199,7 +201,8 @@ def _must_be_readable(source: Path, uid: int, groups: Set[int]) -> None:
 
 
 def _must_be_whole(source: Path) -> None:
-    """Only the folder is mounted: a link in it that leads elsewhere would lead nowhere inside."""
+    """Only the folder is mounted: a link in it that leads elsewhere would lead nowhere inside. Only the first level is
+    looked at: to walk through a large dataset takes long, and deeper links show when they are opened."""
     if not source.is_dir():
         return
     with os.scandir(source) as entries:
@@ -208,7 +211,8 @@ def _must_be_whole(source: Path) -> None:
             if not target.is_relative_to(source) and target.exists():
                 raise InvalidRequest(
                     f"{entry.path} is a link to {target}, outside of the folder that a container sees",
-                    fix="Copy the files there instead of linking them (cp -rL does), or use platform=local.",
+                    fix="Copy the files there instead of linking them (cp -rL does), or use platform=local. Only its "
+                    "first level was looked at: check the folders in it, too.",
                 )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job
-from mask2former_mcp.jobs.prepare import job_key
+from mask2former_mcp.jobs.prepare import job_keys
 from mask2former_mcp.settings import Settings
 from mask2former_mcp.staging import upload
 from mask2former_mcp.staging.uri import Uri, is_plain
@@ -209,9 +209,9 @@ class Delivery:
         return upload.masked(json.dumps({**known, **facts}, indent=2).encode(), self._secrets())
 
     def _secrets(self) -> tuple[bytes, ...]:
-        """The encryption key as files may have it."""
-        key = job_key(self.job, self.folders, self._environ)
-        return upload.written(key) if key else ()
+        """The encryption keys as files may have them."""
+        keys = job_keys(self.job, self.folders, self._environ)
+        return tuple(text for key in keys for text in upload.written(key))
 
 
 def _is_final(error: Exception) -> bool:

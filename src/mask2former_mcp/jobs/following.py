@@ -6,7 +6,7 @@ from typing import Any
 
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.prepare import MASK, action_folder, resolved_spec
+from mask2former_mcp.jobs.prepare import action_folder, hidden, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, headline
 from mask2former_mcp.jobs.status import Run, StatusReader
 from mask2former_mcp.jobs.store import JobStore
@@ -28,9 +28,9 @@ _CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
 class Follower:
     """Follows the status of one attempt. A new one, made after a crash, reads it again from where it began."""
 
-    def __init__(self, store: JobStore, job: Job, secret: str | None = None) -> None:
+    def __init__(self, store: JobStore, job: Job, secrets: Sequence[str] = ()) -> None:
         self.store = store
-        self._secret = secret
+        self._secrets = secrets
         self.job = job
         folders = Folders.of(store.home, job)
         spec = resolved_spec(job, folders)
@@ -85,8 +85,7 @@ class Follower:
             self.store.update(job.id, job.attempt, metrics=metrics)
 
     def _clean(self, text: str) -> str:
-        text = text.translate(_CONTROL)
-        return text.replace(self._secret, MASK) if self._secret else text
+        return hidden(text.translate(_CONTROL), self._secrets)
 
 
 def success_message(store: JobStore, job: Job) -> str:

@@ -173,25 +173,36 @@ def _give_devices(spec: dict[str, Any], action: str, gpus: int) -> None:
         section["device"] = "cuda:0"
 
 
-def job_key(job: Job, folders: Folders, environ: Mapping[str, str]) -> str | None:
-    """The encryption key that this job's files and log may hold: the environment's, or what an earlier attempt was
-    given when there was one."""
-    if found := environ.get(KEY_VARIABLE):
-        return found
+def job_keys(job: Job, folders: Folders, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The encryption keys that this job's files and log may hold and nobody may see: what its last attempt was given
+    and the environment's, which may be another one by now. The longest first: it may begin with the other."""
+    keys = {environ.get(KEY_VARIABLE), _given_key(job, folders)}
+    return tuple(sorted((key for key in keys if key), key=len, reverse=True))
+
+
+def hidden(text: str, keys: Sequence[str]) -> str:
+    """The text with MASK in the place of each key."""
+    for key in keys:
+        text = text.replace(key, MASK)
+    return text
+
+
+def _given_key(job: Job, folders: Folders) -> str | None:
+    """What stands in `spec.yaml` since the last attempt was prepared."""
     if not job.plan.key_from_environment:
         return None
     try:
-        earlier = yaml.safe_load(folders.spec.read_text(encoding="utf-8"))["encryption_key"]
+        given = yaml.safe_load(folders.spec.read_text(encoding="utf-8"))["encryption_key"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
-    return str(earlier) if earlier else None
+    return str(given) if given else None
 
 
 def _key(job: Job, folders: Folders, environ: Mapping[str, str]) -> str | None:
-    """The key for the spec, where the Plan says that there is one."""
+    """The key for the spec, where the Plan says that there is one: the environment's, else the last attempt's."""
     if not job.plan.key_from_environment:
         return None
-    if (found := job_key(job, folders, environ)) is None:
+    if not (found := environ.get(KEY_VARIABLE) or _given_key(job, folders)):
         raise InvalidRequest(
             f"the Plan takes the encryption key from the environment, but {KEY_VARIABLE} is not set",
             fix=f"Set {KEY_VARIABLE} where the server runs, then resume_job.",

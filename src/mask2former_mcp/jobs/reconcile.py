@@ -19,7 +19,7 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases
 from mask2former_mcp.jobs.logs import last_lines
-from mask2former_mcp.jobs.prepare import job_key
+from mask2former_mcp.jobs.prepare import job_keys
 from mask2former_mcp.jobs.spawn import spawn, supervised
 from mask2former_mcp.jobs.store import LIVE, JobStore
 from mask2former_mcp.platforms.locks import ProcessLock
@@ -102,7 +102,7 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
     if not folders.job.is_dir() and job.state is not JobState.QUEUED:
         _give_up(settings, store, job, environ, f"Its folder {folders.job} is gone.")
         return True
-    working = job.spawns >= MAX_SPAWNS and _works(settings, job)
+    working = job.spawns >= MAX_SPAWNS and _works(settings, job, environ)
     if working and not _is_due(folders):
         return False
     if spawn(settings, store, job, environ) > MAX_SPAWNS:
@@ -117,17 +117,17 @@ def _revive(settings: Settings, store: JobStore, job: Job, environ: Mapping[str,
     return True
 
 
-def _works(settings: Settings, job: Job) -> bool:
+def _works(settings: Settings, job: Job, environ: Mapping[str, str]) -> bool:
     """Whether the job's own process still runs, and nobody asked for its end. Then it is left to work: what ends its
     supervisors (a full disk, a broken installation) is not its trouble, and one that follows later finds it all."""
     if job.handle is None or job.state is JobState.STOPPING:
         return False
-    return _platform(settings, job).poll(job.handle).state in ("waiting", "running")
+    return _platform(settings, job, environ).poll(job.handle).state in ("waiting", "running")
 
 
-def _platform(settings: Settings, job: Job) -> Platform:
-    key = job_key(job, Folders.of(settings.home, job), os.environ)
-    return platform_for(job.plan.platform, settings, key)
+def _platform(settings: Settings, job: Job, environ: Mapping[str, str]) -> Platform:
+    keys = job_keys(job, Folders.of(settings.home, job), environ)
+    return platform_for(job.plan.platform, settings, keys, environ)
 
 
 def _is_due(folders: Folders) -> bool:
@@ -148,7 +148,7 @@ def _give_up(settings: Settings, store: JobStore, job: Job, environ: Mapping[str
     was to stop.
     """
     if job.handle is not None:
-        _platform(settings, job).cancel(job.handle, grace_s=settings.cancel_grace_s)
+        _platform(settings, job, environ).cancel(job.handle, grace_s=settings.cancel_grace_s)
     if running := live_members(store, job):
         if job.state is JobState.STOPPING:
             for member in running:

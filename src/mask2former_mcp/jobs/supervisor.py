@@ -24,7 +24,7 @@ from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.leases import Leases, Waiting
 from mask2former_mcp.jobs.logs import last_lines, of_attempt
 from mask2former_mcp.jobs.members import width
-from mask2former_mcp.jobs.prepare import MASK, action_folder, devices_wanted, job_key, prepare, resolved_spec
+from mask2former_mcp.jobs.prepare import action_folder, devices_wanted, hidden, job_keys, prepare, resolved_spec
 from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore
@@ -67,7 +67,7 @@ class Supervisor:
                 self._step(job)
             except PlatformAway as error:
                 # Before the platform is back nothing can be ended, nor told of its end: the step is done again.
-                self.store.update(job.id, job.attempt, phase=f"waiting: {error.message}"[:_MAX_PHASE])
+                self.store.update(job.id, job.attempt, phase=error.message[:_MAX_PHASE])
                 time.sleep(self.settings.poll_s)
 
     def _step(self, job: Job) -> None:
@@ -146,7 +146,7 @@ class Supervisor:
         """Prepare and start. Called again after a crash in between, it answers the process that runs already."""
         if job.handle is not None:
             seen = self.platform.poll(job.handle)
-            if seen.state == "running" and seen.detail:
+            if seen.is_away:
                 raise PlatformAway(seen.detail, fix="It goes on by itself.")  # whether it was started is not known yet
             if seen.state in ("running", "exited"):
                 self._running(job, job.handle, "found running")
@@ -236,7 +236,7 @@ class Supervisor:
 
     def follow(self, job: Job) -> None:
         """Read the status until the process has ended, or the job is not running any more."""
-        follower = following.Follower(self.store, job, self._key(job))
+        follower = following.Follower(self.store, job, self._keys(job))
         assert job.handle is not None  # stored before the job could be running
         got_on = False
         self.delivering.start(job)
@@ -270,7 +270,7 @@ class Supervisor:
     # -- stopping --
 
     def stop(self, job: Job) -> None:
-        follower = following.Follower(self.store, job, self._key(job))
+        follower = following.Follower(self.store, job, self._keys(job))
         grace = self.settings.cancel_grace_s
         self.store.update(job.id, job.attempt, phase=f"stopping: up to {grace:.0f} s to write a checkpoint", eta_s=None)
         self._clear(job, grace_s=grace)
@@ -348,12 +348,11 @@ class Supervisor:
             **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
         )
 
-    def _key(self, job: Job) -> str | None:
-        return job_key(job, Folders.of(self.store.home, job), self.environ)
+    def _keys(self, job: Job) -> tuple[str, ...]:
+        return job_keys(job, Folders.of(self.store.home, job), self.environ)
 
     def _masked(self, job: Job, text: str) -> str:
-        key = self._key(job)
-        return text.replace(key, MASK) if key else text
+        return hidden(text, self._keys(job))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -370,8 +369,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         store.note_supervisor(job_id, dict(identify(os.getpid()) or {}), spawned=False)
         _log.info("%s: attempt %d, %s", job_id, job.attempt, job.state)
-        key = job_key(job, Folders.of(store.home, job), os.environ)
-        platform = platform_for(job.plan.platform, settings, key)
+        keys = job_keys(job, Folders.of(store.home, job), os.environ)
+        platform = platform_for(job.plan.platform, settings, keys)
         Supervisor(settings, store, platform, dict(os.environ)).run(job_id)
         _log.info("%s: %s", job_id, store.get(job_id).state)
     store.close()

@@ -2,8 +2,8 @@
 
 It covers action, spec, bundle, datasets (URIs and the hashes of their annotation files), platform, runtime and image.
 Results paths enter as `{results_dir}`, the home as `{home}`, a model file as the hash of its bytes, and an archive's
-cache folder as the archive it comes from. How many loader processes our engine uses enters only where the
-caller set it: else it follows from the machine. The batches are the same.
+cache folder as the archive it comes from. A number of loader processes that nobody chose does not enter: it follows
+from the machine, and the batches are the same.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ def digest(
     image: str | None,
     home: Path,
     stand_ins: Mapping[str, str],
-    said: Collection[str] = (),
+    machines: Collection[str] = (),
 ) -> str:
-    """Hex SHA-256. `stand_ins` maps a text as it stands in the spec to what it means (a checkpoint's hash, ...); `said`
-    are the dotted keys that the caller set."""
+    """Hex SHA-256. `stand_ins` maps a text as it stands in the spec to what it means (a checkpoint's hash, ...);
+    `machines` are dotted keys of the spec that follow from the machine."""
     covered = {
         "action": action,
-        "spec": spec if runtime == "tao" else _without_workers(spec, said),
+        "spec": _without(spec, machines),
         "bundle": bundle_digest,
         "datasets": datasets,
         "platform": platform,
@@ -42,11 +42,12 @@ def digest(
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _without_workers(spec: Mapping[str, Any], said: Collection[str], block: str = "") -> dict[str, Any]:
+def _without(spec: Mapping[str, Any], keys: Collection[str], above: str = "") -> dict[str, Any]:
+    """The nested spec less these dotted keys."""
     return {
-        key: _without_workers(value, said, f"{block}{key}.") if isinstance(value, Mapping) else value
+        key: _without(value, keys, f"{above}{key}.") if isinstance(value, Mapping) else value
         for key, value in spec.items()
-        if key != "num_workers" or block + key in said
+        if f"{above}{key}" not in keys
     }
 
 

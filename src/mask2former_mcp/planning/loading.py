@@ -5,6 +5,7 @@ from mask2former_mcp.planning.rules import Situation
 from mask2former_mcp.spec import dotted
 
 _MOST = 12  # enough for the fastest training that was measured (benchmarks/engine)
+KEYS = tuple(f"dataset.{split}.num_workers" for split in ("train", "val", "test"))
 _OPENED = {"train": ("train", "val"), "evaluate": ("val",), "inference": ("test",), "quantize": ("val",)}
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psutil
 
@@ -38,8 +38,3 @@ def look(settings: Settings, environ: Mapping[str, str] = os.environ) -> Machine
         memory_gb=psutil.virtual_memory().total / 2**30,
         trouble=trouble,
     )
-
-
-def in_container(machine: Machine, cpus: float) -> Machine:
-    """What of it a container gets: `cpus` is the operator's limit, 0 for none."""
-    return replace(machine, cpus=min(machine.cpus, max(1, int(cpus)))) if cpus else machine

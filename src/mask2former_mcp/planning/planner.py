@@ -1,6 +1,5 @@
 """A typed request -> the frozen Plan. Nothing is started or written, but for the cache of dataset facts."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, S
 from mask2former_mcp.jobs import contained
 from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
-from mask2former_mcp.planning import arguments, contract, inferred, machine, place, sources, validate, weights
+from mask2former_mcp.planning import arguments, contract, inferred, loading, machine, place, sources, validate, weights
 from mask2former_mcp.planning.contract import Contract
 from mask2former_mcp.planning.digest import digest
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
@@ -70,17 +69,20 @@ class Planner:
         self.bundle, self.settings, self.parents = bundle, settings, parents
         self.rules = rules_for(bundle, RULES)
         self.metric = bundle.metric or DEFAULT_METRIC
-        self._machine, self._environ, self._clock = machine, environ, clock
-        self._ask_again = math.inf
+        self._given, self._environ, self._clock = machine, environ, clock
+        self._seen: Machine | None = None
+        self._seen_at = 0.0
 
     @property
     def machine(self) -> Machine:
         """Looked at once; but a driver that did not answer is asked again, as it may only have been slow."""
-        found = self._machine
-        if found is None or (found.trouble and self._clock() >= self._ask_again):
-            found = self._machine = machine.look(self.settings, self._environ)
-            self._ask_again = self._clock() + _ASK_AGAIN_S
-        return found
+        if self._given is not None:
+            return self._given
+        seen = self._seen
+        if seen is None or (seen.trouble and self._clock() - self._seen_at >= _ASK_AGAIN_S):
+            seen = self._seen = machine.look(self.settings, self._environ)
+            self._seen_at = self._clock()
+        return seen
 
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
@@ -124,7 +126,7 @@ class Planner:
             estimate=estimate,
             warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
             digest=self._digest(
-                draft.situation, data.datasets, inferred.stand_ins(params, chosen, staging, home), where
+                action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where, said
             ),
             run_name=request.run_name,
             parent_job_id=parent_id,
@@ -136,6 +138,11 @@ class Planner:
             key_from_environment=has_key,
             metric=self._metric(spec, where),
         )
+
+    def _room(self, where: Place) -> Machine:
+        """What a job may use of the machine: a container has no more cores than the operator gives it."""
+        cores = self.settings.container_cpus if where.platform == "docker" else 0.0
+        return replace(self.machine, cpus=min(max(1, int(cores)), self.machine.cpus)) if cores else self.machine
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -180,11 +187,9 @@ class Planner:
             Layer("lineage", files),
         ]
         spec, _ = merge(terms.template, layers)
-        limit = self.settings.container_cpus if where.platform == "docker" else 0.0
         situation = Situation(
-            action, where.runtime, where.platform, machine.in_container(self.machine, limit), tensorrt,
-            spec, said, data.format, data.facts, data.images, data.labels, parent, chosen.known_spec,
-            published=published,
+            action, where.runtime, where.platform, self._room(where), tensorrt, spec, said, data.format, data.facts,
+            data.images, data.labels, parent, chosen.known_spec, published=published,
         )  # fmt: skip
         derived = self.rules.derive(situation)
         follows = terms.fitting(derived.values)
@@ -306,12 +311,14 @@ class Planner:
             return (), (f"cannot start yet: {error.message}. {error.fix}",)
 
     def _digest(
-        self, situation: Situation, datasets: Mapping[str, Any], stand_ins: Mapping[str, str], where: Place
+        self, action: str, spec: Mapping[str, Any], datasets: Mapping[str, Any], stand_ins: Mapping[str, str],
+        where: Place, said: Mapping[str, Any],
     ) -> str:  # fmt: skip
+        machines = [key for key in loading.KEYS if key not in said] if where.runtime == "engine" else ()
         return digest(
-            action=situation.action, spec=situation.spec, bundle_digest=self.bundle.digest, datasets=datasets,
-            platform=where.platform, runtime=where.runtime, image=where.image, home=self.settings.home,
-            stand_ins=stand_ins, said=situation.said,
+            action=action, spec=spec, bundle_digest=self.bundle.digest, datasets=datasets, platform=where.platform,
+            runtime=where.runtime, image=where.image, home=self.settings.home, stand_ins=stand_ins,
+            machines=machines,
         )  # fmt: skip
 
     def _slow(self, request: ActionRequest, seconds: float | None) -> list[str]:

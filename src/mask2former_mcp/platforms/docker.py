@@ -30,6 +30,7 @@ _STAMP = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _MASK = b"***"
 _PATIENCE_S = 60.0  # for a daemon that restarts
 _PATIENCE_AT_START_S = 20.0
+_LOGLESS = ("dead", "removing")  # states in which Docker refuses to show a log, for ever
 _SIGNALLED = 128  # exit codes from here on: ended by a signal, whoever sent it
 _GB = 2**30
 _LOOK = "`doctor platform=docker` checks the daemon; then resume_job."
@@ -158,12 +159,13 @@ class DockerPlatform:
             if state["Status"] == "created":
                 # Created and not yet started: for whoever submits it is still to do.
                 return Observation("missing", detail="its container was never started")
-            self._copy_log(handle)
+            if state["Status"] not in _LOGLESS:
+                self._copy_log(handle)
         except Gone:
             return Observation("missing", detail="its container is gone and nobody recorded an exit code")
         except Unreachable as error:
             self._watched.discard(name)
-            return Observation("running", detail=f"waiting for the Docker daemon: {error}")
+            return Observation("running", detail=f"waiting for the Docker daemon: {error}", is_away=True)
         if state["Status"] in ("running", "paused", "restarting", "removing"):
             self._watched.add(name)
             return Observation("running")
@@ -183,7 +185,8 @@ class DockerPlatform:
         try:
             patiently(lambda: self.daemon.stop(name, grace_s), _PATIENCE_S)
             state = patiently(lambda: self.daemon.inspect(name), _PATIENCE_S)["State"]
-            patiently(lambda: self._copy_log(handle), _PATIENCE_S)
+            if state["Status"] not in _LOGLESS:
+                patiently(lambda: self._copy_log(handle), _PATIENCE_S)
             ended = _ended(state, watched=not had_ended or name in self._watched)
             _write(
                 self.home / handle["run"] / _EXIT_FILE,

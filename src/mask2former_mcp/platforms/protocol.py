@@ -57,7 +57,8 @@ class Observation:
 
     state: Literal["waiting", "running", "exited", "missing"]  # waiting: it is being started
     exit_code: int | None = None
-    detail: str = ""  # while running: what keeps the platform from being asked, or that it ends
+    detail: str = ""  # why, where the state does not say it all; of what goes on it becomes the job's phase
+    is_away: bool = False  # running, as far as anybody knows: the platform could not be asked, `detail` says why
     cut_off: bool = False  # taken along by the platform, or so it seems where nobody watched: no fault of the program
     out_of_memory: bool = False  # the memory limit was hit: by the process itself or by a child of it
 

@@ -14,9 +14,9 @@ _LEAST_SECRET = 4
 
 
 def platform_for(
-    name: str, settings: Settings, secret: str | None, environ: Mapping[str, str] = os.environ
+    name: str, settings: Settings, secrets: tuple[str, ...], environ: Mapping[str, str] = os.environ
 ) -> Platform:
-    """The platform that runs, or ran, a job whose Plan says `name`. `secret`: what its log may hold and must not."""
+    """The platform that runs, or ran, a job whose Plan says `name`. `secrets`: what its log may hold and must not."""
     if name == "docker":
         # Imported here, because the docker SDK costs a quarter of a second at each start of a supervisor.
         from mask2former_mcp.platforms.docker import DockerPlatform, Limits
@@ -31,6 +31,6 @@ def platform_for(
             shm_gb=settings.container_shm_gb,
             network=settings.container_network,
         )
-        secrets = (secret,) if secret and len(secret) >= _LEAST_SECRET else ()
-        return DockerPlatform(settings.home, limits, Daemon(environ.get("DOCKER_HOST")), secrets, logins(environ))
+        masked = tuple(secret for secret in secrets if len(secret) >= _LEAST_SECRET)
+        return DockerPlatform(settings.home, limits, Daemon(environ.get("DOCKER_HOST")), masked, logins(environ))
     return LocalPlatform(settings.home, settings.engine)

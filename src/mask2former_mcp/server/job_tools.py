@@ -125,7 +125,7 @@ def _changing_tools(services: Services) -> list[RequestTool]:
             "resume_job",
             "Continue an ended job from its last checkpoint: same id, same folder, next attempt.",
             ResumeJobRequest,
-            in_thread(partial(_resume, services)),
+            partial(_resume, services),
             Behaviour("Resume job", read_only=False, idempotent=False, open_world=True),
             SUMMARY_SCHEMA,
         ),
@@ -241,8 +241,13 @@ async def _delete(services: Services, request: ConfirmedRequest, context: Contex
     return answer({**facts, "next": "list_jobs()"}, f"{job.id} deleted")
 
 
-def _resume(services: Services, request: ResumeJobRequest) -> CallToolResult:
-    machine = services.planner.planner.machine
-    budget = resume.changes(services.jobs.get(request.job_id), request.num_epochs, request.automl, machine)
-    job = services.jobs.resume(request.job_id, num_epochs=request.num_epochs, study=budget)
+async def _resume(services: Services, request: ResumeJobRequest, _: Context[Any, Any]) -> Answer:
+    def decide() -> dict[str, Any] | None:
+        machine = services.planner.planner.machine
+        return resume.changes(services.jobs.get(request.job_id), request.num_epochs, request.automl, machine)
+
+    budget = await anyio.to_thread.run_sync(decide, abandon_on_cancel=True)
+    with anyio.CancelScope(shield=True):  # from here on the job goes on, and that is answered
+        go_on = partial(services.jobs.resume, request.job_id, num_epochs=request.num_epochs, study=budget)
+        job = await anyio.to_thread.run_sync(go_on)
     return answer(summary(job), headline(job))

@@ -25,6 +25,7 @@ from mask2former_mcp.staging.s3 import Object
 RANGE = 16 << 20  # bytes of one request, at most
 _PIECE = 128 << 10  # stays in the processor's cache between arriving, being hashed and being written
 _UNHASHED = "-" * 32  # in the journal: of a range inside a part, which is hashed when it is whole
+_OPAQUE = "?" * 32  # in the journal: of a range that the store encrypts with a key, so that the ETag is no digest of it
 _PATIENCE = 6  # broken transfers in a row without a byte of progress
 _BROKEN = (
     IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError, NotReady,
@@ -93,9 +94,8 @@ class _Ranges:
     progress: Progress | None
     parts: Parts | None
     lock: threading.Lock = field(default_factory=threading.Lock)
-    done: dict[int, str] = field(default_factory=dict)  # offset -> MD5s of the parts in that range, or _UNHASHED
+    done: dict[int, str] = field(default_factory=dict)  # offset -> MD5s of its parts, _UNHASHED or _OPAQUE
     stop: threading.Event = field(default_factory=threading.Event)
-    opaque: bool = False  # the store encrypts with a key, so that the ETag is no digest of the bytes
 
     def run(self) -> str | None:
         """The MD5s of the parts, None where they say nothing."""
@@ -117,7 +117,7 @@ class _Ranges:
                 found = follower.result() if follower else "".join(self.done[o] for o in sorted(self.done))
         finally:
             os.close(descriptor)
-        return None if self.parts is None or self.opaque else found
+        return None if self.parts is None or _OPAQUE in self.done.values() else found
 
     @property
     def hashed_on_arrival(self) -> bool:
@@ -159,7 +159,8 @@ class _Ranges:
             if lines and lines[0] == head:
                 for line in lines[1:]:
                     offset, _, found = line.partition(" ")
-                    if offset.isdigit() and len(found) == self._length(int(offset)):  # a torn line is fetched again
+                    # A torn line is fetched again.
+                    if offset.isdigit() and (found == _OPAQUE or len(found) == self._length(int(offset))):
                         self.done[int(offset)] = found
                 kept = [head, *(f"{offset} {found}" for offset, found in self.done.items())]
                 journal.write_text("\n".join(kept) + "\n", encoding="utf-8")
@@ -189,7 +190,8 @@ class _Ranges:
                 with self.lock:
                     self.progress(len(piece))
 
-        self.opaque |= _read(self.source, offset, self._end(offset), write)
+        if _read(self.source, offset, self._end(offset), write):
+            return _OPAQUE
         return digests.found() if digests else _UNHASHED
 
 

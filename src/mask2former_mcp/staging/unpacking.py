@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 _JUNK = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
 _PIECE = 1 << 20
 _HEADER = 2 * _PIECE  # bytes read in a row without a member, or a piece of one: headers take a few kB
-_ENTRY = 46  # bytes, the least that a zip's table of contents has for a member
+_ENTRY = 46 + 512  # bytes of a member in a zip's table of contents: the fixed ones, a long path and extra fields
 _PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {  # by how such a file begins
     b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open, b"": io.BufferedReader,
 }  # fmt: skip

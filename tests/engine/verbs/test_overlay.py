@@ -49,6 +49,15 @@ def test_regions_in_their_boxes_look_as_drawn_over_the_whole_image(size: tuple[i
     assert apart.mean() < 1
 
 
+def test_masks_of_the_original_size_are_drawn_over_an_image_of_the_networks() -> None:
+    image, masks = scene((480, 640))
+    large = scene((963, 1281))[1]
+    found, wanted = (
+        artifacts.overlay(image, [Region(cut(mask), 1) for mask in drawn], CLASSES) for drawn in (large, masks)
+    )
+    assert (np.abs(found.astype(int) - wanted).max(-1) > 20).mean() < 0.02
+
+
 def test_a_name_stands_deepest_inside_its_region_and_small_regions_have_none() -> None:
     image, masks = np.full((480, 640, 3), 200, dtype=np.uint8), scene((480, 640))[1]
     dot = np.zeros((480, 640), dtype=bool)

@@ -94,7 +94,8 @@ def test_a_study_that_is_given_up_says_what_still_runs_or_stops_it_as_it_was_ask
     if asked_to_stop:
         jobs.store.transition(study.id, JobState.STOPPING, expect=(JobState.RUNNING,), text="cancel asked for")
     jobs.store.history.begin(study.id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
-    reconcile._give_up(laboratory.settings, jobs.store, jobs.store.get(study.id), "Its supervisor ended 5 times.")
+    given_up = jobs.store.get(study.id)
+    reconcile._give_up(laboratory.settings, jobs.store, given_up, {}, "Its supervisor ended 5 times.")
     found = jobs.store.get(study.id)
     assert found.state is JobState.LOST
     assert ("resume_job takes them over, cancel_job stops them" in found.message) != asked_to_stop

@@ -32,7 +32,7 @@ class Leaving(LocalPlatform):
     def poll(self, handle: Handle) -> Observation:
         if self.away:
             self.away -= 1
-            return Observation("running", detail="it does not answer")
+            return Observation("running", detail="it does not answer", is_away=True)
         return super().poll(handle)
 
 
@@ -58,10 +58,36 @@ def test_gone_in_the_middle_of_a_start_it_is_waited_for_and_asked_again(bench: A
     assert (ended.state, ended.attempt, ended.restarts, platform.starts) == (JobState.SUCCEEDED, 1, 0, 2)
 
 
-def test_a_successor_does_not_take_what_cannot_be_asked_for_running(bench: Any, jobs: Jobs) -> None:
+def handed_over(bench: Any, jobs: Jobs) -> Job:
+    """Its supervisor died around the start."""
     job = queued(bench, jobs)
     jobs.store.transition(job.id, JobState.PREPARING, expect=(JobState.QUEUED,), text="its supervisor died later")
     jobs.store.update(job.id, 1, handle={"platform": "local", "run": "jobs/train-1/run/1", "log": "log.txt"})
+    return job
+
+
+def test_a_successor_does_not_take_what_cannot_be_asked_for_running(
+    bench: Any, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = handed_over(bench, jobs)
     platform = Leaving(bench, away=3)
+    ask, phases = platform.poll, []
+
+    def poll(handle: Handle) -> Observation:
+        phases.append(jobs.store.get(job.id).phase)
+        return ask(handle)
+
+    monkeypatch.setattr(platform, "poll", poll)
     ended = run(bench, jobs, job, platform)
     assert (ended.state, ended.attempt, ended.restarts, platform.starts) == (JobState.SUCCEEDED, 1, 0, 1)
+    assert phases[1:3] == ["it does not answer"] * 2
+
+
+def test_a_successor_takes_what_is_about_to_end_for_running(
+    bench: Any, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over(bench, jobs)
+    platform = Leaving(bench)
+    monkeypatch.setattr(platform, "poll", lambda _: Observation("running", detail="ending"))
+    Supervisor(bench.settings, jobs.store, platform, bench.environ).start(jobs.store.get("train-1"))
+    assert jobs.store.get("train-1").state is JobState.RUNNING

@@ -47,7 +47,7 @@ def test_a_driver_that_stays_silent_fails_the_job(
     (tmp_path / "failures").write_text("\n" * 10_000)
     jobs = bench.jobs(environ, gpus="auto")
     job = bench.unfollowed(jobs)
-    platform = platform_for("local", jobs.settings, environ)
+    platform = platform_for("local", jobs.settings, (), environ)
     supervisor.Supervisor(jobs.settings, jobs.store, platform, environ).run(job.id)
     ended = jobs.store.get(job.id)
     assert (ended.state, ended.error_code) == (JobState.FAILED, "not_available")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -65,12 +66,17 @@ def test_without_a_process_the_job_is_lost_with_the_last_words(bench: Any, jobs:
     assert "supervisor ended 5 times" in ended.message
 
 
-def test_a_job_that_was_to_end_is_ended_all_the_same(bench: Any, jobs: Jobs, trouble: Path) -> None:
+def test_a_job_that_was_to_end_is_ended_all_the_same(
+    bench: Any, jobs: Jobs, trouble: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Mock(side_effect=reconcile.platform_for)
+    monkeypatch.setattr(reconcile, "platform_for", platform)
     job = left_alone(bench, jobs, trouble)
     jobs.store.transition(job.id, JobState.STOPPING, expect=(JobState.RUNNING,), text="cancel asked for")
     jobs.store.update(job.id, job.attempt, spawns=reconcile.MAX_SPAWNS)
     jobs.reconcile()
     assert jobs.store.get(job.id).state is JobState.LOST
+    assert platform.call_args.args[3] == bench.environ  # the caller's, which may name another daemon
     assert not any(bench.runs(pid) for pid in bench.starts(jobs, job))
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from xml.sax.saxutils import escape
 
 import pytest
@@ -81,6 +82,24 @@ def test_an_object_encrypted_with_a_key_is_not_compared_with_its_etag(scripted: 
     scripted(lambda *_: found(CONTENT, **keyed))
     transfer.download(s3.look(Uri("data", "x")), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("etag", ["ab" * 16, f"{'ab' * 16}-3"], ids=["whole", "in parts"])
+def test_nor_is_it_by_a_process_that_finds_all_of_it_fetched(
+    scripted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etag: str
+) -> None:
+    monkeypatch.setattr(transfer, "RANGE", 2 << 20)
+    keyed = {"x-amz-server-side-encryption": "aws:kms", "ETag": f'"{etag}"'}
+    asked = scripted(lambda *_: found(bytes(3 << 20), **keyed))
+    source = s3.look(Uri("data", "x"))
+    with monkeypatch.context() as dying:
+        dying.setattr(Path, "replace", Mock(side_effect=OSError("died before the rename")))
+        with pytest.raises(OSError, match="died"):
+            transfer.download(source, tmp_path / "x")
+    asked.clear()
+    transfer.download(source, tmp_path / "x")
+    assert [line for line in asked if line.startswith("GET")] == []
+    assert (tmp_path / "x").read_bytes() == bytes(3 << 20)
 
 
 def test_bytes_that_do_not_have_their_checksum_are_not_kept(scripted: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A dataset in S3 is planned from its annotations alone, fetched once when a job is prepared, and checked like any."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -18,8 +19,13 @@ from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import REQUESTS
+from mask2former_mcp.server.data_tools import dataset_report
+from mask2former_mcp.server.requests import CheckDatasetRequest
+from mask2former_mcp.server.services import Services
 from mask2former_mcp.settings import Settings
+from mask2former_mcp.staging import mirror
 from mask2former_mcp.staging.prepare import real, stage
+from mask2former_mcp.staging.uri import Uri
 
 TRAIN = REQUESTS["train"]
 
@@ -151,3 +157,12 @@ def test_check_dataset_names_a_broken_image_in_s3(data: str, store: Any, tmp_pat
     report = check.check(DatasetRef.parse(data), home=tmp_path / "home")
     assert not report.ready
     assert any("train1.png" in problem["file"] for problem in report.as_dict()["problems"])
+
+
+def test_check_dataset_keeps_the_cache_in_bounds(data: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    old = mirror.fill(Uri.parse(f"{data}/val"), home, [""])
+    os.utime(old, (0, 0))
+    services = Services({**os.environ, "M2F_HOME": str(home), "M2F_S3_CACHE_GB": "0.000001", "M2F_GPUS": "none"})
+    assert dataset_report(services, CheckDatasetRequest(dataset=f"{data}/train"))["ready"]
+    assert not old.exists()

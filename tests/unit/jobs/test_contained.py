@@ -151,6 +151,9 @@ def test_what_a_container_says_of_its_files_is_told_with_the_paths_outside(folde
         f"No such file: '{names[1]}/7.jpg' ({names[0]}), written to {folders.results}/train. /srv/results stays."
     )
     assert as_outside(said, folders, 2) == said  # of a local process, or never started
+    record = folders.job / "run" / "1" / "mounts.json"
+    record.write_text(record.read_text()[:-9])
+    assert as_outside(said, folders, 1) == said  # torn: no reason to lose the job
 
 
 def test_without_a_lease_a_container_is_shown_no_gpu(folders: Folders) -> None:

@@ -16,7 +16,7 @@ from mask2former_mcp.jobs.folders import Folders, new_id, stored_results_dir
 from mask2former_mcp.jobs.following import success_message
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.plan import Plan
-from mask2former_mcp.jobs.prepare import job_key
+from mask2former_mcp.jobs.prepare import hidden, job_keys
 from mask2former_mcp.jobs.series import best_epoch, headline, thin
 from mask2former_mcp.jobs.store import JobStore
 
@@ -185,8 +185,19 @@ def test_the_key_that_an_earlier_attempt_was_given_is_known_without_the_environm
     folders.job.mkdir(parents=True)
     folders.spec.write_text("encryption_key: hunter2\n")
     keyed = replace(job, plan=plan.model_copy(update={"key_from_environment": True}))
-    assert job_key(keyed, folders, {}) == "hunter2"
-    assert job_key(keyed, folders, {"M2F_ENCRYPTION_KEY": "newer"}) == "newer"
-    assert job_key(job, folders, {}) is None  # this one's Plan has no key
+    assert job_keys(keyed, folders, {}) == ("hunter2",)
+    assert job_keys(job, folders, {}) == ()  # this one's Plan has no key
     folders.spec.write_text("- not a spec\n")
-    assert job_key(keyed, folders, {}) is None
+    assert job_keys(keyed, folders, {}) == ()
+
+
+def test_a_server_with_another_key_masks_the_jobs_own_one_as_well(
+    add: Callable[..., Job], plan: Plan, tmp_path: Path
+) -> None:
+    job = replace(add("train-1"), plan=plan.model_copy(update={"key_from_environment": True}))
+    folders = Folders.of(tmp_path / "home", job)
+    folders.job.mkdir(parents=True)
+    folders.spec.write_text("encryption_key: hunter2\n")
+    keys = job_keys(job, folders, {"M2F_ENCRYPTION_KEY": "hunter"})
+    assert hidden("hunter2 or hunter", keys) == "*** or ***"
+    assert job_keys(job, folders, {"M2F_ENCRYPTION_KEY": "hunter2"}) == ("hunter2",)

@@ -74,7 +74,7 @@ def test_what_changes_the_work_counts(plan: Any, data: Path) -> None:
             {"eval_dataset": str(data / "alone")},
             {"contiguous_id": False},
             {"overrides": {"train.seed": 7}},
-            {"overrides": {"dataset.train.num_workers": 0}},  # what a failed job was told to try
+            {"overrides": {"dataset.train.num_workers": 3}},
             {"runtime": "tao"},
         )
     ]

@@ -301,7 +301,9 @@ def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
     assert said(made, "24 GB or more")
 
 
-def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(plan: Any, data: Path, trained: Any) -> None:
+def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(
+    plan: Any, make_planner: Any, data: Path, trained: Any
+) -> None:
     train, one = str(data / "shop"), Machine(gpus=1, gpu_memory_gb=80.0, cpus=8, memory_gb=64.0)
     made = plan("train", machine=one, train_dataset=train)
     assert [made.spec["dataset"][split]["num_workers"] for split in ("train", "val", "test")] == [7, 7, 1]
@@ -310,24 +312,15 @@ def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(plan: Any, data:
     assert plan("train", machine=GPUS, train_dataset=train).spec["dataset"]["train"]["num_workers"] == 3
     run = plan("inference", machine=replace(GPUS, cpus=64), parent_job_id=trained.job_id)
     assert run.spec["dataset"]["test"]["num_workers"] == 12
+    asked_for = REQUESTS["train"].model_validate({"train_dataset": train, "platform": "docker", "dry_run": True})
+    for cores, loaders in ((4.0, 3), (0.5, 1), (0.0, 7), (99.0, 7)):
+        boxed = make_planner(machine=one, container_cpus=cores).plan(asked_for)
+        assert boxed.spec["dataset"]["train"]["num_workers"] == loaders
     asked = plan("train", machine=one, train_dataset=train, overrides={"dataset.train.num_workers": 2})
     assert [asked.spec["dataset"][split]["num_workers"] for split in ("train", "val")] == [2, 7]
     for same in (plan("train", train_dataset=train), plan("train", machine=one, train_dataset=train, runtime="tao")):
         assert same.spec["dataset"]["train"]["num_workers"] == 1
         assert not said(same, "num_workers")
-
-
-@pytest.mark.parametrize(("container_cpus", "workers"), [(0.0, 12), (4.5, 3), (0.5, 1), (99.0, 12)])
-def test_loader_processes_in_a_container_are_as_many_as_its_cores_allow(
-    make_planner: Any, data: Path, container_cpus: float, workers: int
-) -> None:
-    one = Machine(gpus=1, gpu_memory_gb=80.0, cpus=16, memory_gb=64.0)
-    planner = make_planner(machine=one, container_cpus=container_cpus)
-    asked = {"train_dataset": str(data / "shop"), "dry_run": True}
-    docker = planner.plan(REQUESTS["train"].model_validate({**asked, "platform": "docker"}))
-    assert docker.runtime == "engine"
-    assert docker.spec["dataset"]["train"]["num_workers"] == workers
-    assert planner.plan(REQUESTS["train"].model_validate(asked)).spec["dataset"]["train"]["num_workers"] == 12
 
 
 def test_a_driver_that_was_silent_once_is_asked_again(home: Path, shelf: Any, monkeypatch: pytest.MonkeyPatch) -> None:

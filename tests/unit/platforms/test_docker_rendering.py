@@ -51,6 +51,8 @@ class FakeDaemon:
         return {"State": self.state}
 
     def log(self, name: str, *, since: str = "") -> list[bytes]:
+        if self.state["Status"] in ("dead", "removing"):
+            raise Unreachable("can not get logs from container which is dead or marked for removal")
         return self.lines
 
     def has_image(self, image: str) -> bool:
@@ -200,7 +202,7 @@ def test_a_daemon_that_is_away_is_waited_for_and_a_container_that_is_gone_is_mis
     handle = docker.render(task(tmp_path))["handle"]
     daemon.fails["inspect"] = Unreachable("restarting")
     away = docker.poll(handle)
-    assert (away.state, away.detail) == ("running", "waiting for the Docker daemon: restarting")
+    assert away == Observation("running", detail="waiting for the Docker daemon: restarting", is_away=True)
     daemon.fails["inspect"] = Gone("no such container")
     assert docker.poll(handle).state == "missing"
 
@@ -227,6 +229,22 @@ def test_the_end_is_recorded_before_the_container_goes(tmp_path: Path) -> None:
     assert docker.poll(handle) == Observation("exited", exit_code=7)
     assert daemon.done == ["create", "stop", "remove"]
     docker.submit(task(tmp_path))
+    assert daemon.done == ["create", "stop", "remove"]
+
+
+def test_a_container_that_shows_no_log_any_more_is_ended_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mask2former_mcp.platforms.docker._PATIENCE_S", 0.0)
+    monkeypatch.setattr("mask2former_mcp.platforms.docker_daemon._AGAIN_S", 0.0)
+    daemon = FakeDaemon()
+    docker = platform(tmp_path, daemon)
+    handle = docker.submit(task(tmp_path))
+    daemon.state |= {"Status": "removing"}
+    assert docker.poll(handle) == Observation("running")
+    daemon.state |= {"Status": "dead", "ExitCode": 9}
+    assert docker.poll(handle) == Observation("exited", exit_code=9)
+    docker.cancel(handle, grace_s=1)
     assert daemon.done == ["create", "stop", "remove"]
 
 

@@ -194,6 +194,7 @@ please avoid using automl tonight
 skip automl tonight
 no automl tonight
 train without automl tonight
+without automl tonight
 turn off wandb and AutoML tonight
 do not keep AutoML
 do not train with automl

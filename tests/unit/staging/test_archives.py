@@ -184,6 +184,13 @@ def test_what_grows_outside_of_files_is_refused_early(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_zip_of_as_many_files_as_allowed_may_have_long_paths(tmp_path: Path) -> None:
+    deep = f"{'a' * 200}/{'b' * 200}"
+    archive = zipped(tmp_path / "x.zip", {f"{deep}/{i}.jpg": b"" for i in range(4800)})
+    target = extract(archive, tmp_path / "x", limits=Limits(members=4800))
+    assert sum(path.is_file() for path in target.rglob("*")) == 4800
+
+
 def test_what_is_thrown_away_can_be_stopped_as_well(tmp_path: Path) -> None:
     archive = tar(tmp_path / "x.tar.gz", {"__MACOSX/x": bytes(8 << 20)})
 
