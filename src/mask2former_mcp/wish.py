@@ -145,7 +145,11 @@ _PATTERNS: tuple[tuple[str, bool], ...] = (
     (rf"{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:on|enabled)\b{_NOT_LATER}", False),
     (rf"{_BACK}(?:keep|leave|turn|switch|put|have) it (?:back )?(?:off|disabled)\b{_NOT_LATER}", True),
     (rf"(?P<negation>\bnicht )?\b(?:ohne|keine?[nmrs]?|nicht mit) (?:jede[ns]? )?{_TOPIC}", True),  # German
-    (rf"{_NEGATED}\b(?:{_USE}|with|mit|keep|via|through|tune|search|optimi[sz]e|sweep) {_TOPIC}{_WHOLE}", False),
+    (
+        rf"{_NEGATED}\b(?:{_USE}|(?:{_WORK} )?(?:with|using|mit|via|through)|keep|tune|search|optimi[sz]e|sweep)"
+        rf" {_TOPIC}{_WHOLE}",
+        False,
+    ),
     (rf"\b{_TOPIC} ?(?:{_LINK} ?)*{_STATE_ON}(?! (?:my|the|this|our|a|s3|data))", False),
 )
 _HYPOTHETICAL = (

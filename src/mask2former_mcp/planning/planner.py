@@ -32,6 +32,7 @@ _ACTIONS = {model: action for action, model in REQUESTS.items()}
 _HOUR_S = 3600
 _CANNOT = "cannot start yet: "
 DEFAULT_METRIC = "mIoU"
+_ASK_AGAIN_S = 30.0  # one Plan, which looks several times, waits once for a silent driver
 DEADLINE_S = 40.0  # of everything that a Plan reads; what needs longer goes on in the background
 
 
@@ -70,15 +71,18 @@ class Planner:
         self.metric = bundle.metric or DEFAULT_METRIC
         self._given, self._environ, self._clock = machine, environ, clock
         self._seen: Machine | None = None
+        self._seen_at = 0.0
 
     @property
     def machine(self) -> Machine:
-        """Looked at once, unless its driver had trouble answering."""
+        """Looked at once; but a driver that did not answer is asked again, as it may only have been slow."""
         if self._given is not None:
             return self._given
-        if self._seen is None or self._seen.trouble:
-            self._seen = machine.look(self.settings, self._environ)
-        return self._seen
+        seen = self._seen
+        if seen is None or (seen.trouble and self._clock() - self._seen_at >= _ASK_AGAIN_S):
+            seen = self._seen = machine.look(self.settings, self._environ)
+            self._seen_at = self._clock()
+        return seen
 
     def plan(self, request: ActionRequest) -> Plan:
         """The whole Plan, or an error that says what to change. With dry_run, what cannot run yet is a warning."""
@@ -137,8 +141,8 @@ class Planner:
 
     def _room(self, where: Place) -> Machine:
         """What a job may use of the machine: a container has no more cores than the operator gives it."""
-        cores = int(self.settings.container_cpus) if where.platform == "docker" else 0
-        return replace(self.machine, cpus=min(cores, self.machine.cpus)) if cores else self.machine
+        cores = self.settings.container_cpus if where.platform == "docker" else 0.0
+        return replace(self.machine, cpus=min(max(1, int(cores)), self.machine.cpus)) if cores else self.machine
 
     # --- steps -------------------------------------------------------------------------------------------------------
 

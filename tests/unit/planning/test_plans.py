@@ -313,13 +313,27 @@ def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(
     run = plan("inference", machine=replace(GPUS, cpus=64), parent_job_id=trained.job_id)
     assert run.spec["dataset"]["test"]["num_workers"] == 12
     asked_for = REQUESTS["train"].model_validate({"train_dataset": train, "platform": "docker", "dry_run": True})
-    boxed = make_planner(machine=one, container_cpus=4.0).plan(asked_for)
-    assert boxed.spec["dataset"]["train"]["num_workers"] == 3
+    for cores, loaders in ((4.0, 3), (0.5, 1), (0.0, 7), (99.0, 7)):
+        boxed = make_planner(machine=one, container_cpus=cores).plan(asked_for)
+        assert boxed.spec["dataset"]["train"]["num_workers"] == loaders
     asked = plan("train", machine=one, train_dataset=train, overrides={"dataset.train.num_workers": 2})
     assert [asked.spec["dataset"][split]["num_workers"] for split in ("train", "val")] == [2, 7]
     for same in (plan("train", train_dataset=train), plan("train", machine=one, train_dataset=train, runtime="tao")):
         assert same.spec["dataset"]["train"]["num_workers"] == 1
         assert not said(same, "num_workers")
+
+
+def test_a_driver_that_was_silent_once_is_asked_again(home: Path, shelf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, answers = replace(GPUS, gpus=0, gpu_memory_gb=None, trouble="it took more than 20 s"), GPUS
+    found, now = iter([silent, answers]), [0.0]
+    monkeypatch.setattr("mask2former_mcp.planning.machine.look", lambda *_: next(found))
+    planner = Planner(bundle.load(), Settings(home=home), shelf, environ={}, clock=lambda: now[0])
+    assert planner.machine == silent
+    assert planner.machine == silent  # at once: no second wait in the same Plan
+    now[0] = 60.0
+    assert planner.machine == answers
+    now[0] = 3600.0
+    assert planner.machine == answers
 
 
 def test_words_turn_automl_off_for_this_run_only(plan: Any, make_planner: Any, data: Path) -> None:

@@ -10,20 +10,6 @@ from mask2former_mcp.wish import read
 READY = BundleState(automl_enabled=True)
 
 OFF = """
-do not use AutoML yet
-don't use automl tonight
-please don't use automl right now
-do not use automl under any circumstances
-don't use automl due to time limits
-do not use AutoML either
-do not use automl ever
-do not use automl unless needed
-we will not use automl however
-don't run HPO beforehand
-please avoid using automl tonight
-skip automl tonight
-no automl tonight
-without automl tonight
 turn off AutoML
 Turn off automl for this run.
 turn AutoML off
@@ -208,16 +194,15 @@ please avoid using automl tonight
 skip automl tonight
 no automl tonight
 train without automl tonight
+without automl tonight
 turn off wandb and AutoML tonight
 do not keep AutoML
+do not train with automl
+don't run it using AutoML tonight
 AutoML is on by default, right? Turn it off
 """.strip().splitlines()
 
 NOT_OFF = """
-do not stop, use automl
-don't use wandb, use automl
-do not train without automl
-don't forget to use automl
 don't disable AutoML
 Don\u2019t disable AutoML
 dont disable automl
@@ -337,6 +322,7 @@ do not train without automl
 do not train without automl tonight
 don't forget to use automl
 use automl tonight
+stop the old job and use automl
 disable wandb, AutoML may run
 AutoML is off by default, right? turn it on
 """.strip().splitlines()
