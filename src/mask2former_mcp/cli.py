@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.errors import Mask2FormerError, StoreError
 from mask2former_mcp.version import version
 
 
@@ -129,7 +129,10 @@ def _jobs(_: argparse.Namespace, environ: dict[str, str]) -> int:
     from mask2former_mcp.server.job_facts import listed
     from mask2former_mcp.server.services import Services
 
-    jobs, _next = Services(environ).jobs.list(limit=50)
+    def tell(error: StoreError) -> None:
+        print(f"{error.message}. {error.fix}", file=sys.stderr)
+
+    jobs, _next = Services(environ).jobs.list(limit=50, unreadable=tell)
     rows, console = [presentable(listed(job)) for job in jobs], Console()
     if console.is_terminal:
         console.print(jobs_table(rows))

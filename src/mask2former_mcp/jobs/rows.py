@@ -36,6 +36,7 @@ def read(row: sqlite3.Row) -> Job:
             f"the stored job {row['id']} cannot be read: {str(error).splitlines()[0]}",
             fix="It was damaged, or written by another version. Upgrade mask2former-mcp; or, in the home, remove it:"
             f""" sqlite3 jobs.sqlite3 "DELETE FROM jobs WHERE id = '{row["id"]}'".""",
+            details={"job_id": row["id"]},
         ) from error
 
 

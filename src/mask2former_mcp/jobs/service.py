@@ -21,7 +21,7 @@ from mask2former_mcp.jobs.members import live_study, members, outsiders
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.spawn import spawn, supervised
-from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.jobs.store import JobStore, Told
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.platforms import engine
 from mask2former_mcp.settings import KEY_VARIABLE, Settings
@@ -151,12 +151,14 @@ class Jobs(JobViews):
         parent_job_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        unreadable: Told | None = None,
     ) -> tuple[Sequence[Job], str | None]:
-        """Newest first, and the cursor of the next page."""
+        """Newest first, and the cursor of the next page. Rows that do not read are told to `unreadable`."""
         states = None if state is None else (JobState(state),)
         return self.store.list(
-            states=states, action=action, study_id=study_id, parent_job_id=parent_job_id, limit=limit, cursor=cursor
-        )
+            states=states, action=action, study_id=study_id, parent_job_id=parent_job_id, limit=limit, cursor=cursor,
+            unreadable=unreadable,
+        )  # fmt: skip
 
     def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job when it has ended, or as it is after `timeout_s` seconds."""

@@ -4,12 +4,14 @@ Nothing here decides; which state may follow which is the table in job.py. Times
 """
 
 import json
+import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from sqlite3 import Row
 from typing import Any
 
-from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.errors import InvalidRequest, StoreError
 from mask2former_mcp.jobs import rows
 from mask2former_mcp.jobs.database import Database
 from mask2former_mcp.jobs.history import History
@@ -17,12 +19,16 @@ from mask2former_mcp.jobs.job import TRANSITIONS, Job, JobState
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.series import Series
 
+Told = Callable[[StoreError], object]  # what is said of a row that does not read; its details have the job_id
+
 LIVE = tuple(state for state in JobState if not state.terminal)
 
 # What a new attempt starts without.
 _FRESH: dict[str, Any] = {
     "phase": "", "progress": 0.0, "eta_s": None, "message": "", "error_code": None, "handle": None, "finished_at": None
 }  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 class JobStore:
@@ -33,6 +39,7 @@ class JobStore:
         self.database = Database(home / "jobs.sqlite3")
         self.history = History(self.database)
         self.series = Series(self.database)
+        self._logged: set[str] = set()
 
     def close(self) -> None:
         self.database.close()
@@ -81,8 +88,12 @@ class JobStore:
         parent_job_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        unreadable: Told | None = None,
     ) -> tuple[Sequence[Job], str | None]:
-        """Newest first; the cursor of the next page is None on the last."""
+        """Newest first; the cursor of the next page is None on the last.
+
+        A row that does not read keeps nobody from the others: it is left out, and told to `unreadable` or the log.
+        """
         clauses: list[str] = ["1"]
         values: list[Any] = []
         if states is not None:
@@ -98,8 +109,14 @@ class JobStore:
         query = f"SELECT * FROM jobs WHERE {' AND '.join(clauses)} ORDER BY created_at DESC, id DESC LIMIT ?"
         with self.database.read() as connection:
             found = connection.execute(query, (*values, limit + 1)).fetchall()
-        jobs = [rows.read(row) for row in found[:limit]]
-        return jobs, f"{jobs[-1].created_at!r}:{jobs[-1].id}" if len(found) > limit else None
+        page = found[:limit]
+        jobs = list(_readable(page, unreadable or self._log_once))
+        return jobs, f"{page[-1]['created_at']!r}:{page[-1]['id']}" if len(found) > limit else None
+
+    def _log_once(self, error: StoreError) -> None:
+        if error.message not in self._logged:
+            self._logged.add(error.message)
+            _log.warning("%s. %s", error.message, error.fix)
 
     def transition(
         self,
@@ -181,6 +198,14 @@ class JobStore:
             )
             row = connection.execute("SELECT spawns FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return 0 if row is None else int(row["spawns"])
+
+
+def _readable(page: Iterable[Row], unreadable: Told) -> Iterator[Job]:
+    for row in page:
+        try:
+            yield rows.read(row)
+        except StoreError as error:
+            unreadable(error)
 
 
 def _same_plan(job: Job, plan: Plan) -> Job:

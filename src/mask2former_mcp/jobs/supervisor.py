@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway
+from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway, StoreError
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.contained import as_outside
@@ -138,7 +138,10 @@ class Supervisor:
         return max(self.settings.cpu_slots, width(self.store, job))
 
     def _waits(self, job_id: str) -> bool:
-        return supervised(self.store, self.store.get(job_id))
+        try:
+            return supervised(self.store, self.store.get(job_id))
+        except StoreError:
+            return False  # a row that does not read: nobody can start that job, and the others need not wait for it
 
     # -- preparing --
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import psutil
 
-from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.errors import Mask2FormerError, StoreError
 from mask2former_mcp.platforms import engine
 from mask2former_mcp.server.services import Services
 
@@ -222,6 +222,10 @@ def _memory(_: Services) -> Check:
 
 
 def _jobs(services: Services) -> Check:
-    jobs, _ = services.jobs.list(limit=100)
+    left_out: list[StoreError] = []
+    jobs, _ = services.jobs.list(limit=100, unreadable=left_out.append)
+    if left_out:
+        more = f" (and {len(left_out) - 1} more, which list_jobs names)" if len(left_out) > 1 else ""
+        return Check("jobs", "warning", f"{left_out[0].message}{more}", left_out[0].fix)
     live = [job.id for job in jobs if not job.state.terminal]
     return Check("jobs", "ok", f"{len(live)} live" + (f": {', '.join(live[:5])}" if live else ""))

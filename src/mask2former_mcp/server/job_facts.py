@@ -1,9 +1,11 @@
 """A job as the tools show it: at most ten fields, the same everywhere; get_job and lists add what it is `about`."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mask2former_mcp.automl import result
+from mask2former_mcp.errors import StoreError
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.server.schema import Schema
@@ -99,6 +101,12 @@ def listed(job: Job) -> dict[str, Any]:
         "about": about(job),
         **whose,
     }
+
+
+def unreadable(rows: Sequence[StoreError]) -> dict[str, Any]:
+    """What a list says of the rows that it had to leave out; nothing where there are none."""
+    found = [{**row.details, "message": row.message, "fix": row.fix} for row in rows]
+    return {"unreadable": found} if found else {}
 
 
 def headline(job: Job) -> str:

@@ -10,12 +10,21 @@ from mcp.server.mcpserver import Context
 from mcp.types import CallToolResult
 
 from mask2former_mcp.automl import resume
-from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.errors import InvalidRequest, StoreError
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.logs import MAX_READ
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.confirmation import confirmed
-from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, about, headline, listed, membership, study, summary
+from mask2former_mcp.server.job_facts import (
+    SUMMARY_SCHEMA,
+    about,
+    headline,
+    listed,
+    membership,
+    study,
+    summary,
+    unreadable,
+)
 from mask2former_mcp.server.requests import (
     ConfirmedRequest,
     JobLogsRequest,
@@ -133,14 +142,16 @@ def _changing_tools(services: Services) -> list[RequestTool]:
 
 
 def _list_jobs(services: Services, request: ListJobsRequest) -> CallToolResult:
+    left_out: list[StoreError] = []
     jobs, cursor = services.jobs.list(
         state=request.status,
         action=request.action,
         study_id=request.study_id,
         limit=request.limit,
         cursor=request.cursor,
+        unreadable=left_out.append,
     )
-    facts = {"jobs": [listed(job) for job in jobs], "next_cursor": cursor}
+    facts = {"jobs": [listed(job) for job in jobs], "next_cursor": cursor, **unreadable(left_out)}
     return answer(facts, *([_branch(job) for job in jobs] or ["No jobs."]))
 
 

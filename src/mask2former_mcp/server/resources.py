@@ -10,10 +10,10 @@ import yaml
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
-from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound
+from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound, StoreError
 from mask2former_mcp.planning.merge import show
 from mask2former_mcp.server.answers import presentable
-from mask2former_mcp.server.job_facts import about, listed, study, study_result, summary
+from mask2former_mcp.server.job_facts import about, listed, study, study_result, summary, unreadable
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.untrusted import MAX_LOG, clean_line, fenced, newest_within
 
@@ -30,7 +30,7 @@ def add_resources(server: MCPServer[None], services: Services) -> None:
 def _add_job_resources(server: MCPServer[None], services: Services) -> None:
     @server.resource("m2f://jobs", name="jobs", description="The newest jobs.", mime_type="application/json")
     def jobs() -> str:
-        return _guard(lambda: _json({"jobs": [listed(job) for job in services.jobs.list(limit=50)[0]]}))
+        return _guard(lambda: _json(_newest(services)))
 
     @server.resource("m2f://jobs/{id}", name="job", description="One job.", mime_type="application/json")
     def job(id: str) -> str:
@@ -98,6 +98,12 @@ def _lines_wanted(tail: str) -> int:
         f"tail={show(tail)} is not a whole number from 1 to {_MAX_LOG_TAIL}",
         fix=f"Read ...log?tail={_LOG_TAIL}, or leave tail out for the last {_LOG_TAIL} lines.",
     )
+
+
+def _newest(services: Services) -> dict[str, Any]:
+    left_out: list[StoreError] = []
+    jobs, _ = services.jobs.list(limit=50, unreadable=left_out.append)
+    return {"jobs": [listed(job) for job in jobs], **unreadable(left_out)}
 
 
 def _study(services: Services, job_id: str) -> dict[str, Any]:

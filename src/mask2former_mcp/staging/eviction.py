@@ -22,10 +22,11 @@ _BLOCK = 512  # bytes, the unit of st_blocks
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`limit` bytes for all that was fetched or extracted; `in_use` names the mirrors (folder names) of live jobs."""
+    """`limit` bytes for all that was fetched or extracted; `in_use` names the mirrors (folder names) of live jobs, or
+    answers None where that is not known: then every mirror stays."""
 
     limit: int
-    in_use: Callable[[], Collection[str]]
+    in_use: Callable[[], Collection[str] | None]
     grace_s: float = GRACE_S
 
 
@@ -43,8 +44,7 @@ def _trim(home: Path, root: Path, bound: Bound, incoming: int) -> int:
     freed = 0
     if excess > 0:
         freed = _drop_orphans(root, excess)
-    if freed < excess:
-        protected = set(bound.in_use())
+    if freed < excess and (protected := bound.in_use()) is not None:
         for mirror in _oldest_first(root):
             if freed >= excess:
                 break

@@ -7,6 +7,9 @@ import anyio
 import pytest
 from mcp import Client
 
+from mask2former_mcp import cli
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.planning.request import TrainRequest
 from mask2former_mcp.server.app import build
 from mask2former_mcp.server.services import Services
 
@@ -74,3 +77,33 @@ def test_a_home_that_cannot_be_made_does_not_keep_a_plan_away(environ, tiny_trai
     (planned,) = calls(away, ("train", {**tiny_training, "dry_run": True}))
     assert not planned.is_error, planned.content[0].text
     assert any("M2F_HOME" in warning for warning in planned.structured_content["warnings"])
+
+
+def test_a_job_that_does_not_read_is_named_beside_the_others(environ, tiny_training, capsys, monkeypatch):
+    services = Services(environ)
+    plan = services.planner.plan(TrainRequest(**tiny_training))
+    for number in (1, 2):
+        job = Job(f"train-{number}", "train", JobState.QUEUED, plan, created_at=number, results_dir=f"jobs/{number}")
+        services.jobs.store.insert(job)
+        services.jobs.store.transition(job.id, JobState.FAILED, expect=(JobState.QUEUED,), text="made to fail")
+    with services.jobs.store.database.write() as connection:
+        connection.execute("UPDATE jobs SET plan = json_set(plan, '$.colour', 'red') WHERE id = 'train-2'")
+
+    answered, seen = calls(environ, ("list_jobs", {}), ("doctor", {}))
+    facts = answered.structured_content
+    assert [job["job_id"] for job in facts["jobs"]] == ["train-1"]
+    (left_out,) = facts["unreadable"]
+    assert left_out["job_id"] == "train-2"
+    assert "cannot be read" in left_out["message"]
+    assert "WHERE id = 'train-2'" in left_out["fix"]
+    (check,) = [check for check in seen.structured_content["checks"] if check["name"] == "jobs"]
+    assert check["status"] == "warning"
+    assert "train-2" in check["detail"]
+    assert "WHERE id = 'train-2'" in check["fix"]
+
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["jobs"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("train-1\t")
+    assert "WHERE id = 'train-2'" in told.err

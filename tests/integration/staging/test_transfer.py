@@ -202,6 +202,12 @@ def test_what_a_live_job_reads_or_somebody_just_used_stays_whatever_the_bound(st
     assert [place.exists() for place in (used, forgotten, fresh)] == [True, False, True]
 
 
+def test_where_nobody_knows_what_live_jobs_read_every_mirror_stays(store: Any, tmp_path: Path) -> None:
+    places = sets(store, tmp_path, 2)
+    assert eviction.trim(tmp_path, Bound(0, lambda: None)) == 0
+    assert all(place.exists() for place in places)
+
+
 def packed(size: int, name: str = "a.jpg") -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from mask2former_mcp.errors import InvalidRequest, NotFound, StoreError
+from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.database import SCHEMA_VERSION, Database
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.settings import Settings
 
 Add = Callable[..., Job]
 
@@ -171,5 +173,40 @@ def test_a_row_that_does_not_read_names_its_job_and_how_to_be_rid_of_it(store: J
     with store.database.write() as connection:
         connection.execute('UPDATE jobs SET plan = \'{"action": "fly"}\'')
     with pytest.raises(StoreError, match="train-1") as refused:
-        store.list()
+        store.get("train-1")
     assert "DELETE FROM jobs WHERE id = 'train-1'" in refused.value.fix
+
+
+def test_a_list_leaves_out_what_does_not_read_and_tells_which(
+    store: JobStore, add: Add, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(4):
+        add(f"train-{number}", created_at=float(number))
+    with store.database.write() as connection:
+        connection.execute("UPDATE jobs SET plan = '{}' WHERE id IN ('train-3', 'train-1')")
+    seen: list[str] = []
+    told: list[StoreError] = []
+    cursor: str | None = None
+    while True:
+        page, cursor = store.list(limit=1, cursor=cursor, unreadable=told.append)
+        seen += [job.id for job in page]
+        if cursor is None:
+            break
+    assert seen == ["train-2", "train-0"]
+    assert [error.details["job_id"] for error in told] == ["train-3", "train-1"]
+    assert "DELETE FROM jobs WHERE id = 'train-3'" in told[0].fix
+    store.list()
+    store.list()
+    assert [line.split(" cannot")[0] for line in caplog.messages] == [
+        "the stored job train-3",
+        "the stored job train-1",
+    ]
+
+
+def test_what_a_live_job_that_does_not_read_may_use_stays_in_the_cache(store: JobStore, add: Add) -> None:
+    add("train-1")
+    bound = cache_bound(Settings(home=store.home), store)
+    assert bound.in_use() == set()
+    with store.database.write() as connection:
+        connection.execute("UPDATE jobs SET plan = '{}'")
+    assert bound.in_use() is None
