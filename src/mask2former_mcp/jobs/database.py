@@ -1,11 +1,11 @@
 """The SQLite file under the store: opening, schema version, forward migrations, transactions."""
 
+import contextlib
 import os
 import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mask2former_mcp.errors import StoreError
@@ -67,7 +67,7 @@ class Database:
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its -wal and -shm files the same mode
+            _made_private(path)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
@@ -89,7 +89,7 @@ class Database:
         with self._lock:
             self._connection.close()
 
-    @contextmanager
+    @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One consistent view for several SELECTs; inside a `write` of the same thread, a part of it."""
         with self._lock:
@@ -99,13 +99,13 @@ class Database:
             with self._transaction("BEGIN") as connection:
                 yield connection
 
-    @contextmanager
+    @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that holds the write lock from its start, so what it read is still true when it writes."""
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
@@ -113,7 +113,8 @@ class Database:
                 try:
                     yield self._connection
                 except BaseException:
-                    self._connection.execute("ROLLBACK")
+                    if self._connection.in_transaction:  # SQLite has ended it already where the disk fails
+                        self._connection.execute("ROLLBACK")
                     raise
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
@@ -147,3 +148,10 @@ class Database:
                 f" store is made. Checkpoints stay below {self.path.parent / 'jobs'}; train takes one as `checkpoint`."
             )
         return StoreError(f"the job store {self.path} cannot be used: {error}", fix=fix)
+
+
+def _made_private(path: Path) -> None:
+    """Create the file; SQLite gives its -wal and -shm files the same mode. One that exists is not opened: closing it
+    would drop the locks that another connection of this process holds, and the file is then cleared up under it."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

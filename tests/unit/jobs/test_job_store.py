@@ -1,5 +1,7 @@
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,19 @@ def test_a_stored_job_is_read_back_equal_by_another_process_of_the_same_home(sto
         assert other.get("train-1") == job
     finally:
         other.close()
+
+
+def test_a_second_store_of_one_process_does_not_cost_the_first_one_its_lock(store: JobStore, add: Add) -> None:
+    """Of POSIX locks: whoever closes a file loses all that its process holds on it."""
+    second = JobStore(store.home)
+    add("train-1")
+    code = (
+        "import sys, pathlib; from mask2former_mcp.jobs import store; store.JobStore(pathlib.Path(sys.argv[1])).close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store.home)], check=True, timeout=30)
+    assert (store.home / "jobs.sqlite3-wal").exists()  # else that process took itself for the last one, and cleared up
+    assert store.get("train-1") == second.get("train-1")
+    second.close()
 
 
 def test_the_store_and_its_folder_are_private(store: JobStore) -> None:
