@@ -21,7 +21,7 @@ from typing import Any
 from mask2former_mcp.errors import InvalidRequest, Mask2FormerError, NotFound
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job
-from mask2former_mcp.jobs.prepare import job_keys
+from mask2former_mcp.jobs.keys import job_keys
 from mask2former_mcp.settings import Settings
 from mask2former_mcp.staging import upload
 from mask2former_mcp.staging.uri import Uri, is_plain

@@ -42,6 +42,10 @@ class Folders:
         return self.job / "spec.yaml"
 
     @property
+    def earlier_keys(self) -> Path:
+        return self.job / "earlier_keys.yaml"
+
+    @property
     def log(self) -> Path:
         return self.job / "log.txt"
 

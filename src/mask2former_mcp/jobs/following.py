@@ -6,7 +6,8 @@ from typing import Any
 
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.prepare import action_folder, hidden, resolved_spec
+from mask2former_mcp.jobs.keys import hidden
+from mask2former_mcp.jobs.prepare import action_folder, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, headline
 from mask2former_mcp.jobs.status import Run, StatusReader
 from mask2former_mcp.jobs.store import JobStore

@@ -1,9 +1,5 @@
-"""The `preparing` phase: a Plan becomes files. Data is staged, placeholders become paths, `spec.yaml` is written.
+"""The `preparing` phase: a Plan becomes files. Data is staged, placeholders become paths, `spec.yaml` is written."""
 
-The encryption key enters here, from the server's environment, and stands in `spec.yaml` (mode 0600) and nowhere else.
-"""
-
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +8,19 @@ from typing import Any
 import yaml
 
 from mask2former_mcp.datasets.verify import verify
-from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.checkpoints import newest_intact, set_aside_broken
 from mask2former_mcp.jobs.contained import contained
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.gathering import gathered
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.keys import key_for
 from mask2former_mcp.jobs.logs import attempt_header
+from mask2former_mcp.jobs.private import write_private
 from mask2former_mcp.platforms.environment import child_environment, secrets_in
 from mask2former_mcp.platforms.protocol import Task
-from mask2former_mcp.settings import KEY_VARIABLE
 from mask2former_mcp.staging.eviction import Bound
 from mask2former_mcp.staging.prepare import stage
 
-MASK = "***"
 RESUME_KEY = "resume_training_checkpoint_path"
 _VERIFIED: Mapping[str, tuple[str, ...]] = {"train": ("train", "val"), "evaluate": ("val",)}  # sections it opens
 _FORMATS = ("coco_panoptic", "coco", "ade")
@@ -72,7 +67,7 @@ def prepare(
         notes.append(f"goes on from {source.path.name}" if source else "no checkpoint yet: starts from the beginning")
     gpus = tuple(name for name in devices if not name.startswith("cpu:"))
     _give_devices(spec, job.action, len(gpus))
-    key = _key(job, folders, environ)
+    key = key_for(job, folders, environ)
     if key is not None:
         spec["encryption_key"] = key
     if job.attempt > 1:
@@ -117,11 +112,6 @@ def resolved_spec(job: Job, folders: Folders) -> dict[str, Any]:
             section = section.setdefault(name, {})
         section[last] = value
     return spec
-
-
-def masked(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec as it may be shown."""
-    return {**spec, **({"encryption_key": MASK} if spec.get("encryption_key") else {})}
 
 
 def action_folder(job: Job, spec: Mapping[str, Any], folders: Folders) -> Path:
@@ -171,51 +161,3 @@ def _give_devices(spec: dict[str, Any], action: str, gpus: int) -> None:
         section["gpu_id"] = 0
     if str(section.get("device", "")).startswith("cuda:"):
         section["device"] = "cuda:0"
-
-
-def job_keys(job: Job, folders: Folders, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The encryption keys that this job's files and log may hold and nobody may see: what its last attempt was given
-    and the environment's, which may be another one by now. The longest first: it may begin with the other."""
-    keys = {environ.get(KEY_VARIABLE), _given_key(job, folders)}
-    return tuple(sorted((key for key in keys if key), key=len, reverse=True))
-
-
-def hidden(text: str, keys: Sequence[str]) -> str:
-    """The text with MASK in the place of each key."""
-    for key in keys:
-        text = text.replace(key, MASK)
-    return text
-
-
-def _given_key(job: Job, folders: Folders) -> str | None:
-    """What stands in `spec.yaml` since the last attempt was prepared."""
-    if not job.plan.key_from_environment:
-        return None
-    try:
-        given = yaml.safe_load(folders.spec.read_text(encoding="utf-8"))["encryption_key"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
-    return str(given) if given else None
-
-
-def _key(job: Job, folders: Folders, environ: Mapping[str, str]) -> str | None:
-    """The key for the spec, where the Plan says that there is one: the environment's, else the last attempt's."""
-    if not job.plan.key_from_environment:
-        return None
-    if not (found := environ.get(KEY_VARIABLE) or _given_key(job, folders)):
-        raise InvalidRequest(
-            f"the Plan takes the encryption key from the environment, but {KEY_VARIABLE} is not set",
-            fix=f"Set {KEY_VARIABLE} where the server runs, then resume_job.",
-        )
-    return found
-
-
-def write_private(path: Path, text: str) -> None:
-    """Whole or not at all, readable by this user only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)

@@ -24,7 +24,7 @@ from mask2former_mcp.jobs.spawn import spawn, supervised
 from mask2former_mcp.jobs.store import JobStore, Told
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.platforms import engine
-from mask2former_mcp.settings import KEY_VARIABLE, Settings
+from mask2former_mcp.settings import Settings
 from mask2former_mcp.staging.uri import SCHEME
 
 _POLL_S = 0.2
@@ -36,8 +36,7 @@ class Jobs(JobViews):
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
         self.settings = settings
-        self.environ = dict(os.environ if environ is None else environ)
-        super().__init__(JobStore(settings.home), secret=self.environ.get(KEY_VARIABLE))
+        super().__init__(JobStore(settings.home), os.environ if environ is None else environ)
         self._checked = 0.0
         with contextlib.suppress(StoreError):  # a full disk takes no writes, but what is there can be read
             self.reconcile()

@@ -21,10 +21,11 @@ from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.gathering import gather
 from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.keys import hidden, job_keys
 from mask2former_mcp.jobs.leases import Leases, Waiting
 from mask2former_mcp.jobs.logs import last_lines, of_attempt
 from mask2former_mcp.jobs.members import width
-from mask2former_mcp.jobs.prepare import action_folder, devices_wanted, hidden, job_keys, prepare, resolved_spec
+from mask2former_mcp.jobs.prepare import action_folder, devices_wanted, prepare, resolved_spec
 from mask2former_mcp.jobs.reconcile import reconcile
 from mask2former_mcp.jobs.spawn import supervised
 from mask2former_mcp.jobs.store import JobStore

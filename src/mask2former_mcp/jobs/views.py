@@ -1,6 +1,6 @@
 """What can be read of a job: its log, metrics, files, spec, history, and what planning needs to know of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.keys import hidden, job_keys, masked
 from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
 from mask2former_mcp.jobs.members import find_leading, winner_id
-from mask2former_mcp.jobs.prepare import MASK, masked, resolved_spec
+from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.status import step_seconds
 from mask2former_mcp.jobs.store import JobStore
@@ -20,11 +21,11 @@ from mask2former_mcp.lineage import Earlier, Parent
 
 
 class JobViews:
-    """Reads only. `secret` is the encryption key, masked in every answer."""
+    """Reads only. `environ` may hold an encryption key: it is masked in every answer, as those that jobs were given."""
 
-    def __init__(self, store: JobStore, *, secret: str | None = None) -> None:
+    def __init__(self, store: JobStore, environ: Mapping[str, str] | None = None) -> None:
         self.store = store
-        self._secret = secret
+        self.environ = dict(environ or {})
 
     def events(self, job_id: str) -> Sequence[Event]:
         return self.store.history.events(self.store.get(job_id).id)
@@ -36,11 +37,11 @@ class JobViews:
         self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None, budget: int = MAX_READ
     ) -> LogPage:
         """Lines of the job's log; the encryption key is masked, should the engine have printed it."""
-        log = self._folders(self.store.get(job_id)).log
-        page = read_page(log, tail=tail, grep=grep, cursor=cursor, budget=budget)
-        if not self._secret:
-            return page
-        return replace(page, lines=tuple(line.replace(self._secret, MASK) for line in page.lines))
+        job = self.store.get(job_id)
+        folders = self._folders(job)
+        page = read_page(folders.log, tail=tail, grep=grep, cursor=cursor, budget=budget)
+        keys = job_keys(job, folders, self.environ)
+        return replace(page, lines=tuple(hidden(line, keys) for line in page.lines))
 
     def metrics(self, job_id: str, *, max_points: int = 50) -> dict[str, list[list[float]]]:
         """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays).

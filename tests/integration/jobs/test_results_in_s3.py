@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,25 @@ def test_the_encryption_key_and_the_stores_own_credentials_are_never_uploaded(ou
     here = b"".join(p.read_bytes() for p in bench.settings.home.rglob("*") if p.is_file())
     assert SECRET.encode() not in uploaded
     assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in uploaded + here
+
+
+def test_the_key_of_an_earlier_attempt_is_not_uploaded_by_a_later_one(out: Path, bench: Any) -> None:
+    """All attempts write to one status.json, which is sent whole again when it has grown."""
+    fake = {"print_spec": True, "failure": "the key is $KEY", "exit": 1, "no_done": True}
+    plan = bench.plan(epochs=1, results_dir=PREFIX, key_from_environment=True, fake=fake)
+    job = bench.jobs({"M2F_ENCRYPTION_KEY": SECRET}).submit(plan)
+    for key in ("planted-second", "planted-third"):
+        jobs = bench.jobs({"M2F_ENCRYPTION_KEY": key})
+        bench.finish(jobs, job)
+        job = jobs.resume(job.id)
+    bench.finish(jobs, job)
+    status = (bench.folder(jobs, job) / "status.json").read_text()
+    assert all(key in status for key in (SECRET, "planted-second", "planted-third"))
+    assert (out / "train" / "status.json").read_text().count("the key is ***") == 3
+    uploaded = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert b"planted-" not in uploaded
+    kept = bench.job_dir(job) / "earlier_keys.yaml"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
 def test_a_prefix_with_somebody_elses_results_is_refused_before_anything_runs(out: Path, bench: Any) -> None:

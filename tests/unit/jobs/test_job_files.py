@@ -15,8 +15,8 @@ from mask2former_mcp.jobs.checkpoints import intact, newest_intact, saved, set_a
 from mask2former_mcp.jobs.folders import Folders, new_id, stored_results_dir
 from mask2former_mcp.jobs.following import success_message
 from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.keys import hidden, job_keys
 from mask2former_mcp.jobs.plan import Plan
-from mask2former_mcp.jobs.prepare import hidden, job_keys
 from mask2former_mcp.jobs.series import best_epoch, headline, thin
 from mask2former_mcp.jobs.store import JobStore
 
