@@ -74,6 +74,7 @@ def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold:
         chosen = [i for i, score in enumerate(best.scores) if score >= threshold]
         masks = [(_decoded(best.masks[i]), int(best.classes[i]), float(best.scores[i])) for i in chosen]
         return _numbered(list(reversed(masks)), classes)
+    assert outcome.semantic is not None  # of every mode but `instance`
     return class_regions(outcome.semantic, classes)
 
 

@@ -3,8 +3,7 @@
 Images are scaled to fit into the graph's size, padded right and below as everywhere else, and everything is read out at
 the size of the original image. What a graph does not say is completed by one rule: `panoptic` tells of each query only
 its best class, so the rest of its probability is spread evenly over the other classes; the partition is then the
-network's own, while mIoU and AP may differ by a little. An `instance` graph names only its candidates: pixels outside
-all of them have no class.
+network's own, while mIoU and AP may differ by a little.
 """
 
 from collections.abc import Mapping
@@ -137,19 +136,15 @@ def _largest(scores: Tensor, resample: Resampler) -> NDArray[np.int32]:
 
 
 def _instances(one: Mapping[str, Tensor], resample: Resampler, classes: Classes) -> Outcome:
-    """Masks of 0 and 1 [K, H, W], resized and cut at one half; a pixel's class has the largest sum of scores there."""
+    """Masks of 0 and 1 [K, H, W], resized and cut at one half."""
     order = one["pred_scores"].argsort(descending=True, stable=True)
     things = torch.tensor(sorted(classes.things), device=order.device)
     order = order[torch.isin(one["pred_classes"][order].long(), things)]
-    height, width = resample.size
-    votes = torch.zeros(len(classes) + 1, height, width, device=order.device)
     masks = []
     for k in order.tolist():
         inside = resample.transposed(one["pred_masks"][k : k + 1].float())[0] > 0.5  # [W, H]
         masks.append(coco_mask.encode(np.asfortranarray(inside.T.cpu().numpy().astype(np.uint8))))
-        votes[int(one["pred_classes"][k])] += float(one["pred_scores"][k]) * inside.T
     return Outcome(
-        votes.max(0).indices.to(torch.int32).cpu().numpy(),  # all zero: class 0, which is no class
         instances=postprocess.Instances(
             one["pred_classes"][order].long().cpu().numpy(),
             one["pred_scores"][order].double().cpu().numpy(),

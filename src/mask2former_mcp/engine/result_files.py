@@ -76,7 +76,7 @@ class ImageFiles:
             panoptic.write_ids(self.folder / "panoptic" / f"{stem}.png", outcome.panoptic.ids)
             info = panoptic.segments_info(outcome.panoptic.ids, segments)
             described = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info}
-        if self.mode != "instance":
+        if outcome.semantic is not None:
             write_categories(self.folder / "semantic" / f"{stem}.png", outcome.semantic, self.category_ids)
         entry = ImageEntry(image_id, self.names[index], picture.shape[1], picture.shape[0])
         return Described(entry, described, [] if outcome.instances is None else self._results(entry, outcome))

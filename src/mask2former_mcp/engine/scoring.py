@@ -28,7 +28,7 @@ from mask2former_mcp.spec.model import Model
 class Outcome:
     """What was predicted for one image; parts that the mode does not have are None."""
 
-    semantic: NDArray[np.integer[Any]]
+    semantic: NDArray[np.integer[Any]] | None = None
     panoptic: postprocess.Panoptic | None = None
     instances: postprocess.Instances | None = None
 
@@ -57,8 +57,9 @@ class Interpreter:
         features = prediction.mask_features[index]
         mask_logits = (prediction.mask_embeddings[-1][index] @ features.flatten(1)).view(-1, *features.shape[1:])
         resample = to_original((features.shape[1], features.shape[2]), padded, kept, original, features.device)
-        semantic = postprocess.semantic(class_logits, mask_logits, resample)
-        panoptic = instances = None
+        semantic = panoptic = instances = None
+        if self.model.mode in ("panoptic", "semantic"):
+            semantic = postprocess.semantic(class_logits, mask_logits, resample)
         if self.model.mode == "panoptic":
             panoptic = postprocess.panoptic(
                 class_logits,
@@ -123,7 +124,7 @@ class Scores:
     def add(self, truth: Truth, outcome: Outcome, index: int | None = None) -> None:
         """One image; index: its number in the split, where others measure the rest or they come in another order."""
         self.images += 1
-        if self._semantic is not None:
+        if self._semantic is not None and outcome.semantic is not None:
             self._semantic.add(truth.class_map(), outcome.semantic)
         if self._panoptic is not None and outcome.panoptic is not None:
             self._panoptic.add(truth, outcome.panoptic)
