@@ -58,12 +58,12 @@ def possible(network: nn.Module, device: torch.device) -> bool:
 def over(
     network: nn.Module, fabric: Fabric, *, rooms: Sequence[tuple[int, int] | None], batch: int
 ) -> tuple[nn.Module, str]:
-    """The network on its device, with everything of the fast path that is available; and what to say of it in the log.
+    """The network on its device, its forwards compiled and recorded where that is possible; and what to say of it in
+    the log. Its kernels it has already (fast.accelerate).
 
     rooms: (height, width) of each batch of `batch` images that will come, None where it is not known. Each size would
     be compiled anew, which is only thought of where there is one.
     """
-    fast.accelerate(network, fabric.device)
     if not possible(network, fabric.device):
         return fabric.setup_module(network), ""
     compiled, why = compiling(rooms, batch)

@@ -81,12 +81,15 @@ def _segment(
 
 
 def device_for(spec: Experiment, known: Usable) -> Fabric:
-    """On the fast path with weights in half precision, where that is the spec's precision and harms nothing. fp32, the
-    default, stays what it says, so that what is seen is what `evaluate` has measured."""
+    """The device, and the network made ready for it: with the kernels that fit. On the fast path with weights in half
+    precision, where that is the spec's precision and with these kernels harms nothing. fp32, the default, stays what it
+    says, so that what is seen is what `evaluate` has measured."""
     fabric = device.single(spec.inference.gpu_ids, spec.train.precision)
-    if known.size or not forward_graph.possible(known.model, fabric.device):
+    if known.size:
         return fabric
     fast.accelerate(known.model, fabric.device)
+    if not forward_graph.possible(known.model, fabric.device):
+        return fabric
     half = fast.allows_half_weights(known.model)
     return device.single(spec.inference.gpu_ids, spec.train.precision, half_weights=half)
 

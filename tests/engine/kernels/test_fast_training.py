@@ -85,6 +85,7 @@ def test_a_recorded_forward_predicts_what_the_plain_one_does(tiny: Callable[...,
     graphed = network.build(load("train", tiny(**SIZES))).eval().to(device)
     graphed.load_state_dict(plain.state_dict())
     fabric = Fabric(accelerator="cuda", devices=1)
+    fast.accelerate(graphed, fabric.device)
     graphed_forward, said = forward_graph.over(graphed, fabric, rooms=[None] * 3, batch=2)
     assert "CUDA graphs; not compiled" in said
     for _ in range(5):  # launch by launch first, then as a graph
