@@ -16,6 +16,7 @@ LEGAL_MODES: Mapping[str, tuple[str, ...]] = {
     "ade": ("semantic",),
 }
 LARGEST_WINDOW = 64
+RECOMMENDED_GPUS = 4  # for a training of a published network
 _LEVELS = ["res2", "res3", "res4", "res5"]
 # What the engine builds in one way only: the decoders read features at strides 4, 8, 16 and 32.
 _FIXED: Mapping[str, Mapping[str, Any]] = {
@@ -245,14 +246,18 @@ def _training(s: Situation) -> Iterator[str]:
 
 
 def _hardware(s: Situation) -> Iterator[str]:
+    """The published guidance, as far as this machine can follow it."""
     if s.action != "train":
         return
     gpus, memory = s.machine.gpus, s.machine.gpu_memory_gb
+    advised = min(gpus, RECOMMENDED_GPUS)
     if gpus == 0 and s.runtime == "engine":
-        yield "no GPU here: one process on the CPU; at least 1 GPU is advised for the published networks, 4 recommended"
-    elif dotted.get(s.spec, "train.num_gpus") < 4:
-        count = dotted.get(s.spec, "train.num_gpus")
-        yield f"{count} GPU(s): the minimum is 1, 4 are recommended for a reasonable speed"
+        yield (
+            "no GPU here: one process on the CPU; the published networks want 1 GPU at least, and"
+            f" {RECOMMENDED_GPUS} are recommended"
+        )
+    elif (count := dotted.get(s.spec, "train.num_gpus")) < advised and "train.num_gpus" not in s.said:
+        yield f"it trains on {count} of the {gpus} GPUs here: num_gpus={advised} is recommended for a reasonable speed"
     if memory is not None and memory < 23:
         yield f"{memory:.0f} GB of GPU memory: 24 GB or more are recommended; keep batch_size 1 and smaller crops"
 

@@ -294,11 +294,22 @@ def test_efficientvit_plans_and_may_start(make_planner: Any, plan: Any, data: Pa
 
 
 def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
-    assert said(plan("train", train_dataset=str(data / "shop")), "4 recommended")
+    assert said(plan("train", train_dataset=str(data / "shop")), "4 are recommended")
     small = Machine(gpus=1, gpu_memory_gb=11.0, cpus=8, memory_gb=32.0)
     made = plan("train", machine=small, train_dataset=str(data / "shop"))
-    assert said(made, "4 are recommended")
     assert said(made, "24 GB or more")
+
+
+@pytest.mark.parametrize(("gpus", "advised"), [(1, None), (2, 2), (8, 4)])
+def test_no_more_gpus_are_recommended_than_the_machine_has(
+    plan: Any, data: Path, gpus: int, advised: int | None
+) -> None:
+    machine = Machine(gpus=gpus, gpu_memory_gb=80.0, cpus=8, memory_gb=64.0)
+    made = plan("train", machine=machine, train_dataset=str(data / "shop"))
+    assert bool(said(made, "recommended")) == (advised is not None)
+    assert advised is None or said(made, f"num_gpus={advised} is recommended")
+    asked = plan("train", machine=machine, train_dataset=str(data / "shop"), num_gpus=1)
+    assert not said(asked, "recommended")
 
 
 def test_a_gpu_gets_as_many_loader_processes_as_its_cores_allow(
