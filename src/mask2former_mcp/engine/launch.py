@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from mask2former_mcp.engine import interruption, nodes
 from mask2former_mcp.engine.interruption import Interrupted
@@ -233,9 +234,9 @@ class _Watch:
         return min(end.weight for end in self.ends) > 1 if self.first else self.verdict is None
 
 
-def _read(found: object) -> End | None:
+def _read(found: Any) -> End | None:
     """What another node reports, if it has the form of an end."""
     try:
-        return End(int(found["rank"]), int(found["code"]), str(found["told"]))  # type: ignore[index]
+        return End(int(found["rank"]), int(found["code"]), str(found["told"]))
     except (TypeError, KeyError, ValueError):
         return None

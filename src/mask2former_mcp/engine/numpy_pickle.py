@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_RECONSTRUCT: Callable[..., Any] = np.ndarray(0).__reduce__()[0]  # type: ignore[assignment] # how NumPy itself rebuilds an array
-_SCALAR: Callable[..., Any] = np.float32(0).__reduce__()[0]  # type: ignore[assignment]
+
+def _maker(value: Any) -> Callable[..., Any]:
+    """What NumPy itself rebuilds such a value with."""
+    maker: Callable[..., Any] = value.__reduce__()[0]
+    return maker
 
 
 def _bytes_of(text: str, encoding: str) -> bytes:
@@ -26,8 +29,8 @@ def _bytes_of(text: str, encoding: str) -> bytes:
 
 
 _KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _RECONSTRUCT for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _maker(np.ndarray(0)) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _maker(np.float32(0)) for core in ("core", "_core")},
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): OrderedDict,

@@ -51,7 +51,7 @@ def write(folder: Path, model: Mask2Former, classes: Classes | None, spec: Exper
     """
     backbone = model.backbone
     if not isinstance(backbone, Swin):
-        raise ValueError("export.format=transformers: it has no EfficientViT. Use export.format=onnx.")  # noqa: TRY004
+        raise ValueError("export.format=transformers: it has no EfficientViT. Use export.format=onnx.")  # noqa: TRY004 - a spec's content
     described = config(backbone, classes, spec)
     state = weights.to_transformers_file(model.state_dict())
     folder.mkdir(parents=True, exist_ok=True)

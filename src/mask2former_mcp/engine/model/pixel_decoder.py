@@ -71,9 +71,7 @@ class PixelDecoder(nn.Module):
     ) -> None:
         super().__init__()
         finest, *coarser = in_channels
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(Pointwise(channels, conv_dim), nn.GroupNorm(GROUPS, conv_dim)) for channels in coarser[::-1]
-        )
+        self.input_proj = nn.ModuleList(Projection(channels, conv_dim) for channels in coarser[::-1])
         self.transformer = DeformableTransformer(conv_dim, num_heads, num_layers, dropout, recompute)
         self.adapter_1 = Lateral(finest, conv_dim, norm)
         self.layer_1 = Smooth(conv_dim, norm)
@@ -82,10 +80,7 @@ class PixelDecoder(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Level], Tensor]:
         finest, *coarser = maps
-        sources = []
-        for project, x in zip(self.input_proj, coarser[::-1], strict=True):
-            # A Sequential for its names only: the norm wants channels first.
-            sources.append(_channels_last(project[1](_channels_first(project[0](x)))))  # type: ignore[index]
+        sources = [project(x) for project, x in zip(self.input_proj, coarser[::-1], strict=True)]
         levels = self.transformer(sources)
         tokens, size = levels[-1]
         lateral = self.adapter_1(finest)
@@ -94,9 +89,10 @@ class PixelDecoder(nn.Module):
         return levels, _channels_first(self.mask_features(_channels_last(y)))
 
     def _initialise(self) -> None:
-        for project in self.input_proj:
-            nn.init.xavier_uniform_(project[0].weight)  # type: ignore[index]
-            nn.init.zeros_(project[0].bias)  # type: ignore[index]
+        for module in self.input_proj.modules():
+            if isinstance(module, Pointwise) and module.bias is not None:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
         for conv in (self.adapter_1, self.layer_1, self.mask_features):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             if conv.bias is not None:
@@ -226,6 +222,17 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class Projection(nn.Sequential):
+    """1 x 1 convolution and norm: [B, h, w, C] -> [B, h, w, D]. A Sequential for the names that checkpoints have."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(Pointwise(in_channels, out_channels), nn.GroupNorm(GROUPS, out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pointwise, norm = self
+        return _channels_last(norm(_channels_first(pointwise(x))))
 
 
 class Lateral(Pointwise):
