@@ -36,7 +36,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from mask2former_mcp.engine import fast, forward_graph, inference
 from mask2former_mcp.engine.model import network
-from mask2former_mcp.engine.trained import Usable
+from mask2former_mcp.engine.usable import Usable
 from mask2former_mcp.formats import panoptic
 from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry

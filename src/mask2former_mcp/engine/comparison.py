@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from mask2former_mcp.engine import augment, data, device, evaluate, loader, scoring
+from mask2former_mcp.engine import augment, data, device, evaluate, loader, measuring, scoring
 from mask2former_mcp.engine.loader import Batch, Normalize
 from mask2former_mcp.engine.progress import Progress
 from mask2former_mcp.engine.status import StatusLog
-from mask2former_mcp.engine.trained import Usable
+from mask2former_mcp.engine.usable import Usable
 from mask2former_mcp.spec.dataset import EvalSplit
 from mask2former_mcp.spec.experiment import Experiment
 
@@ -48,7 +48,7 @@ def measure(spec: Experiment, known: Usable, file: Path, status: StatusLog) -> M
         for _name in batch.names:
             progress.step("")
 
-    metrics = scoring.score(
+    metrics = measuring.score(
         model,
         evaluate.split_batches(spec, annotated, known.size),
         scoring.Scores(spec.model.mode, spec.dataset.val.type, annotated.classes),

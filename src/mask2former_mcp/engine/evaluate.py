@@ -5,7 +5,19 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from mask2former_mcp.engine import artifacts, criterion, data, device, fast, group, loader, scoring, targets, trained
+from mask2former_mcp.engine import (
+    artifacts,
+    criterion,
+    data,
+    device,
+    fast,
+    group,
+    loader,
+    measuring,
+    scoring,
+    targets,
+    usable,
+)
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.group import Group
 from mask2former_mcp.engine.loader import Batch, Normalize
@@ -26,7 +38,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
     Raises ValueError, FileNotFoundError.
     """
     status = StatusLog(results_dir)
-    known = trained.open_model(spec, spec.evaluate.checkpoint, trt_engine=spec.evaluate.trt_engine)
+    known = usable.open_model(spec, spec.evaluate.checkpoint, trt_engine=spec.evaluate.trt_engine)
     annotated = data.open_split(spec.dataset.val, spec.dataset, num_classes=known.num_classes, classes=known.classes)
     classes = annotated.classes
     fabric = device.measuring(spec.evaluate, spec.train.precision)
@@ -53,7 +65,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
                 artifacts.save(folder / f"{index:05d}_{Path(name).stem}.png", panel)
             progress.step("", count=together.ranks)  # the other processes are about as far
 
-    measured = scoring.score(
+    measured = measuring.score(
         model,
         batches,
         scores,

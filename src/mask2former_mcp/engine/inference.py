@@ -9,12 +9,12 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from mask2former_mcp.engine import classes as class_table
-from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, scoring, trained
+from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, scoring, trained, usable
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.photos import Photos, Shots
 from mask2former_mcp.engine.progress import Progress
 from mask2former_mcp.engine.status import StatusLog
-from mask2former_mcp.engine.trained import Usable
+from mask2former_mcp.engine.usable import Usable
 from mask2former_mcp.engine.worker_pool import InOrder
 from mask2former_mcp.spec.experiment import Experiment
 
@@ -22,7 +22,7 @@ from mask2former_mcp.spec.experiment import Experiment
 def run(spec: Experiment, results_dir: Path) -> None:
     """Segments the images of `dataset.test.img_dir`. Raises ValueError when there is none, or none can be read."""
     status = StatusLog(results_dir)
-    known = trained.open_model(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
+    known = usable.open_model(spec, spec.inference.checkpoint, trt_engine=spec.inference.trt_engine)
     labels = class_table.read_labels(spec.dataset.label_map)
     classes = known.classes or trained.classes_from_labels(labels, spec)
     paths = photos.find_images(spec.dataset.test.img_dir, without=results_dir)

@@ -10,16 +10,14 @@ import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mask2former_mcp.engine import checkpoint, device, module_names
+from mask2former_mcp.engine.trained import Trained
 from mask2former_mcp.spec.experiment import Experiment
-
-if TYPE_CHECKING:
-    from mask2former_mcp.engine.trained import Trained  # which opens what is written here
 
 BACKEND = "modelopt.pytorch"
 _CONFIGS = {"max": "INT8_DEFAULT_CFG", "awq_lite": "INT4_AWQ_CFG", "awq_full": "INT4_AWQ_CFG"}
@@ -27,7 +25,7 @@ _WHAT = {"INT8_DEFAULT_CFG": "8-bit weights and activations", "INT4_AWQ_CFG": "4
 _DTYPE, _SLICE = "torch.dtype", "slice"
 
 
-def quantize(spec: Experiment, known: "Trained", scenes: Sequence[Tensor], target: Path) -> tuple[Path, str]:
+def quantize(spec: Experiment, known: Trained, scenes: Sequence[Tensor], target: Path) -> tuple[Path, str]:
     """Writes `target`; the second value says what was done. Raises ModuleNotFoundError without nvidia-modelopt."""
     require()
     settings = spec.quantize

@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.engine import calibration, comparison, device, modelopt_ptq, onnx_ptq, trained, weight_only
+from mask2former_mcp.engine import calibration, comparison, device, modelopt_ptq, onnx_ptq, trained, usable, weight_only
 from mask2former_mcp.engine.comparison import Measured
 from mask2former_mcp.engine.status import StatusLog, finite
 from mask2former_mcp.spec.experiment import Experiment
@@ -58,8 +58,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
         known = trained.open_checkpoint(spec, str(source))
         target, how = modelopt_ptq.quantize(spec, known, scenes, results_dir / "quantized_model_modelopt.pytorch.pth")
     status.running(f"Quantized: {how}. Comparing it with the original.")
-    before = comparison.measure(spec, trained.open_model(spec, str(source), gpu=gpu), source, status)
-    after = comparison.measure(spec, trained.open_model(spec, str(target), gpu=gpu), target, status)
+    before = comparison.measure(spec, usable.open_model(spec, str(source), gpu=gpu), source, status)
+    after = comparison.measure(spec, usable.open_model(spec, str(target), gpu=gpu), target, status)
     report = _report(spec, target, how, before, after)
     (results_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     status.running("Test metrics generated.", _kpi(before, after))

@@ -3,20 +3,15 @@
 Parts are merged in the order of the images, so that the numbers do not depend on the number of workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 from mask2former_mcp.engine import worker_pool
 from mask2former_mcp.engine.data import Truth
 from mask2former_mcp.engine.loader import cores
-
-if TYPE_CHECKING:
-    from mask2former_mcp.engine.scoring import Outcome, Scores
-    from mask2former_mcp.engine.worker_pool import InOrder
+from mask2former_mcp.engine.scoring import Outcome, Scores
+from mask2former_mcp.engine.worker_pool import InOrder
 
 FEW = 64  # images: for fewer, starting workers takes longer than they save
 

@@ -16,6 +16,7 @@ from mask2former_mcp.engine import (
     device,
     interruption,
     loader,
+    measuring,
     memory,
     out_of_memory,
     resume,
@@ -218,7 +219,7 @@ def validate(work: Run, epoch: int) -> dict[str, float]:
                 height, width = batch.sizes[b]
                 scenes.append((batch.images[b, :, :height, :width].permute(1, 2, 0).numpy(), truth, outcome))
 
-    measured = scoring.score(
+    measured = measuring.score(
         work.model,
         work.validation,
         scoring.Scores(model.mode, work.spec.dataset.val.type, work.classes),

@@ -8,22 +8,20 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from mask2former_mcp.engine import checkpoint, module_names
+from mask2former_mcp.engine.trained import Trained
 from mask2former_mcp.spec.actions import Quantize
 from mask2former_mcp.spec.experiment import Experiment
-
-if TYPE_CHECKING:
-    from mask2former_mcp.engine.trained import Trained  # which opens what is written here
 
 PACKAGE = "torchao"
 INT8 = ("int8", "torch.int8")
 
 
-def quantize(spec: Experiment, known: "Trained", target: Path) -> tuple[Path, str]:
+def quantize(spec: Experiment, known: Trained, target: Path) -> tuple[Path, str]:
     """Writes `target`; the second value says what was done. Raises ModuleNotFoundError without torchao."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise ModuleNotFoundError(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from mask2former_mcp.engine import checkpoint, initial_weights, numpy_pickle, trained, transformers_folder
+from mask2former_mcp.engine import checkpoint, initial_weights, numpy_pickle, transformers_folder, usable
 from mask2former_mcp.engine.model.network import Mask2Former, build
 from mask2former_mcp.spec.experiment import Experiment, load
 
@@ -66,12 +66,12 @@ def test_what_another_program_wrote_is_opened_for_use_where_every_weight_fits(tm
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "someone"}))
     transformers_folder.write(tmp_path / "folder", source, None, spec())
     for name in ("model.pkl", "folder"):
-        known = trained.open_model(spec(), str(tmp_path / name))
+        known = usable.open_model(spec(), str(tmp_path / name))
         assert isinstance(known.model, Mask2Former)
         assert same(source, known.model)
         assert (known.num_classes, known.classes) == (5, None)
         with pytest.raises(ValueError, match="num_classes=5"):
-            trained.open_model(spec(classes=7), str(tmp_path / name))
+            usable.open_model(spec(classes=7), str(tmp_path / name))
 
 
 def test_a_detectron2_pth_has_no_object_last_as_well(tmp_path: Path) -> None:

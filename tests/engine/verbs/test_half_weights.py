@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mask2former_mcp.engine import device, fast, photos, trained
+from mask2former_mcp.engine import device, fast, photos, usable
 from mask2former_mcp.engine.inference import predict
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model import network
@@ -37,7 +37,7 @@ def test_half_weights_predict_what_full_ones_do(precision: str, tiny: Spec, weig
     shots = next(iter(photos.batches(folder, folder.groups(4, grain=32), 0, fill=0, pin=False)))
     maps = []
     for how in ("32-true", device.HALF_WEIGHTS[precision]):
-        known = trained.open_model(spec, str(weights))
+        known = usable.open_model(spec, str(weights))
         assert known.classes is not None
         for module in known.model.modules():
             if isinstance(module, DeformableAttention):

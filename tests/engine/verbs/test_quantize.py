@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mask2former_mcp.engine import checkpoint, device, export, onnx_graph, session, trained
+from mask2former_mcp.engine import checkpoint, device, export, onnx_graph, session, trained, usable
 from mask2former_mcp.spec.experiment import load
 
 Spec = Callable[..., dict[str, Any]]
@@ -77,7 +77,7 @@ def test_a_quantized_checkpoint_opens_without_the_library_with_the_same_numbers(
     assert not any(name.startswith("backbone") for name in scales)
     spec = load("evaluate", {**tiny(), "evaluate": {"checkpoint": str(file)}})
     plain = trained.open_checkpoint(spec, str(file)).model  # what export starts from
-    running = trained.open_model(spec, str(file)).model
+    running = usable.open_model(spec, str(file)).model
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(plain(image).class_logits, running(image).class_logits, atol=1e-3, rtol=1e-3)
