@@ -63,8 +63,10 @@ SMALL = Case(side=128, embed_dim=48, depths=(1, 1, 1, 1), layers=(1, 3), queries
 
 
 def write_split(folder: Path, side: int, count: int, files: int) -> None:
-    """`files` JPEG files, `count` of them different, of rectangles on a grid of 5 x 4 segments with a photo's noise."""
+    """`files` JPEG files, `count` of them different, of rectangles on a grid of 5 x 4 segments with a photo's noise.
+    Each class has a colour, so that there is something to learn."""
     rng = np.random.default_rng(0)
+    shades = np.random.default_rng(1).integers(0, 255, (CLASSES, 3))
     for name in ("images", "panoptic"):
         (folder / name).mkdir(parents=True)
     categories = [Category(i + 1, f"class {i + 1}", i < 80) for i in range(CLASSES)]
@@ -72,17 +74,17 @@ def write_split(folder: Path, side: int, count: int, files: int) -> None:
     ids = (columns * 5 // side + rows * 4 // side * 5 + 1).astype(np.int32)
     entries, annotations = [], []
     for i in range(files):
+        # Things only: a class of stuff is one segment, however often it stands there.
+        classes = np.random.default_rng([2, i % count]).permutation(80)[:TARGETS]
         image, mask = (folder / "images" / f"{i:04d}.jpg", folder / "panoptic" / f"{i:04d}.png")
         if i < count:
-            shades = rng.integers(0, 255, (TARGETS + 1, 3))
             coarse = rng.normal(0, 25, (side // 4, side // 4, 3)).repeat(4, 0).repeat(4, 1)
-            Image.fromarray((shades[ids] + coarse).clip(0, 255).astype(np.uint8)).save(image, quality=90)
+            Image.fromarray((shades[classes][ids - 1] + coarse).clip(0, 255).astype(np.uint8)).save(image, quality=90)
             panoptic.write_ids(mask, ids)
         else:
             for file in (image, mask):
                 os.link(file.with_stem(f"{i % count:04d}"), file)
-        # Things only: a class of stuff is one segment, however often it stands there.
-        segments = [Segment(k + 1, int(c) + 1) for k, c in enumerate(rng.permutation(80)[:TARGETS])]
+        segments = [Segment(k + 1, int(c) + 1) for k, c in enumerate(classes)]
         entries.append(ImageEntry(i + 1, image.name, side, side))
         info = panoptic.segments_info(ids, segments)
         annotations.append({"image_id": i + 1, "file_name": mask.name, "segments_info": info})

@@ -1,15 +1,22 @@
 """The fast path against the plain one on a GPU: the losses of a run's first 20 steps, and predictions by graphs."""
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
+from pycocotools import mask
+from torch import Tensor
 
-from mask2former_mcp.engine import checkpoint, fast, forward_graph, step_graph, train
+from mask2former_mcp.engine import checkpoint, fast, forward_graph, postprocess, step_graph, train
+from mask2former_mcp.engine.device import HALF_WEIGHTS
 from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.resample import to_original
 from mask2former_mcp.engine.run import prepare
 from mask2former_mcp.spec.experiment import load
 
@@ -24,6 +31,14 @@ TOLERANCE = {
     ("fp32", "always"): (1e-4, 0.02),
     ("bf16", "always"): (1e-2, 0.05),
 }
+# How far the recorded forward may be from the plain one in fp32, in the median: now and then an attention mask falls the
+# other way. Precision of its weights, compiled or not.
+PREDICTIONS = [
+    ("fp32", "never", 1e-4),
+    ("fp16", "never", 5e-3),
+    ("fp16", "always", 5e-3),
+    ("bf16", "never", 0.04),
+]
 SIZES = {
     "model.backbone.swin.embed_dim": 32,
     "model.backbone.swin.num_heads": [1, 2, 4, 8],
@@ -79,18 +94,62 @@ def test_a_run_by_graph_goes_on_where_it_was(
         torch.testing.assert_close(again["state_dict"][name], value, rtol=0, atol=2e-3)
 
 
-def test_a_recorded_forward_predicts_what_the_plain_one_does(tiny: Callable[..., dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("half", "compiling", "furthest"), PREDICTIONS, ids=str)
+def test_a_recorded_forward_predicts_what_the_plain_one_does(
+    half: str, compiling: str, furthest: float, tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fast.COMPILE, compiling)
     device = torch.device("cuda")
+    torch.manual_seed(0)
     plain = network.build(load("train", tiny(**SIZES))).eval().to(device)
     graphed = network.build(load("train", tiny(**SIZES))).eval().to(device)
     graphed.load_state_dict(plain.state_dict())
-    fabric = Fabric(accelerator="cuda", devices=1)
-    fast.accelerate(graphed, fabric.device)
-    graphed_forward, said = forward_graph.over(graphed, fabric, rooms=[None] * 3, batch=2)
-    assert "CUDA graphs; not compiled" in said
-    for _ in range(5):  # launch by launch first, then as a graph
-        images = torch.randn(2, 3, 70, 90, device=device)
+    fast.accelerate(graphed, device)
+    fabric = Fabric(accelerator="cuda", devices=1, precision=HALF_WEIGHTS[half])
+    graphed_forward, said = forward_graph.over(graphed, fabric, rooms=[(640, 608)] * 3, batch=2)
+    assert f"{'compiled' if compiling == 'always' else 'not compiled'} ({fast.COMPILE}={compiling})" in said
+    assert (f"weights in {half}" in said) == (half != "fp32")
+    distances = []
+    for _ in range(7):  # launch by launch first, then as a graph
+        images = torch.randn(2, 3, 640, 608, device=device)
         with torch.inference_mode():
             wanted, found = plain(images), graphed_forward(images)
-        torch.testing.assert_close(found.class_logits, wanted.class_logits, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(found.mask_logits(), wanted.mask_logits(), rtol=1e-3, atol=1e-2)
+        both = apart(found.class_logits, wanted.class_logits), apart(found.mask_logits(), wanted.mask_logits())
+        distances.append(max(both))
+    print(half, compiling, *(f"{distance:.1e}" for distance in distances))
+    assert statistics.median(distances) < furthest
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    """Relative distance in the Euclidean norm."""
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+def test_what_is_read_out_on_a_gpu_is_what_is_read_out_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    classes = 5 * torch.randn(100, 81)
+    classes[8:, 0] += 30  # no object: eight are confident
+    masks = 8 * F.interpolate(torch.randn(1, 100, 10, 12), size=(160, 192), mode="bicubic")[0] - 4
+    found = {}
+    for name in ("cpu", "cuda"):
+        resample = to_original((160, 192), (640, 768), (640, 720), (1100, 1230), torch.device(name))
+        logits = masks.to(name)
+        semantic = postprocess.semantic(classes, logits, resample)
+        panoptic = postprocess.panoptic(
+            classes,
+            logits,
+            resample,
+            things=frozenset(range(1, 50)),
+            object_mask_threshold=0.5,
+            overlap_threshold=0.6,
+        )
+        found[name] = semantic, panoptic, postprocess.instances(classes, logits, resample, topk=100)
+    (semantic, panoptic, instances), (by_gpu, panoptic_by_gpu, instances_by_gpu) = found["cpu"], found["cuda"]
+    assert (semantic != by_gpu).mean() < 1e-4  # a pixel between two classes may fall either way
+    assert len(panoptic.segments) > 2
+    assert panoptic_by_gpu.segments == panoptic.segments
+    assert (panoptic.ids != panoptic_by_gpu.ids).mean() < 1e-4
+    np.testing.assert_allclose(instances_by_gpu.scores, instances.scores, atol=1e-4)
+    assert instances_by_gpu.classes.tolist() == instances.classes.tolist()
+    overlaps = mask.iou(list(instances.masks), list(instances_by_gpu.masks), [0] * len(instances.masks)).diagonal()
+    assert overlaps.min() > 0.999

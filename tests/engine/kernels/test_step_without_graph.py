@@ -25,6 +25,12 @@ from mask2former_mcp.spec.experiment import load
 STEPS = 20
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # to processes of their own
+
+
 def assign(cost: Tensor, counts: Tensor) -> Tensor:
     out = torch.full(cost.shape[:2], -1, dtype=torch.int32)
     for problem, count in enumerate(counts.tolist()):
