@@ -17,7 +17,7 @@ SEEN = 2  # times that a shape must have come before it is worth recording
 
 
 class ForwardGraph(nn.Module):
-    """A network in eval mode, whose prediction is valid until the next call."""
+    """A network in eval mode."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ForwardGraph(nn.Module):
             graph, buffer, prediction = self._graphs[shape]
             buffer.copy_(images)
             graph.replay()
-            return prediction
+            return _own(prediction)
         self._seen[shape] = self._seen.get(shape, 0) + 1
         if self._seen[shape] <= SEEN or len(self._graphs) >= SHAPES:
             found: Prediction = self.network(images, every_layer=False)
@@ -47,7 +47,12 @@ class ForwardGraph(nn.Module):
             prediction: Prediction = self.network(buffer, every_layer=False)
         self._graphs[images.shape] = graph, buffer, prediction
         graph.replay()
-        return prediction
+        return _own(prediction)
+
+
+def _own(prediction: Prediction) -> Prediction:
+    """One that the graph's next replay does not overwrite."""
+    return Prediction(*(part.clone() for part in prediction))
 
 
 def possible(network: nn.Module, device: torch.device) -> bool:

@@ -4,15 +4,14 @@ the images that were passed over, and why."""
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, scoring, trained, usable
 from mask2former_mcp.engine.loader import Normalize
-from mask2former_mcp.engine.photos import Photos, Shots
+from mask2former_mcp.engine.photos import Photos
 from mask2former_mcp.engine.progress import Progress
+from mask2former_mcp.engine.segmenting import Segmenter
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.engine.usable import Usable
 from mask2former_mcp.engine.worker_pool import InOrder
@@ -63,17 +62,16 @@ def _segment(
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
     unreadable: dict[int, str] = {}
     fill = batch if graphs else 0
-    for shots in photos.batches(folder, groups, split.num_workers, fill=fill, pin=spec.dataset.pin_memory):
+    batches = photos.batches(folder, groups, split.num_workers, fill=fill, pin=spec.dataset.pin_memory)
+    for shots, outcomes in Segmenter(model, interpret, normalize, fabric.device)(batches):
         for each in shots.unreadable:
             unreadable[each.index] = each.reason
             progress.status.skipped(each.reason)
             print(f"skipped: {each.reason}", flush=True)
             progress.step(paths[each.index].name)
-        if shots.indices:
-            outcomes = predict(model, shots, interpret, normalize, fabric.device)
-            for index, outcome in zip(shots.indices, outcomes, strict=True):
-                writer.add(index, outcome)
-                progress.step(paths[index].name)
+        for index, outcome in zip(shots.indices, outcomes, strict=True):
+            writer.add(index, outcome)
+            progress.step(paths[index].name)
     reasons = [unreadable[index] for index in sorted(unreadable)]
     if len(reasons) == len(paths):
         raise ValueError(f"none of the {len(paths)} images could be read; the first: {reasons[0]}")
@@ -92,18 +90,6 @@ def device_for(spec: Experiment, known: Usable) -> Fabric:
         return fabric
     half = fast.allows_half_weights(known.model)
     return device.single(spec.inference.gpu_ids, spec.train.precision, half_weights=half)
-
-
-@torch.inference_mode()
-def predict(
-    model: nn.Module, shots: Shots, interpret: scoring.Interpret, normalize: Normalize, at: torch.device
-) -> list[scoring.Outcome]:
-    """One outcome per photo, at its original size."""
-    padded = (shots.images.shape[2], shots.images.shape[3])
-    blank = [(0, 0)] * (len(shots.images) - len(shots.sizes))
-    prediction = model(normalize(shots.images, [*shots.sizes, *blank], at))
-    kept = zip(shots.sizes, shots.originals, strict=True)
-    return [interpret(prediction, i, size, padded, original) for i, (size, original) in enumerate(kept)]
 
 
 def least_score(spec: Experiment) -> float:

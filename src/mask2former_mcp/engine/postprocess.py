@@ -3,11 +3,11 @@
 The rules are the original's (https://arxiv.org/abs/2112.01527, inference of MaskFormer and Mask2Former). Everything is
 computed at the size of the original image, in stripes of rows, so that a large photo does not need Q masks at once.
 Inputs of one image: class_logits [Q, C + 1] (class 0 is no object), mask_logits [Q, h, w] at stride 4, on the network's
-device. The class logits are on the host: which queries matter is decided there, because each such question to a GPU
-waits until it has done all that it was given.
+device and in the precision of `readable`, which the resampler has too. The class logits are on the host: which queries
+matter is decided there, because each such question to a GPU waits until it has done all that it was given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mask2former_mcp.engine import run_lengths
 from mask2former_mcp.engine.resample import Resampler
+from mask2former_mcp.engine.run_lengths import RunLengths
 
 STRIPE_ELEMENTS = 1 << 24  # mask values held at once: 64 MB in float32
 WIDER = 2  # times as many on a GPU, which is idle between stripes; several such tensors lie beside the network
@@ -46,16 +46,24 @@ class Instances:
 
     classes: NDArray[np.int64]
     scores: NDArray[np.float64]
-    masks: tuple[dict[str, Any], ...]
+    masks: Sequence[dict[str, Any]]
+
+
+def readable(mask_logits: Tensor) -> Tensor:
+    """In float32; but on a GPU those of half precision in float16, which its tensor cores multiply many times as fast.
+
+    Not in bfloat16, whose three digits would make classes of about the same probability equal.
+    """
+    half = mask_logits.is_cuda and mask_logits.dtype in (torch.float16, torch.bfloat16)
+    return mask_logits.half() if half else mask_logits.float()
 
 
 def semantic(class_logits: Tensor, mask_logits: Tensor, resample: Resampler) -> NDArray[np.integer[Any]]:
     """[H, W] classes 1..C: the class with the largest sum over queries of class probability times mask probability."""
-    weights = class_logits.float().softmax(-1)[:, 1:].T.to(mask_logits.device, non_blocking=True)
-    grid = mask_logits.float()
-    out = torch.empty(resample.size, dtype=_smallest(len(weights)), device=grid.device)
-    for start, stop in stripes(resample, len(grid) + len(weights)):
-        masks = resample(grid, start, stop).sigmoid()
+    weights = class_logits.float().softmax(-1)[:, 1:].T.to(mask_logits, non_blocking=True)
+    out = torch.empty(resample.size, dtype=_smallest(len(weights)), device=mask_logits.device)
+    for start, stop in stripes(resample, len(mask_logits) + len(weights)):
+        masks = resample(mask_logits, start, stop).sigmoid()
         scores = (weights @ masks.flatten(1)).view(-1, *masks.shape[1:])
         out[start:stop] = scores.max(0).indices + 1
     return np.asarray(out.cpu().numpy())
@@ -81,8 +89,8 @@ def panoptic(
     if not len(labels):
         return Panoptic(np.zeros(resample.size, dtype=np.uint8), ())
     at, count = mask_logits.device, len(labels)
-    grid = mask_logits[keep.to(at, non_blocking=True)].float()
-    weights = scores.to(at, non_blocking=True)[:, None, None]
+    grid = mask_logits[keep.to(at, non_blocking=True)]
+    weights = scores.to(grid, non_blocking=True)[:, None, None]
     winner = torch.empty(resample.size, dtype=torch.long, device=at)
     inside = torch.empty(resample.size, dtype=torch.bool, device=at)
     own, won, left = torch.zeros(3, count, dtype=torch.long, device=at)
@@ -91,9 +99,8 @@ def panoptic(
         best = (masks * weights).max(0).indices  # on a CPU five times as fast as argmax
         within = masks.gather(0, best[None])[0] >= 0.5
         own += (masks >= 0.5).flatten(1).sum(1)
-        # Not bincount, for which the host would have to wait.
-        won.scatter_add_(0, best.flatten(), torch.ones_like(best).flatten())
-        left.scatter_add_(0, best.flatten(), within.long().flatten())
+        won += _counts(best, count)
+        left += _counts(torch.where(within, best, -1), count)
         winner[start:stop], inside[start:stop] = best, within
     own, won, left = torch.stack([own, won, left]).cpu()
     accepted = (left > 0) & (own > 0) & (won / own.clamp(min=1) >= overlap_threshold)
@@ -126,24 +133,31 @@ def instances(
         keep &= torch.isin(classes, torch.tensor(sorted(things), dtype=classes.dtype))
     scores, classes, query = scores[keep], classes[keep], query[keep]
     used, mask_of = torch.unique(query, return_inverse=True)
-    masks: list[dict[str, Any]] = []
+    masks = RunLengths(resample.size)
     quality: list[Tensor] = []
     at, each = mask_logits.device, resample.size[0] * resample.size[1]
     for part in used.split(max(1, elements(at) // each)):
-        logits = resample.transposed(mask_logits[part.to(at, non_blocking=True)].float())  # [K, W, H]
+        logits = resample.transposed(mask_logits[part.to(at, non_blocking=True)])  # [K, W, H]
         inside = logits > 0
-        quality.append((logits.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6))
-        masks.extend(run_lengths.encode(inside))
+        sums = (logits.sigmoid() * inside).flatten(1).sum(1, dtype=torch.float32)
+        quality.append(sums / (inside.flatten(1).sum(1) + 1e-6))
+        masks.add(inside)
         del logits, inside  # before the next part is made
-    if not masks:
+    if not quality:
         return Instances(np.zeros(0, dtype=np.int64), np.zeros(0), ())
     scores = scores * torch.cat(quality).cpu()[mask_of]
     order = scores.argsort(descending=True, stable=True)
     return Instances(
         classes[order].numpy(),
         scores[order].double().numpy(),
-        tuple(masks[i] for i in mask_of[order].tolist()),
+        masks.of(mask_of[order].tolist()),
     )
+
+
+def _counts(numbers: Tensor, count: int) -> Tensor:
+    """How often each of 0..count - 1 is there. Not bincount, for which the host would wait, nor scatter_add_, of which
+    a GPU does one after the other where all are alike; exact to 2^24."""
+    return torch.histc(numbers.float(), count, 0, count).long()
 
 
 def stripes(resample: Resampler, planes: int) -> Iterator[tuple[int, int]]:

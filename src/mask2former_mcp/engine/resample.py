@@ -41,9 +41,11 @@ def to_original(
     kept: tuple[int, int],
     original: tuple[int, int],
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Resampler:
-    """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width)."""
-    rows, columns = (_axis(*sizes, device=device) for sizes in zip(grid, padded, kept, original, strict=True))
+    """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width).
+    dtype: of the grids that it is for."""
+    rows, columns = (_axis(*sizes, device=device).to(dtype) for sizes in zip(grid, padded, kept, original, strict=True))
     return Resampler(rows, columns)
 
 

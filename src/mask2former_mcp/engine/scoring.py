@@ -47,8 +47,9 @@ class Interpreter:
         """index: the image's place in the batch; kept, padded, original: (height, width) as in `resample`."""
         class_logits = prediction.class_logits[-1][index].float().cpu()
         features = prediction.mask_features[index]
-        mask_logits = (prediction.mask_embeddings[-1][index] @ features.flatten(1)).view(-1, *features.shape[1:])
-        resample = to_original((features.shape[1], features.shape[2]), padded, kept, original, features.device)
+        grid = (features.shape[1], features.shape[2])
+        mask_logits = postprocess.readable(prediction.mask_embeddings[-1][index] @ features.flatten(1)).view(-1, *grid)
+        resample = to_original(grid, padded, kept, original, features.device, mask_logits.dtype)
         semantic = panoptic = instances = None
         if self.model.mode in ("panoptic", "semantic"):
             semantic = postprocess.semantic(class_logits, mask_logits, resample)

@@ -31,8 +31,8 @@ TOLERANCE = {
     ("fp32", "always"): (1e-4, 0.02),
     ("bf16", "always"): (1e-2, 0.05),
 }
-# How far the recorded forward may be from the plain one in fp32, in the median: now and then an attention mask falls the
-# other way. Precision of its weights, compiled or not.
+# How far the recorded forward may be from the plain one in fp32, in the median: now and then an attention mask falls
+# the other way. Precision of its weights, compiled or not.
 PREDICTIONS = [
     ("fp32", "never", 1e-4),
     ("fp16", "never", 5e-3),
@@ -125,15 +125,17 @@ def apart(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted).norm() / wanted.norm())
 
 
-def test_what_is_read_out_on_a_gpu_is_what_is_read_out_on_a_cpu() -> None:
+# Share of pixels that may fall the other way, by the precision that the network's masks come in.
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-4), (torch.float16, 2e-3), (torch.bfloat16, 2e-3)])
+def test_what_is_read_out_on_a_gpu_is_what_is_read_out_on_a_cpu(dtype: torch.dtype, share: float) -> None:
     torch.manual_seed(0)
     classes = 5 * torch.randn(100, 81)
     classes[8:, 0] += 30  # no object: eight are confident
-    masks = 8 * F.interpolate(torch.randn(1, 100, 10, 12), size=(160, 192), mode="bicubic")[0] - 4
+    masks = (8 * F.interpolate(torch.randn(1, 100, 10, 12), size=(160, 192), mode="bicubic")[0] - 4).to(dtype)
     found = {}
     for name in ("cpu", "cuda"):
-        resample = to_original((160, 192), (640, 768), (640, 720), (1100, 1230), torch.device(name))
-        logits = masks.to(name)
+        logits = postprocess.readable(masks.to(name))
+        resample = to_original((160, 192), (640, 768), (640, 720), (1100, 1230), torch.device(name), logits.dtype)
         semantic = postprocess.semantic(classes, logits, resample)
         panoptic = postprocess.panoptic(
             classes,
@@ -143,13 +145,14 @@ def test_what_is_read_out_on_a_gpu_is_what_is_read_out_on_a_cpu() -> None:
             object_mask_threshold=0.5,
             overlap_threshold=0.6,
         )
-        found[name] = semantic, panoptic, postprocess.instances(classes, logits, resample, topk=100)
+        found[name] = semantic, panoptic, postprocess.instances(classes, logits, resample, topk=30)
     (semantic, panoptic, instances), (by_gpu, panoptic_by_gpu, instances_by_gpu) = found["cpu"], found["cuda"]
-    assert (semantic != by_gpu).mean() < 1e-4  # a pixel between two classes may fall either way
+    print(dtype, (semantic != by_gpu).mean(), (panoptic.ids != panoptic_by_gpu.ids).mean())
+    assert (semantic != by_gpu).mean() < share
     assert len(panoptic.segments) > 2
     assert panoptic_by_gpu.segments == panoptic.segments
-    assert (panoptic.ids != panoptic_by_gpu.ids).mean() < 1e-4
-    np.testing.assert_allclose(instances_by_gpu.scores, instances.scores, atol=1e-4)
+    assert (panoptic.ids != panoptic_by_gpu.ids).mean() < share
+    np.testing.assert_allclose(instances_by_gpu.scores, instances.scores, atol=share)
     assert instances_by_gpu.classes.tolist() == instances.classes.tolist()
     overlaps = mask.iou(list(instances.masks), list(instances_by_gpu.masks), [0] * len(instances.masks)).diagonal()
-    assert overlaps.min() > 0.999
+    assert overlaps.min() > 1 - 10 * share

@@ -10,11 +10,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from mask2former_mcp.engine import device, fast, photos, usable
-from mask2former_mcp.engine.inference import predict
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model import network
 from mask2former_mcp.engine.model.pixel_decoder import DeformableAttention, Geometry, sample
 from mask2former_mcp.engine.photos import Photos
+from mask2former_mcp.engine.segmenting import Segmenter
 from mask2former_mcp.spec.experiment import load
 
 Spec = Callable[..., dict[str, Any]]
@@ -47,7 +47,8 @@ def test_half_weights_predict_what_full_ones_do(precision: str, tiny: Spec, weig
         model = fabric.setup_module(known.model)
         assert (next(model.parameters()).dtype == torch.float32) == (how == "32-true")
         normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
-        outcomes = predict(model, shots, known.interpreter(spec, known.classes), normalize, fabric.device)
+        segmenter = Segmenter(model, known.interpreter(spec, known.classes), normalize, fabric.device)
+        ((_, outcomes),) = segmenter([shots])
         maps.append([outcome.semantic for outcome in outcomes])
     same = [float((a == b).mean()) for a, b in zip(*maps, strict=True)]
     assert min(same) > 0.97

@@ -1,11 +1,14 @@
 """Run lengths from borders equal those that pycocotools counts pixel by pixel."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
 from mask2former_mcp.engine import run_lengths
+from mask2former_mcp.engine.run_lengths import RunLengths
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
@@ -15,9 +18,18 @@ def test_masks_encode_as_pycocotools_encodes_them(share: float) -> None:
     masks[1, 0, 0] = True  # a run from the first pixel
     masks[2, -1, -1] = True  # and one to the last
     expected = coco_mask.encode(np.asfortranarray(masks.numpy().transpose(2, 1, 0).astype(np.uint8)))
-    assert run_lengths.from_borders(masks) == expected
-    assert run_lengths.encode(masks) == expected
+    assert [run_lengths.encode(places, (17, 31)) for places in run_lengths.borders(masks)] == expected
+    found = RunLengths((17, 31))
+    found.add(masks[:2])
+    found.add(masks[2:2])
+    found.add(masks[2:])
+    assert list(found) == expected
 
 
-def test_no_mask_at_all_encodes_to_nothing() -> None:
-    assert run_lengths.from_borders(torch.zeros(0, 4, 4, dtype=torch.bool)) == []
+def test_masks_that_a_gpu_found_are_encoded_by_the_process_that_reads_them() -> None:
+    masks = torch.rand(3, 20, 10, generator=torch.Generator().manual_seed(3)) < 0.3
+    found = RunLengths((10, 20), list(run_lengths.borders(masks)))
+    sent = pickle.loads(pickle.dumps(found.of([2, 0, 2])))
+    expected = coco_mask.encode(np.asfortranarray(masks.numpy().transpose(2, 1, 0).astype(np.uint8)))
+    assert list(sent) == [expected[2], expected[0], expected[2]]
+    assert list(sent[1:]) == [expected[0], expected[2]]
