@@ -7,6 +7,8 @@ from typing import Any
 
 from mask2former_mcp.jobs.plan import Plan
 
+MAX_PHASE = 200  # characters
+
 
 class JobState(StrEnum):
     QUEUED = "queued"  # in the store; waiting for its devices

@@ -13,24 +13,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway, StoreError
+from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.contained import as_outside
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.gathering import gather
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.job import MAX_PHASE, Job, JobState
 from mask2former_mcp.jobs.keys import hidden, job_keys
-from mask2former_mcp.jobs.leases import Leases, Waiting
 from mask2former_mcp.jobs.logs import last_lines, of_attempt
-from mask2former_mcp.jobs.members import width
-from mask2former_mcp.jobs.prepare import action_folder, devices_wanted, prepare, resolved_spec
-from mask2former_mcp.jobs.reconcile import reconcile
-from mask2former_mcp.jobs.spawn import supervised
+from mask2former_mcp.jobs.prepare import action_folder, prepare, resolved_spec
 from mask2former_mcp.jobs.store import JobStore
+from mask2former_mcp.jobs.turn import Turn
 from mask2former_mcp.jobs.verdict import Verdict, judge
-from mask2former_mcp.platforms.devices import Inventory, inventory
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
 from mask2former_mcp.platforms.protocol import Handle, Observation, Platform, Report, Task
@@ -38,10 +34,7 @@ from mask2former_mcp.platforms.registry import platform_for
 from mask2former_mcp.settings import Settings
 
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
-_RECONCILE_EVERY = 10  # polls
 _LOG_TAIL = 4000  # lines: eight ranks that wait in vain bury the one that failed
-_MAX_PHASE = 200
-_DRIVER_PATIENCE_S = 120.0  # a machine that has just been started may still be loading it
 _LOOK_EVERY_S = 1.0  # whether a job that is prepared shall still run
 
 _log = logging.getLogger("mask2former_mcp.supervisor")
@@ -59,7 +52,7 @@ class Supervisor:
         self.store = store
         self.platform = platform
         self.environ = environ
-        self.leases = Leases(store.database)
+        self.turn = Turn(settings, store, environ)
         self.delivering = Delivering(settings, store, environ)
 
     def run(self, job_id: str) -> None:
@@ -68,81 +61,20 @@ class Supervisor:
                 self._step(job)
             except PlatformAway as error:
                 # Before the platform is back nothing can be ended, nor told of its end: the step is done again.
-                self.store.update(job.id, job.attempt, phase=error.message[:_MAX_PHASE])
+                self.store.update(job.id, job.attempt, phase=error.message[:MAX_PHASE])
                 time.sleep(self.settings.poll_s)
 
     def _step(self, job: Job) -> None:
         match job.state:
             case JobState.QUEUED:
-                self.wait_for_devices(job)
+                if (hopeless := self.turn.wait(job)) is not None:
+                    self._end(job, hopeless, None)
             case JobState.PREPARING:
                 self.start(job)
             case JobState.RUNNING:
                 self.follow(job)
             case JobState.STOPPING:
                 self.stop(job)
-
-    # -- queued --
-
-    def wait_for_devices(self, job: Job) -> None:
-        """Until the devices are held, or the job is not queued any more."""
-        there = self._inventory(job)
-        if there is None:
-            return
-        count = devices_wanted(job) if there.kind == "gpu" else 1
-        if count > len(there.names):
-            text = f"It asks for {count} GPUs; this machine has {len(there.names)} for jobs. Lower num_gpus."
-            self._end(job, Verdict(JobState.FAILED, text, "not_available"), None)
-            return
-        looked = time.monotonic()
-        while self.store.state(job.id) == (JobState.QUEUED, job.attempt):
-            answer = self.leases.acquire(job.id, count, there, waits=self._waits)
-            if not isinstance(answer, Waiting):
-                self.store.transition(
-                    job.id,
-                    JobState.PREPARING,
-                    expect=(JobState.QUEUED,),
-                    attempt=job.attempt,
-                    text=f"holds {', '.join(answer.devices)}",
-                    phase="preparing",
-                    started_at=time.time(),
-                )
-                return
-            kind = "a CPU slot" if there.kind == "cpu" else f"{count} GPU" + ("s" if count > 1 else "")
-            phase = f"waiting for {kind} behind {', '.join(answer.behind[:3]) or 'nobody'}"
-            # This supervisor got on: however often the machine is started anew, a job that waits is not lost.
-            if (phase != job.phase or job.spawns) and self.store.update(job.id, job.attempt, phase=phase, spawns=0):
-                job = self.store.get(job.id)
-            # Whoever is before us may have lost its supervisor.
-            if time.monotonic() - looked > _RECONCILE_EVERY * self.settings.poll_s:
-                looked = time.monotonic()
-                reconcile(self.settings, self.store, self.environ)
-            time.sleep(self.settings.poll_s)
-
-    def _inventory(self, job: Job) -> Inventory | None:
-        """What there is to lease; None when the job has ended meanwhile. A driver that does not answer is waited for:
-        falling back to the CPU would turn hours into weeks, and nobody would know why."""
-        deadline = time.monotonic() + _DRIVER_PATIENCE_S
-        while self.store.state(job.id) == (JobState.QUEUED, job.attempt):
-            try:
-                return inventory(self.environ, self.settings.gpus, self._cpu_slots(job))
-            except NotReady as error:
-                if time.monotonic() > deadline:
-                    self._end(job, Verdict(JobState.FAILED, f"{error.message}. {error.fix}", "not_available"), None)
-                    return None
-                self.store.update(job.id, job.attempt, phase=f"waiting: {error.message}"[:_MAX_PHASE])
-                time.sleep(self.settings.poll_s)
-        return None
-
-    def _cpu_slots(self, job: Job) -> int:
-        """Without a GPU: the operator's slots, or as many as the job's study may use at once."""
-        return max(self.settings.cpu_slots, width(self.store, job))
-
-    def _waits(self, job_id: str) -> bool:
-        try:
-            return supervised(self.store, self.store.get(job_id))
-        except StoreError:
-            return False  # a row that does not read: nobody can start that job, and the others need not wait for it
 
     # -- preparing --
 
@@ -208,8 +140,8 @@ class Supervisor:
         prepared = prepare(
             job,
             Folders.of(self.store.home, job),
-            devices=self.leases.held(job.id),
-            cpu_share=self._cpu_slots(job),
+            devices=self.turn.leases.held(job.id),
+            cpu_share=self.turn.cpu_slots(job),
             environ=self.environ,
             report=report,
             bound=cache_bound(self.settings, self.store),
@@ -247,7 +179,7 @@ class Supervisor:
         while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
             seen = self.platform.poll(job.handle)
             over = seen.state in ("exited", "missing")
-            follower.look(final=over, waiting="" if over else seen.detail[:_MAX_PHASE])
+            follower.look(final=over, waiting="" if over else seen.detail[:MAX_PHASE])
             if seen.state == "exited":
                 self._clear(job, grace_s=1.0)
                 self._conclude(job, follower, seen, stopping=False)

@@ -1,4 +1,5 @@
-"""What speaks against a job in the data itself: images that are not there, too few of them to measure with."""
+"""What speaks against a job in the data itself: annotations that do not read, images that are not there, too few of
+them to measure with."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,20 @@ from mask2former_mcp.errors import DatasetError
 
 _FEW = 10
 _MEASURE = ("train", "evaluate", "quantize")
+
+
+def problems(found: Mapping[str, DatasetFacts]) -> Iterator[str]:
+    """Warnings of what was found in the annotations, by role. DatasetError where nothing can be learned from them."""
+    for role, facts in found.items():
+        if facts.errors:
+            shown = "; ".join(problem.message for problem in facts.problems if problem.severity == "error")
+            raise DatasetError(
+                f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
+                fix="Repair the annotation file; check_dataset lists every problem with file and id.",
+            )
+        if facts.warnings and not (role == "eval" and facts == found.get("train")):
+            first = next((problem.message for problem in facts.problems), "")
+            yield f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {first}"
 
 
 def few_images(action: str, images: Mapping[str, int]) -> Iterator[str]:

@@ -8,11 +8,23 @@ from typing import Any, Protocol
 
 from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
-from mask2former_mcp.errors import DatasetError, InvalidRequest, NotAvailable, StoreError
+from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs import contained
-from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan, Staging
+from mask2former_mcp.jobs.plan import AutomlDecision, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
-from mask2former_mcp.planning import arguments, contract, inferred, loading, machine, place, sources, validate, weights
+from mask2former_mcp.planning import (
+    arguments,
+    contract,
+    fitness,
+    inferred,
+    judging,
+    loading,
+    machine,
+    place,
+    sources,
+    validate,
+    weights,
+)
 from mask2former_mcp.planning.contract import Contract
 from mask2former_mcp.planning.digest import digest
 from mask2former_mcp.planning.folders import ARGUMENTS, Asked
@@ -29,8 +41,6 @@ from mask2former_mcp.spec import dotted
 
 RULES: Mapping[str, Rules] = {"mask2former": Mask2FormerRules()}
 _ACTIONS = {model: action for action, model in REQUESTS.items()}
-_HOUR_S = 3600
-_CANNOT = "cannot start yet: "
 DEFAULT_METRIC = "mIoU"
 _ASK_AGAIN_S = 30.0  # one Plan, which looks several times, waits once for a silent driver
 DEADLINE_S = 40.0  # of everything that a Plan reads; what needs longer goes on in the background
@@ -110,9 +120,14 @@ class Planner:
         draft = self._draft(request, said, terms, data, chosen, where, parent, tensorrt)
         spec, home = draft.situation.spec, self.settings.home
         staging = (*data.staging, *draft.staging, *inferred.staging(chosen, home))
-        estimate, judged = self._judge(request, draft, schema, where, automl)
+        validate.check_schema(spec, schema, self.rules.remarks)
+        estimate, judged = judging.judge(
+            request, draft.situation, where.missing, automl, self.bundle, self.rules, self.parents.earlier
+        )
         has_key, key_notes = self._key(terms.source, action, where)
-        notes = (*automl.warnings, *data.warnings, *judged, *chosen.warnings, *contract_notes, *key_notes)
+        notes = (
+            *automl.warnings, *data.warnings, *draft.notes, *judged, *chosen.warnings, *contract_notes, *key_notes,
+        )  # fmt: skip
         return Plan(
             action=action,
             automl=AutomlDecision(policy=automl.policy, route=automl.route, source=automl.source, reason=automl.reason),
@@ -124,7 +139,7 @@ class Planner:
             runtime=where.runtime,
             mounts=contained.planned(spec) if where.platform == "docker" else (),
             estimate=estimate,
-            warnings=tuple(sorted(dict.fromkeys(notes), key=_urgency)),
+            warnings=judging.by_urgency(notes),
             digest=self._digest(
                 action, spec, data.datasets, inferred.stand_ins(params, chosen, staging, home), where, said
             ),
@@ -218,26 +233,6 @@ class Planner:
             return False, [f"{KEY_VARIABLE} is not handed on: {why}"]
         return True, []
 
-    def _judge(
-        self, request: ActionRequest, draft: _Draft, schema: Mapping[str, Any], where: Place, automl: policy.Decision
-    ) -> tuple[Estimate, tuple[str, ...]]:
-        """The estimate and the notes of a legal spec; an error for any other, or for one that cannot start here."""
-        situation = draft.situation
-        validate.check_schema(situation.spec, schema, self.rules.remarks)
-        gpu_notes, no_gpus = place.check_gpus(situation.spec, situation.action, self.machine, where.platform)
-        searched = getattr(request, "automl", None) if automl.route == "automl" else None
-        found = self.rules.check(replace(situation, metric=searched.metric if searched else None))
-        earlier, store_notes = self._earlier(request, situation.action)
-        estimate = self.rules.estimate(situation, earlier)
-        missing = (*where.missing, *no_gpus, *found.missing)
-        _refuse_to_start(request, missing)
-        notes = (
-            *draft.notes, *gpu_notes, *found.warnings, *self._slow(request, estimate.seconds),
-            *self._tight(estimate.memory_gb), *_study(automl, request), *store_notes,
-            *(f"{_CANNOT}{reason}" for reason in missing),
-        )  # fmt: skip
-        return estimate, notes
-
     def _policy(self, request: ActionRequest, action: str) -> policy.Decision:
         state = policy.BundleState(
             self.bundle.automl_enabled, self.bundle.automl_runnable() if action == "train" else None
@@ -270,18 +265,7 @@ class Planner:
         data = sources.gather(
             Asked(action, named, said, request.dataset_format, parent, known_spec, rows, left_s), self.settings
         )
-        notes: list[str] = []
-        for role, facts in data.facts.items():
-            if facts.errors:
-                shown = "; ".join(problem.message for problem in facts.problems if problem.severity == "error")
-                raise DatasetError(
-                    f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
-                    fix="Repair the annotation file; check_dataset lists every problem with file and id.",
-                )
-            if facts.warnings and not (role == "eval" and facts == data.facts.get("train")):
-                first = next((problem.message for problem in facts.problems), "")
-                notes.append(f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {first}")
-        return replace(data, warnings=(*data.warnings, *notes))
+        return replace(data, warnings=(*data.warnings, *fitness.problems(data.facts)))
 
     def _preset(self, request: ActionRequest, known_spec: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
         """The named overrides, less what the parent's weights or the backbone argument decide."""
@@ -301,15 +285,6 @@ class Planner:
             notes.append(f"preset={name}: its backbone is left out, because the argument backbone names another")
         return values, notes
 
-    def _earlier(self, request: ActionRequest, action: str) -> tuple[Sequence[Earlier], tuple[str, ...]]:
-        """What finished jobs took, and notes. A dry run starts nothing, so a store that does not open only warns."""
-        try:
-            return self.parents.earlier(action), ()
-        except StoreError as error:
-            if not request.dry_run:
-                raise
-            return (), (f"cannot start yet: {error.message}. {error.fix}",)
-
     def _digest(
         self, action: str, spec: Mapping[str, Any], datasets: Mapping[str, Any], stand_ins: Mapping[str, str],
         where: Place, said: Mapping[str, Any],
@@ -321,31 +296,6 @@ class Planner:
             machines=machines,
         )  # fmt: skip
 
-    def _slow(self, request: ActionRequest, seconds: float | None) -> list[str]:
-        """A published network on a machine without a GPU takes hours: say so before it starts."""
-        if seconds is None or seconds < _HOUR_S or self.machine.gpus:
-            return []
-        note = f"this is about {seconds / _HOUR_S:.0f} hour(s) on this machine's CPU"
-        if (
-            "preset" in type(request).model_fields
-            and getattr(request, "preset", None) is None
-            and "mini" in self.bundle.presets
-        ):
-            note += '; preset="mini" is a network that trains here in minutes'
-        return [note]
-
-    def _tight(self, memory_gb: float | None) -> list[str]:
-        """More memory than there is: the job would be killed, or crawl."""
-        have, what = self.machine.gpu_memory_gb, "GPU"
-        if have is None:
-            have, what = self.machine.memory_gb, "machine"
-        if memory_gb is None or memory_gb <= have:
-            return []
-        return [
-            f"about {memory_gb:.0f} GB of memory are needed, and this {what} has {have:.0f} GB: make the batch, the "
-            "images or the network smaller"
-        ]
-
 
 def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: Rules) -> dict[str, Any]:
     flat = dotted.flatten(known) if known is not None else {}
@@ -355,23 +305,3 @@ def _carried(values: Mapping[str, Any], known: Mapping[str, Any] | None, rules: 
         if key in flat and flat[key] == value and not (key.startswith(listed) and rules.is_architecture(key))
         and not key.endswith(".type")
     }  # fmt: skip
-
-
-def _urgency(note: str) -> int:
-    """What keeps the job from starting is read first, what was merely left out last."""
-    return 0 if note.startswith(_CANNOT) else 2 if note.startswith("left out") else 1
-
-
-def _refuse_to_start(request: ActionRequest, missing: Sequence[str]) -> None:
-    if missing and not request.dry_run:
-        raise NotAvailable(
-            "; ".join(missing),
-            fix="Mend what is named, or ask for another platform or runtime; dry_run=true shows the whole Plan.",
-        )
-
-
-def _study(automl: policy.Decision, request: ActionRequest) -> tuple[str, ...]:
-    settings = getattr(request, "automl", None)
-    if automl.route != "automl":
-        return ("automl settings are given, but this run trains directly: they are not used",) if settings else ()
-    return ()  # what the search will cost is said by automl/planner.py

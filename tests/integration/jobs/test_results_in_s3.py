@@ -66,8 +66,12 @@ def test_checkpoints_status_and_log_arrive_while_it_runs_and_after_a_killed_supe
 def test_the_record_says_how_the_job_stands_while_it_runs(out: Path, bench: Any) -> None:
     jobs = bench.jobs(upload_every_s=0.2)
     job = bench.hang(jobs, epochs=4, results_dir=PREFIX)
-    bench.until(lambda: ending(out)["state"] == "running" and ending(out)["metrics"], "the record to follow the job")
-    assert ending(out)["metrics"] == jobs.store.get(job.id).metrics
+
+    def follows() -> bool:
+        record, metrics = ending(out), jobs.store.get(job.id).metrics
+        return bool(metrics) and (record["state"], record["metrics"]) == ("running", metrics)
+
+    bench.until(follows, "the record to follow the job")
     jobs.cancel(job.id)
     assert bench.finish(jobs, job).state is JobState.CANCELLED
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mask2former_mcp.jobs import supervisor
+from mask2former_mcp.jobs import supervisor, turn
 from mask2former_mcp.jobs.job import JobState
 from mask2former_mcp.platforms.registry import platform_for
 
@@ -43,7 +43,7 @@ def test_a_job_waits_until_the_driver_answers(bench: Any, environ: dict[str, str
 def test_a_driver_that_stays_silent_fails_the_job(
     bench: Any, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_DRIVER_PATIENCE_S", 0.2)
+    monkeypatch.setattr(turn, "_DRIVER_PATIENCE_S", 0.2)
     (tmp_path / "failures").write_text("\n" * 10_000)
     jobs = bench.jobs(environ, gpus="auto")
     job = bench.unfollowed(jobs)
