@@ -3,9 +3,9 @@
     python benchmarks/engine/writing.py [--images 8] [--side 640] [--processes 2]
 
 Made-up predictions of 20 segments with bent borders, 100 queries, 133 classes, panoptic mode. Files: reading the
-picture again, overlay, panoptic and semantic PNG, run lengths, as a writing process does it, alone on one core; then by
-several processes together, on the clock. Read-out: what turns a prediction into segments, here on a CPU; with a GPU it
-is done there. CPU time, so that other work on the machine changes little.
+picture again, overlay, panoptic and semantic PNG, run lengths, as a writing process does it, alone on one core, in CPU
+time, so that other work on the machine changes little. Read-out: what turns a prediction into segments, on a GPU in
+float16 where there is one. Then both together as the verb does them, several processes writing, on the clock.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from mask2former_mcp.engine import inference, result_files
+from mask2former_mcp.engine import device, inference, loader, result_files
 from mask2former_mcp.engine.classes import Classes, Entry
+from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
-from mask2former_mcp.engine.scoring import Interpreter, Outcome
+from mask2former_mcp.engine.photos import Shots
+from mask2former_mcp.engine.scoring import Interpreter
+from mask2former_mcp.engine.segmenting import Segmenter
 from mask2former_mcp.spec.experiment import load
 
 QUERIES, SEGMENTS, CLASSES = 100, 20, 133
+BATCH = 8
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Size = tuple[int, int]
 
 
@@ -68,6 +74,20 @@ def picture(seed: int, side: int) -> Image.Image:
     return Image.fromarray((smooth + fine).clip(0, 255).astype(np.uint8))
 
 
+class MadeUp(nn.Module):
+    """Stands for a network: the same predictions for every batch."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        each = [prediction(seed, side) for seed in range(BATCH)]
+        dtype = torch.float16 if DEVICE.type == "cuda" else torch.float32
+        axes = zip(zip(*each, strict=True), (1, 1, 0), strict=True)
+        self.prediction = Prediction(*(torch.cat(parts, axis).to(DEVICE, dtype) for parts, axis in axes))
+
+    def forward(self, images: Tensor) -> Prediction:
+        return self.prediction
+
+
 def cpu_ms(call: Callable[[], object], each: int) -> float:
     """Milliseconds of CPU time for each of so many images, the best of three."""
     taken = []
@@ -80,15 +100,15 @@ def cpu_ms(call: Callable[[], object], each: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--side", type=int, default=640)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=0, help="one a core but for one without it")
+    parser.add_argument("--times", type=int, default=8, help="batches")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    count, side = arguments.images, arguments.side
+    device.use_threads(gpu=DEVICE.type == "cuda")
+    side, times, processes = arguments.side, arguments.times, arguments.processes or max(1, loader.cores() - 1)
     root, classes = Path(tempfile.mkdtemp()), colorful()
     (root / "photos").mkdir()
-    for i in range(count):
+    for i in range(BATCH):
         picture(i, side).save(root / "photos" / f"{i}.jpg", quality=90)
     content = {
         "inference": {"checkpoint": "none.pth"},
@@ -99,30 +119,29 @@ def main() -> None:
     paths = sorted((root / "photos").iterdir())
     files = result_files.image_files(root, paths, classes, spec)
     interpret = Interpreter(spec.model, classes, inference.least_score(spec))
-    predicted = [prediction(i, side) for i in range(count)]
-    outcomes: list[Outcome] = []
-
-    def read_out() -> None:
-        outcomes[:] = [interpret(one, 0, (side, side), (side, side), (side, side)) for one in predicted]
-
-    print(f"{count} images of {side} x {side}, torch {torch.__version__}", flush=True)
-    print(f"read-out on a CPU: {cpu_ms(read_out, count):.1f} ms an image", flush=True)
-    segments = [len(o.panoptic.segments) for o in outcomes if o.panoptic is not None]
-    found = [len(o.instances.masks) for o in outcomes if o.instances is not None]
-    print(f"segments {np.mean(segments):.1f}, instances {np.mean(found):.1f} an image", flush=True)
-    with result_files.writing(files, processes=1) as writer:
-        for index, outcome in enumerate(outcomes):
-            writer.add(index, outcome)
-    alone = cpu_ms(lambda: [files.write(i, outcome) for i, outcome in enumerate(outcomes)], count)
-    print(f"files: {alone:.1f} ms an image, {1e3 / alone:.0f} images/s a core", flush=True)
-    with result_files.writing(files, processes=arguments.processes) as writer:
+    sizes = [(side, side)] * BATCH
+    shots = Shots(torch.zeros(BATCH, 3, side, side), list(range(BATCH)), sizes, sizes, [])
+    print(f"images of {side} x {side}, torch {torch.__version__}, {DEVICE}", flush=True)
+    with result_files.writing(files, processes=processes) as writer:  # forked before the GPU is used
+        segmenter = Segmenter(MadeUp(side), interpret, Normalize([0.0] * 3, [1.0] * 3), DEVICE)
+        ((_, outcomes),) = segmenter([shots])
+        segments = [len(o.panoptic.segments) for o in outcomes if o.panoptic is not None]
+        found = [len(o.instances.masks) for o in outcomes if o.instances is not None]
+        print(f"segments {np.mean(segments):.1f}, instances {np.mean(found):.1f} an image", flush=True)
+        start = time.perf_counter()
+        for _ in segmenter([shots] * times):
+            pass
+        print(f"read-out: {1e3 * (time.perf_counter() - start) / (BATCH * times):.2f} ms an image", flush=True)
         start, own = time.perf_counter(), time.process_time()
-        for index, outcome in enumerate(outcomes * 8):
-            writer.add(index % count, outcome)
+        for one, read in segmenter([shots] * times):
+            for index, outcome in zip(one.indices, read, strict=True):
+                writer.add(index, outcome)
         writer.finish()
         taken, own = time.perf_counter() - start, time.process_time() - own
-    pace, main_ms = 8 * count / taken, 1e3 * own / (8 * count)
-    print(f"files by {arguments.processes} processes: {pace:.0f} images/s; {main_ms:.2f} ms an image in this one")
+        pace, main_ms = BATCH * times / taken, 1e3 * own / (BATCH * times)
+    print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)
+    alone = cpu_ms(lambda: [files.write(i, outcome) for i, outcome in enumerate(outcomes)], BATCH)
+    print(f"files: {alone:.1f} CPU ms an image, {1e3 / alone:.0f} images/s a core")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ SEEN = 2  # times that a shape must have come before it is worth recording
 
 
 class ForwardGraph(nn.Module):
-    """A network in eval mode."""
+    """A network in eval mode, set up by `fabric`. What it gives stays in the precision that it is computed in."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, fabric: Fabric) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.fabric = network, fabric
+        self.dtype = next(network.parameters()).dtype
         self._seen: dict[torch.Size, int] = {}
         self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Prediction]] = {}
         self._pool: Any = torch.cuda.graph_pool_handle()
@@ -29,7 +30,7 @@ class ForwardGraph(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Prediction:
         """images [B, 3, H, W], on the device -> the last layer's Prediction."""
-        shape = images.shape
+        images, shape = images.to(self.dtype), images.shape
         if shape in self._graphs:
             graph, buffer, prediction = self._graphs[shape]
             buffer.copy_(images)
@@ -37,17 +38,21 @@ class ForwardGraph(nn.Module):
             return _own(prediction)
         self._seen[shape] = self._seen.get(shape, 0) + 1
         if self._seen[shape] <= SEEN or len(self._graphs) >= SHAPES:
-            found: Prediction = self.network(images, every_layer=False)
-            return found
+            return self._predict(images)
         return self._record(images)
 
     def _record(self, images: Tensor) -> Prediction:
         buffer, graph = images.clone(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            prediction: Prediction = self.network(buffer, every_layer=False)
+            prediction = self._predict(buffer)
         self._graphs[images.shape] = graph, buffer, prediction
         graph.replay()
         return _own(prediction)
+
+    def _predict(self, images: Tensor) -> Prediction:
+        with self.fabric.autocast():
+            found: Prediction = self.network(images, every_layer=False)
+        return found
 
 
 def _own(prediction: Prediction) -> Prediction:
@@ -78,7 +83,8 @@ def over(
         fabric.strategy.precision.precision, ""
     )
     said = f"fast path: kernels and CUDA graphs{half}; {'compiled' if compiled else 'not compiled'} ({why})"
-    return ForwardGraph(fabric.setup_module(network.eval())), said
+    fabric.setup_module(network.eval())  # moves it, and its weights to their precision
+    return ForwardGraph(network, fabric), said
 
 
 def compiling(rooms: Sequence[tuple[int, int] | None], batch: int) -> tuple[bool, str]:

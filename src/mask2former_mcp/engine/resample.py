@@ -46,6 +46,8 @@ def to_original(
     """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width).
     dtype: of the grids that it is for."""
     rows, columns = (_axis(*sizes, device=device).to(dtype) for sizes in zip(grid, padded, kept, original, strict=True))
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()  # other streams will read them too
     return Resampler(rows, columns)
 
 

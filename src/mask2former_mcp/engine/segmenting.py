@@ -15,7 +15,10 @@ from mask2former_mcp.engine.scoring import Interpret, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Segmenter:
-    """What inference does with batches of photos. model: on `device`, its predictions valid for good."""
+    """What inference does with batches of photos.
+
+    model: on `device`; a prediction of it stays as it is when the next one is made.
+    """
 
     model: nn.Module
     interpret: Interpret
