@@ -9,6 +9,7 @@ ones their own code derives for `mask2former train` when nobody hands it others.
 
 import argparse
 import json
+import logging
 import sys
 import time
 import types
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import standin
 
 TARGET = 0.95 * standin.PEAK
+logging.getLogger("tao_automl").setLevel(logging.WARNING)  # it tells every parameter of every trial
 
 
 class Specs:

@@ -1,7 +1,7 @@
 """Trials until 95, 98 and 99 % of the best known value, on short real trainings (short_training.py).
 
     python benchmarks/automl/trials_to_target_real.py --out searches.jsonl [--seeds 20] [--limit 24] [--workers 16]
-                          [--algorithms bayesian random tao] [--minutes 60] [--device cpu|cuda] [--off 0.8]
+                          [--algorithms bayesian random tao] [--minutes 60] [--device cpu|cuda] [--off 1]
     python benchmarks/automl/trials_to_target_real.py --summarise searches.jsonl [more.jsonl ...]
 
 A search is one data set and one algorithm, its trials one after the other; searches run side by side, one thread each.
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--off", type=float, default=0.8)
+    parser.add_argument("--off", type=float, default=1.0)
     parser.add_argument("--algorithms", nargs="+", default=["bayesian", "random"])
     options = parser.parse_args()
     if options.summarise:
