@@ -11,8 +11,8 @@ give the equal value on one device; a learning rate 1 % higher gives another, as
 
 What NVIDIA's packaged ranges propose is put into the spec as it is, but for resolutions: theirs stand around a default
 of 640 pixels where this data has SIZE, so they are scaled by that. Networks of 50 layers and 1024 channels really are
-trained; on a CPU core one takes minutes. What the engine refuses or ends (a spec that is illegal, a loss that is no
-number) is a failed trial: no value.
+trained; on a CPU core one takes minutes. What the engine refuses or ends (a spec that is illegal, a network that
+cannot be, a loss that is no number) is a failed trial: no value.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class Training:
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
                 train.run(spec, Path(folder))
                 rows = list(csv.DictReader((Path(folder) / "metrics.csv").read_text(encoding="utf-8").splitlines()))
-        except (ValueError, FloatingPointError, MemoryError) as reason:
+        except (ValueError, FloatingPointError, MemoryError, RuntimeError) as reason:
             return None, str(reason)
         return max(float(row["mIoU"]) for row in rows if row["mIoU"]), ""
 

@@ -12,6 +12,7 @@ trial; `tao` is `bayesian` of nvidia-tao-automl 7.2.0 with its packaged ranges, 
 """
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).parent))
 import searches
+import short_training
 import trials_to_target
 
 TARGETS = (0.95, 0.98, 0.99)
@@ -37,8 +39,6 @@ Line = Mapping[str, Any]
 
 def search(folder: Path, seed: int, algorithm: str, options: argparse.Namespace, deadline: float) -> Line | None:
     """One whole search; None when the time was up before its last trial."""
-    import short_training  # brings torch, which reads the environment as main() has set it
-
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     training = short_training.Training(folder, seed, options.off)
     asked = _asked(algorithm, training, seed)
@@ -60,7 +60,7 @@ def search(folder: Path, seed: int, algorithm: str, options: argparse.Namespace,
     return {"seed": seed, "algorithm": algorithm, **ran, "values": values, "failures": failures, "knobs": knobs}
 
 
-def _asked(algorithm: str, training: Any, seed: int) -> Any:
+def _asked(algorithm: str, training: short_training.Training, seed: int) -> Any:
     if algorithm == "tao":
         import tao_bayesian  # not installed with this project
 
@@ -127,6 +127,9 @@ def main() -> None:
     parser.add_argument("--off", type=float, default=1.0)
     parser.add_argument("--algorithms", nargs="+", default=["bayesian", "random"])
     options = parser.parse_args()
+    if importlib.util.find_spec("tao_automl") is None and "tao" in options.algorithms:
+        print("tao is left out: pip install nvidia-tao-automl==7.2.0", file=sys.stderr)
+        options.algorithms.remove("tao")
     if options.summarise:
         lines = [
             json.loads(line) for file in options.summarise for line in file.read_text(encoding="utf-8").splitlines()
