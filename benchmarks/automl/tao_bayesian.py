@@ -9,6 +9,7 @@ ones their own code derives for `mask2former train` when nobody hands it others.
 
 import argparse
 import json
+import logging
 import sys
 import time
 import types
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import standin
 
 TARGET = 0.95 * standin.PEAK
+logging.getLogger("tao_automl").setLevel(logging.WARNING)  # it tells every parameter of every trial
 
 
 class Specs:
@@ -39,19 +41,38 @@ class Specs:
         return {}
 
 
-def trials_needed(parameters, specs, seed, limit):
+class Theirs:
+    """Asked as `searches.Ours` is."""
+
+    def __init__(self, seed):
+        schema = generate_schema("mask2former", "train")
+        specs = schema["default"]
+        self.parameters, _ = generate_hyperparams_to_search("mask2former", "train", specs, None, schema=schema)
+        context = types.SimpleNamespace(id=f"job-{seed}", handler_id="experiment")
+        own = [dict(parameter) for parameter in self.parameters]
+        self._search = Bayesian(context, Specs(specs), "mask2former", own, metric="mIoU")
+        self._history = []
+        np.random.seed(seed)  # their own seed is hash(job id), which Python draws anew in every process
+
+    def ask(self):
+        (proposal,) = self._search.generate_recommendations(self._history)
+        recommendation = Recommendation(len(self._history), proposal, "mIoU")
+        self._history.append(recommendation)
+        return recommendation, proposal
+
+    def tell(self, recommendation, value):
+        """None: the trial failed, and their algorithm forgets it."""
+        recommendation.status = JobStates.failure if value is None else JobStates.success
+        recommendation.update_result(0.0 if value is None else value)
+
+
+def trials_needed(seed, limit):
     instance, noise = standin.Instance.drawn(seed), np.random.default_rng([7, seed])
-    context = types.SimpleNamespace(id=f"job-{seed}", handler_id="experiment")
-    search = Bayesian(context, Specs(specs), "mask2former", [dict(p) for p in parameters], metric="mIoU")
-    np.random.seed(seed)  # their own seed is hash(job id), which Python draws anew in every process
-    history = []
+    search = Theirs(seed)
     best = 0.0
     for number in range(limit):
-        (proposal,) = search.generate_recommendations(history)
-        recommendation = Recommendation(number, proposal, "mIoU")
-        recommendation.status = JobStates.success
-        recommendation.update_result(instance.measured(proposal, noise))
-        history.append(recommendation)
+        recommendation, proposal = search.ask()
+        search.tell(recommendation, instance.measured(proposal, noise))
         best = max(best, instance.value(proposal))
         if best >= TARGET:
             return number + 1, best
@@ -63,14 +84,12 @@ def main():
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--limit", type=int, default=100)
     options = parser.parse_args()
-    schema = generate_schema("mask2former", "train")
-    specs = schema["default"]
-    parameters, _ = generate_hyperparams_to_search("mask2former", "train", specs, None, schema=schema)
-    print(json.dumps({"parameters": {p["parameter"]: [str(p["valid_min"]), str(p["valid_max"])] for p in parameters}}))
+    ranges = {p["parameter"]: [str(p["valid_min"]), str(p["valid_max"])] for p in Theirs(0).parameters}
+    print(json.dumps({"parameters": ranges}))
     started = time.perf_counter()
     results = []
     for seed in range(options.seeds):
-        results.append(trials_needed(parameters, specs, seed, options.limit))
+        results.append(trials_needed(seed, options.limit))
         print(seed, results[-1], round(time.perf_counter() - started, 1), file=sys.stderr, flush=True)
     counts = [count for count, _ in results]
     reached = [options.limit if count is None else count for count in counts]

@@ -19,31 +19,27 @@ import numpy as np
 import optuna
 
 sys.path.insert(0, str(Path(__file__).parent))
+import searches
 import standin
 
 from mask2former_mcp import bundle
-from mask2former_mcp.automl import derive, samplers
-from mask2former_mcp.automl.algorithms import algorithm
+from mask2former_mcp.automl import derive
 
 TARGET = 0.95 * standin.PEAK
 
 
-def trials_needed(name: str, seed: int, limit: int, *, first: bool, at_once: int = 1) -> int | None:
+def trials_needed(name: str, seed: int, limit: int, *, at_once: int = 1) -> int | None:
     """How many trials a study of this seed starts until one is good enough; None: not within `limit`."""
     packaged = bundle.load()
     space = derive.derive(packaged.schema("train"), packaged.template("train"))
     instance, noise = standin.Instance.drawn(seed), np.random.default_rng([7, seed])
-    study = optuna.create_study(direction="maximize")
-    if first:
-        study.enqueue_trial(space.encode(standin.RESOLVED))
+    search = searches.Ours(name, space, standin.RESOLVED, seed)
     running = []
     for number in range(limit):
-        study.sampler = samplers.sampler(algorithm(name), space, seed=seed, trial=number)
-        trial = study.ask(samplers.distributions(space))
-        values = space.decode(trial.params)
+        trial, values = search.ask()
         running.append((trial, instance.measured(values, noise)))
         if len(running) == at_once:
-            study.tell(*running.pop(0))
+            search.tell(*running.pop(0))
         if instance.value(values) >= TARGET:
             return number + 1
     return None
@@ -79,7 +75,7 @@ def main() -> None:
     for name in options.algorithms:
         started = time.perf_counter()
         counts = [
-            trials_needed(name, seed, options.limit, first=name != "random", at_once=options.at_once)
+            trials_needed(name, seed, options.limit, at_once=options.at_once)
             for seed in range(options.first_seed, options.first_seed + options.seeds)
         ]
         line = summary(name, counts, options.limit)
