@@ -11,7 +11,7 @@ from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
-from mask2former_mcp.jobs.members import find_leading, winner_id
+from mask2former_mcp.jobs.members import find_leading, members, winner_id
 from mask2former_mcp.jobs.prepare import MASK, masked, resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.status import step_seconds
@@ -35,12 +35,23 @@ class JobViews:
     def logs(
         self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None, budget: int = MAX_READ
     ) -> LogPage:
-        """Lines of the job's log; the encryption key is masked, should the engine have printed it."""
-        log = self._folders(self.store.get(job_id)).log
-        page = read_page(log, tail=tail, grep=grep, cursor=cursor, budget=budget)
+        """Lines of the job's log; the encryption key is masked, should the engine have printed it.
+
+        Of a study, its trial's that won or leads; before one has measured anything, of what it started last.
+        """
+        page = read_page(
+            self._folders(self._heard(self.store.get(job_id))).log, tail=tail, grep=grep, cursor=cursor, budget=budget
+        )
         if not self._secret:
             return page
         return replace(page, lines=tuple(line.replace(self._secret, MASK) for line in page.lines))
+
+    def _heard(self, job: Job) -> Job:
+        """Whose log is read."""
+        if job.plan.study is None:
+            return job
+        leading = find_leading(self._folders(job).results)
+        return self.store.get(leading) if leading else next(iter(members(self.store, job.id)), job)
 
     def metrics(self, job_id: str, *, max_points: int = 50) -> dict[str, list[list[float]]]:
         """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays).

@@ -129,9 +129,7 @@ def study(job: Job, jobs: JobViews) -> dict[str, Any] | None:
 
 def study_result(job: Job, jobs: JobViews) -> dict[str, Any] | None:
     """The whole result: full spec of the winner, all trials, failures with their causes."""
-    if job.action != "train" or job.plan.automl.route != "automl":
-        return None
-    return result.whole(job, jobs)
+    return None if job.plan.study is None else result.whole(job, jobs)
 
 
 def membership(job: Job) -> dict[str, Any]:
