@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mask2former_mcp.automl import result
+from mask2former_mcp.automl.settings import settings_of
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.server.schema import Schema
@@ -53,7 +54,7 @@ def next_step(job: Job) -> str:
     """The one call that makes sense now."""
     if job.state in (JobState.FAILED, JobState.LOST):
         return f"{_look(job)}, then resume_job(job_id='{job.id}')"
-    if job.plan.study is not None and not job.state.terminal:
+    if job.plan.study is not None and not job.state.terminal and settings_of(job).max_trials > 1:
         return f"wait_for_job(job_id='{job.id}'); get_job(job_id='{job.id}') shows the leaderboard"
     if job.state is JobState.CANCELLED:
         return f"resume_job(job_id='{job.id}') continues from the last checkpoint"
