@@ -37,18 +37,13 @@ class StudyPlanner:
             return plan
         if asked.max_epochs is not None:
             plan = self._with_epochs(request, plan, asked.max_epochs)
-        settings, why_single = self._settings(asked, plan)
-        words = budget.cost_words(plan.estimate, settings)
-        if why_single:
-            words = (
-                f"AutoML: a study of one trial, the resolved spec as it is: {why_single}{budget.clock_words(settings)}"
-            )
+        settings, words = self._settings(asked, plan)
         return plan.model_copy(
             update={
                 "study": settings.model_dump(mode="json"),
                 "metric": settings.metric,
                 "estimate": budget.estimate(plan.estimate, settings),
-                "warnings": (words, *_without_effect(asked, settings), *settings.adjustments, *plan.warnings),
+                "warnings": (*words, *settings.adjustments, *plan.warnings),
                 "digest": _digest(plan.digest, settings.model_dump(mode="json")),
             }
         )
@@ -65,8 +60,8 @@ class StudyPlanner:
             )
         return self.planner.plan(request.model_copy(update={"num_epochs": epochs}))
 
-    def _settings(self, asked: AutomlSettings, plan: Plan) -> tuple[StudySettings, str]:
-        """The settings; and why it is one trial, where it is."""
+    def _settings(self, asked: AutomlSettings, plan: Plan) -> tuple[StudySettings, tuple[str, ...]]:
+        """The settings; and what to say of them first."""
         train = plan.spec["train"]
         bundle = self.planner.bundle
         caps = budget.batch_cap(trials.training_images(plan), train)
@@ -80,7 +75,10 @@ class StudyPlanner:
         )
         devices = devices_of(self.planner.machine, train)
         settings = budget.settle(asked, plan.spec, devices, space, plan.metric)
-        return settings, _why_one(asked, devices, space) if settings.max_trials == 1 else ""
+        if settings.max_trials > 1:
+            return settings, (budget.cost_words(plan.estimate, settings),)
+        words = f"AutoML: a study of one trial, the resolved spec as it is: {_why_one(asked, devices, space)}"
+        return settings, (words + budget.clock_words(settings), *_without_effect(asked, space))
 
 
 def devices_of(machine: Machine, train: Mapping[str, Any]) -> Devices:
@@ -97,23 +95,23 @@ def _declared(bundle: Bundle) -> dict[str, dict[str, Any]] | None:
     return derive.declarations(own.schema("train"))
 
 
-def _without_effect(asked: AutomlSettings, settings: StudySettings) -> tuple[str, ...]:
-    """Settings that say how to search, where nothing is searched yet."""
-    said = [f"automl.{name}" for name in _OF_OTHER_TRIALS if getattr(asked, name) is not None]
-    if settings.max_trials > 1 or not said:
-        return ()
-    return (f"{', '.join(said)}: without effect on one trial; for those that resume_job adds with a bigger max_trials",)
-
-
 def _why_one(asked: AutomlSettings, devices: Devices, space: Space) -> str:
     if asked.max_trials == 1:
         return "max_trials=1"
-    if not space.parameters and (asked.max_trials or devices.kind == "gpu"):
+    if not space.parameters:
         return f"nothing is left to search ({left_out(space)})"
     return (
         f"no GPU here, so that a search would take several times as long as a training on the {devices.count} "
         'processor cores; automl={"max_trials": 4} searches all the same, also with resume_job later'
     )
+
+
+def _without_effect(asked: AutomlSettings, space: Space) -> tuple[str, ...]:
+    """Settings that say how to search, where nothing is searched yet."""
+    said = [f"automl.{name}" for name in _OF_OTHER_TRIALS if getattr(asked, name) is not None]
+    if not said or not space.parameters:
+        return ()
+    return (f"{', '.join(said)}: without effect on one trial; for those that resume_job adds with a bigger max_trials",)
 
 
 def left_out(space: Space) -> str:

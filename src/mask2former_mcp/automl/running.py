@@ -228,7 +228,7 @@ class RunningStudy:
             self.jobs.submit(plan, study_id=self.study.id, trial=trial.number)
         except Mask2FormerError as error:
             if self.settings.max_trials == 1:
-                self._halt(trial, trials.why(error))
+                self.search.note(trial.number, halted=trials.why(error))
                 return
             self.search.note(trial.number, cause=trials.why(error))
             self.search.fail(trial.number)

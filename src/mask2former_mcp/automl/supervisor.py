@@ -142,7 +142,7 @@ class StudySupervisor:
             while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
                 self._look_after_orphans()
                 if view.look():
-                    self._conclude(job, view)
+                    self._end(job, view.conclude())
                     return
                 if not got_on:
                     # Not before the first look, nor at the last: a study that kills its supervisors there ends as lost.
@@ -164,9 +164,6 @@ class StudySupervisor:
         if time.monotonic() - self._reconciled > _RECONCILE_EVERY_S:
             self._reconciled = time.monotonic()
             self.jobs.reconcile()
-
-    def _conclude(self, job: Job, view: StudyView) -> None:
-        self._end(job, view.conclude())
 
     # -- stopping --
 

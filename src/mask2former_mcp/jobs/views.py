@@ -39,9 +39,8 @@ class JobViews:
 
         Of a study, its trial's that won or leads; before one has measured anything, of what it started last.
         """
-        page = read_page(
-            self._folders(self._heard(self.store.get(job_id))).log, tail=tail, grep=grep, cursor=cursor, budget=budget
-        )
+        log = self._folders(self._heard(self.store.get(job_id))).log
+        page = read_page(log, tail=tail, grep=grep, cursor=cursor, budget=budget)
         if not self._secret:
             return page
         return replace(page, lines=tuple(line.replace(self._secret, MASK) for line in page.lines))

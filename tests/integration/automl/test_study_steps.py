@@ -310,6 +310,22 @@ def test_a_failed_study_that_is_resumed_tries_again(play: Any) -> None:
     assert leaderboard.winner(records) is not None
 
 
+def test_an_only_trial_that_could_not_be_submitted_is_submitted_when_the_study_is_resumed(play: Any) -> None:
+    played = play(max_trials=1, epochs=2)
+    name = f"{played.study.id}-trial-0"
+    other = played.jobs.submit(played.laboratory.plan(request={"automl_policy": "off", "run_name": name}))
+    first = played.running(started_at=time.time())
+    for _ in range(3):
+        assert not first.step()
+    (record,) = first.records(first.members())
+    assert (record.status, record.job_id) == ("stopped", None)
+    assert f"belongs to job {other.id}" in record.cause
+    played.jobs.cancel(other.id)
+    played.jobs.delete(other.id)
+    (record,) = played.to_the_end(played.running(started_at=time.time() + 1))
+    assert (record.trial, record.status, record.epochs) == (0, "finished", 2)
+
+
 def test_an_evaluation_that_was_cancelled_with_the_study_is_made_again_when_it_is_resumed(play: Any) -> None:
     played = play(max_trials=2, epochs=2)
     began = time.time() - 1
