@@ -60,8 +60,10 @@ async def _walk(stdio: Any, belt: Path, tiny_training: dict[str, Any]) -> None:
             "evaluate",
             "export",
             "evaluate",
-            "train",
+            "train",  # the only trial
+            "train",  # and its study
         ]
+        assert (jobs[-2]["study_id"], jobs[-2]["trial"]) == (train["job_id"], 0)
         assert all(len(job) <= 10 for job in jobs)
 
 
@@ -87,7 +89,9 @@ async def _training_follows_its_reviewed_plan(client: Client, tiny_training: dic
     assert max(seen) <= 1.0
     assert {"mIoU", "PQ", "AP"} <= set(train["metrics"])
     study = (await facts(client, "get_job", {"job_id": train["job_id"]}))["study"]
-    assert study["winner"]["job_id"] == train["job_id"]
+    assert study["winner"]["job_id"] == study["leaderboard"][0]["job_id"] != train["job_id"]
+    listed = await facts(client, "list_artifacts", {"job_id": train["job_id"]})
+    assert study["winner"]["job_id"] in listed["next"]
     metrics = (await facts(client, "get_job_metrics", {"job_id": train["job_id"]}))["metrics"]
     assert len(metrics["mIoU"]) == 2
     log = await client.call_tool("get_job_logs", {"job_id": train["job_id"], "tail": 5})

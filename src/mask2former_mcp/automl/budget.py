@@ -1,7 +1,8 @@
 """What a study may cost: trials, epochs, how many at once; and the words that say so before anything starts.
 
 Left alone, a study on one device costs at most three times the plain run: trial 0 is the plain run in full, the others
-go through short rungs and only the best third of each goes on. On a machine without a GPU it is one trial.
+go through short rungs and only the best third of each goes on. On a machine without a GPU it is one trial, the plain
+run, which a resume may turn into a search (resume.py).
 """
 
 import math
@@ -13,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from mask2former_mcp.automl.algorithms import Algorithm, algorithm, require_numbers
 from mask2former_mcp.automl.space import Space
-from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.planning.request import AutomlSettings
 
@@ -76,14 +76,16 @@ def settle(
     epochs = int(train["num_epochs"])
     factor = asked.reduction_factor or REDUCTION
     first = first_rung(chosen, epochs, factor)
-    concurrent, adjustments = _concurrent(asked, devices)
-    adjustments += _space_words(space, is_asked=asked.search_space is not None)
-    for key, interval in clamped_intervals(train, first).items():
-        was = train[key.rpartition(".")[2]]
-        adjustments.append(f"{key}: every {interval} epoch(s), not {was}, so that each rung is measured")
     trials = asked.max_trials or default_trials(chosen, epochs, first, factor, devices)
-    if trials > 1:
+    if not space.parameters:
+        trials = 1
+    if trials == 1:
+        first = epochs  # there is nobody to be compared with on the way
+    else:
         require_numbers(chosen, space.numbers)
+    concurrent, adjustments = at_once(asked, devices)
+    adjustments += _space_words(space, is_asked=asked.search_space is not None)
+    adjustments += interval_words(train, first)
     bounded = asked.max_trials is None and trials > 1
     seed = asked.seed if asked.seed is not None else max(0, int(train.get("seed", 0)))
     return StudySettings(
@@ -147,6 +149,13 @@ def clamped_intervals(train: Mapping[str, Any], first: int) -> dict[str, int]:
     return changed if measured % kept == 0 else {**changed, "train.checkpoint_interval": measured}
 
 
+def interval_words(train: Mapping[str, Any], first: int) -> list[str]:
+    return [
+        f"{key}: every {interval} epoch(s), not {train[key.rpartition('.')[2]]}, so that each rung is measured"
+        for key, interval in clamped_intervals(train, first).items()
+    ]
+
+
 def batch_cap(images: int | None, train: Mapping[str, Any]) -> dict[str, int]:
     """The largest batch that still makes one step an epoch; {} when the number of images is not known."""
     if not images:
@@ -179,21 +188,25 @@ def at_most_epochs(settings: StudySettings) -> int:
 
 
 def estimate(plain: Estimate, settings: StudySettings) -> Estimate:
-    """The study's estimate out of the plain run's."""
+    """The study's estimate out of the plain run's, which it is where there is one trial."""
+    if settings.max_trials == 1:
+        return plain.model_copy(update={"seconds": _in_time(plain.seconds, settings)})
     factor = expected_epochs(settings) / settings.epochs
     seconds = None if plain.seconds is None else plain.seconds * factor / settings.max_concurrent
-    if seconds is not None and settings.time_budget_s is not None:
-        seconds = min(seconds, settings.time_budget_s)
     return plain.model_copy(
         update={
             "gpus": plain.gpus * settings.max_concurrent,
-            "seconds": seconds,
+            "seconds": _in_time(seconds, settings),
             "steps": None if plain.steps is None else round(plain.steps * factor),
             # Each finished trial keeps one checkpoint; while it trains it has them all.
             "disk_gb": None if plain.disk_gb is None else round(plain.disk_gb * (settings.max_concurrent + 1), 2),
             "basis": f"{plain.basis}; {factor:.1f} plain runs in all, {settings.max_concurrent} at once",
         }
     )
+
+
+def _in_time(seconds: float | None, settings: StudySettings) -> float | None:
+    return seconds if seconds is None or settings.time_budget_s is None else min(seconds, settings.time_budget_s)
 
 
 def cost_words(plain: Estimate, settings: StudySettings) -> str:
@@ -206,11 +219,18 @@ def cost_words(plain: Estimate, settings: StudySettings) -> str:
         f"than {at_most_epochs(settings)} (a plain run: {settings.epochs})"
     )
     if plain.seconds is not None:
-        hours = plain.seconds * expected_epochs(settings) / settings.epochs / settings.max_concurrent / 3600
-        words += f"; {_time(hours)} estimated from: {plain.basis}"
-    if settings.time_budget_s is not None:
-        words += f"; stopped after {_time(settings.time_budget_s / 3600)}"
-    return words + ". Searched: " + "; ".join(f"{key} in {span}" for key, span in settings.space.summary().items())
+        taken = plain.seconds * expected_epochs(settings) / settings.epochs / settings.max_concurrent / 3600
+        words += f"; {hours(taken)} estimated from: {plain.basis}"
+    return (
+        words
+        + clock_words(settings)
+        + ". Searched: "
+        + "; ".join(f"{key} in {span}" for key, span in settings.space.summary().items())
+    )
+
+
+def clock_words(settings: StudySettings) -> str:
+    return "" if settings.time_budget_s is None else f"; stopped after {hours(settings.time_budget_s / 3600)}"
 
 
 def _space_words(space: Space, *, is_asked: bool) -> list[str]:
@@ -219,7 +239,7 @@ def _space_words(space: Space, *, is_asked: bool) -> list[str]:
     return [*cut, *(f"{key} is not searched: {why}" for key, why in space.left_out.items() if is_asked)]
 
 
-def _concurrent(asked: AutomlSettings, devices: Devices) -> tuple[int, list[str]]:
+def at_once(asked: AutomlSettings, devices: Devices) -> tuple[int, list[str]]:
     default = devices.at_once if devices.kind == "gpu" else 1
     if asked.max_concurrent is None or asked.max_concurrent <= devices.at_once:
         return asked.max_concurrent or default, []
@@ -233,44 +253,5 @@ def _default_width(devices: Devices) -> int:
     return devices.at_once if devices.kind == "gpu" else 1
 
 
-def _time(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
-
-
-def resumed(
-    settings: StudySettings, asked: AutomlSettings | None, *, finished: bool, devices: Devices
-) -> dict[str, Any]:
-    """What a resume changes: more trials, another width, a new time budget. InvalidRequest for anything else.
-
-    `finished`: the study had come to its end, so that resuming it only makes sense with a bigger budget.
-    """
-    asked = asked or AutomlSettings()
-    said = {name: value for name, value in asked.model_dump().items() if value is not None}
-    for name in said:
-        if name not in ("max_trials", "max_concurrent", "time_budget_minutes"):
-            raise InvalidRequest(
-                f"automl.{name} cannot change in the middle of a study: its trials would not be comparable",
-                fix="Change max_trials, max_concurrent or time_budget_minutes, or start a new study with train.",
-            )
-    if asked.max_trials is not None and asked.max_trials < settings.max_trials:
-        raise InvalidRequest(
-            f"automl.max_trials={asked.max_trials}, but this study already has {settings.max_trials}",
-            fix=f"Pass max_trials of {settings.max_trials + 1} or more.",
-        )
-    more = (asked.max_trials or 0) > settings.max_trials or asked.time_budget_minutes is not None
-    if finished and not more:
-        raise InvalidRequest(
-            f"this study has used its budget of {settings.max_trials} trials"
-            + (f" or {_time(settings.time_budget_s / 3600)}" if settings.time_budget_s else ""),
-            fix=f'Pass a bigger one: automl={{"max_trials": {settings.max_trials + 4}}}'
-            + (', or "time_budget_minutes" to go on with what it halted.' if settings.time_budget_s else "."),
-        )
-    changes: dict[str, Any] = {}
-    if asked.max_trials is not None:
-        # Said outright, the number of trials is the budget.
-        changes |= {"max_trials": asked.max_trials, "total_epochs": None}
-    if asked.max_concurrent is not None:
-        changes["max_concurrent"] = _concurrent(asked, devices)[0]
-    if asked.time_budget_minutes is not None:
-        changes["time_budget_s"] = asked.time_budget_minutes * 60
-    return changes
+def hours(count: float) -> str:
+    return f"{count:.1f} h" if count >= 1 else f"{max(1, round(count * 60))} min"

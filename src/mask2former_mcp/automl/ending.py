@@ -1,4 +1,9 @@
-"""Before the first trial and after the last: the evaluate jobs of the starting weights and of the winner."""
+"""Before the first trial and after the last: the evaluate jobs of the starting weights and of the winner.
+
+A study of one trial from scratch has neither. Nothing was chosen among rivals, there is no score from before to set it
+against, and while it trained the engine measured the very checkpoint on the images and with the scores of an evaluate
+job, which would only repeat the numbers. TAO validates with other code than it evaluates with, so there the job is run.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +17,8 @@ from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.service import Jobs
 from mask2former_mcp.planning.planner import Planner
+
+_VALIDATED = "validation of this epoch while it trained: the same weights, images and scores as an evaluate job's"
 
 
 class Evaluations:
@@ -30,12 +37,18 @@ class Evaluations:
         path = checkpoint.replace("{home}", str(self.jobs.store.home))
         return self._evaluated(members.get(name), name, parent=None, checkpoint=path)
 
-    def final(self, members: Mapping[str, Job], winner: TrialRecord) -> dict[str, Any]:
+    def final(self, members: Mapping[str, Job], winner: TrialRecord, baseline: Mapping[str, Any]) -> dict[str, Any]:
         """The winner's best checkpoint on the validation data.
 
         The epoch is part of the name: before and after a resume the same trial may win with different checkpoints.
         """
         assert winner.epoch is not None  # it has a checkpoint
+        alone = self.settings.max_trials == 1 and baseline["status"] == UNAVAILABLE
+        if alone and self.study.plan.runtime == "engine":
+            assert winner.job_id is not None
+            metrics = dict(self.jobs.store.series.epochs(winner.job_id)[winner.epoch])
+            validated = {"status": JobState.SUCCEEDED.value, "job_id": winner.job_id, "metrics": metrics}
+            return {**validated, "source": _VALIDATED}
         name = trials.final_name(self.study.id, winner.trial, winner.epoch)
         return self._evaluated(members.get(name), name, parent=winner.job_id, checkpoint=f"epoch={winner.epoch}")
 

@@ -1,6 +1,6 @@
 """A train request on the `auto` route -> the Plan of a study; any other request passes through unchanged.
 
-A study of one trial is the plain run itself, in one job: what a machine without a GPU gets unless more is asked.
+A study of one trial is the plain run itself: what a machine without a GPU gets unless more is asked.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import ActionRequest, AutomlSettings, TrainRequest
 
-_OF_ONE_TRIAL = ("max_trials", "max_epochs", "metric")  # settings that a single trial heeds
+_OF_OTHER_TRIALS = ("algorithm", "search_space", "seed", "reduction_factor", "max_concurrent")  # that follow trial 0
 
 
 class StudyPlanner:
@@ -37,15 +37,13 @@ class StudyPlanner:
             return plan
         if asked.max_epochs is not None:
             plan = self._with_epochs(request, plan, asked.max_epochs)
-        settings, why_single = self._settings(asked, plan)
-        if settings is None:
-            return _single(plan, asked, why_single)
+        settings, words = self._settings(asked, plan)
         return plan.model_copy(
             update={
                 "study": settings.model_dump(mode="json"),
                 "metric": settings.metric,
                 "estimate": budget.estimate(plan.estimate, settings),
-                "warnings": (budget.cost_words(plan.estimate, settings), *settings.adjustments, *plan.warnings),
+                "warnings": (*words, *settings.adjustments, *plan.warnings),
                 "digest": _digest(plan.digest, settings.model_dump(mode="json")),
             }
         )
@@ -62,8 +60,8 @@ class StudyPlanner:
             )
         return self.planner.plan(request.model_copy(update={"num_epochs": epochs}))
 
-    def _settings(self, asked: AutomlSettings, plan: Plan) -> tuple[StudySettings | None, str]:
-        """(None, why) where there is nothing to search, or no second trial to search with."""
+    def _settings(self, asked: AutomlSettings, plan: Plan) -> tuple[StudySettings, tuple[str, ...]]:
+        """The settings; and what to say of them first."""
         train = plan.spec["train"]
         bundle = self.planner.bundle
         caps = budget.batch_cap(trials.training_images(plan), train)
@@ -77,11 +75,10 @@ class StudyPlanner:
         )
         devices = devices_of(self.planner.machine, train)
         settings = budget.settle(asked, plan.spec, devices, space, plan.metric)
-        if settings.max_trials == 1:
-            return None, _why_one(asked, devices)
-        if not space.parameters:
-            return None, f"nothing is left to search ({_left_out(space)})"
-        return settings, ""
+        if settings.max_trials > 1:
+            return settings, (budget.cost_words(plan.estimate, settings),)
+        words = f"AutoML: a study of one trial, the resolved spec as it is: {_why_one(asked, devices, space)}"
+        return settings, (words + budget.clock_words(settings), *_without_effect(asked, space))
 
 
 def devices_of(machine: Machine, train: Mapping[str, Any]) -> Devices:
@@ -98,29 +95,26 @@ def _declared(bundle: Bundle) -> dict[str, dict[str, Any]] | None:
     return derive.declarations(own.schema("train"))
 
 
-def _single(plan: Plan, asked: AutomlSettings, reason: str) -> Plan:
-    notes = [f"AutoML: a study of one trial, the resolved spec as it is: {reason}"]
-    if plan.metric == (asked.metric or plan.metric):
-        notes[0] += ". The same work as with automl_policy=off, with the same digest"
-    said = (name for name, value in asked.model_dump().items() if value is not None)
-    if unused := [f"automl.{name}" for name in said if name not in _OF_ONE_TRIAL]:
-        notes.append(f"{', '.join(unused)} {'is' if len(unused) == 1 else 'are'} not used: there is one trial only")
-    update: dict[str, Any] = {"warnings": (*notes, *plan.warnings)}
-    if asked.metric is not None and asked.metric != plan.metric:
-        update |= {"metric": asked.metric, "digest": _digest(plan.digest, {"metric": asked.metric})}
-    return plan.model_copy(update=update)
-
-
-def _why_one(asked: AutomlSettings, devices: Devices) -> str:
+def _why_one(asked: AutomlSettings, devices: Devices, space: Space) -> str:
     if asked.max_trials == 1:
         return "max_trials=1"
+    if not space.parameters:
+        return f"nothing is left to search ({left_out(space)})"
     return (
         f"no GPU here, so that a search would take several times as long as a training on the {devices.count} "
-        'processor cores; automl={"max_trials": 4} searches all the same'
+        'processor cores; automl={"max_trials": 4} searches all the same, also with resume_job later'
     )
 
 
-def _left_out(space: Space) -> str:
+def _without_effect(asked: AutomlSettings, space: Space) -> tuple[str, ...]:
+    """Settings that say how to search, where nothing is searched yet."""
+    said = [f"automl.{name}" for name in _OF_OTHER_TRIALS if getattr(asked, name) is not None]
+    if not said or not space.parameters:
+        return ()
+    return (f"{', '.join(said)}: without effect on one trial; for those that resume_job adds with a bigger max_trials",)
+
+
+def left_out(space: Space) -> str:
     return "; ".join(f"{key}: {reason}" for key, reason in list(space.left_out.items())[:3]) or "no key is searchable"
 
 

@@ -8,13 +8,13 @@ from optuna.trial import FrozenTrial, TrialState
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.leaderboard import Status, TrialRecord
 from mask2former_mcp.jobs.checkpoints import saved
-from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.service import Jobs
 
 _PRUNED_BY_RIVALS = "rung"
 
 # The note `halted` of a trial that stopped with its study, not for its own sake: it is open, and goes on when the study
-# does. The note is the reason; empty when the trial goes on.
+# does. The note is the reason; empty when the trial goes on. An only trial is its study: whatever stops it is noted so.
 OUT_OF_TIME = "the study's time budget ended before its last epoch"
 WITH_STUDY = "cancelled with the study, before its last epoch"
 
@@ -28,7 +28,8 @@ def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySetti
     notes: dict[str, Any] = trial.user_attrs
     status, cause = _status(trial), notes.get("cause", "")
     if status == "running" and is_halted(notes, job):
-        status, cause = "stopped", notes["halted"]
+        broke = job is not None and job.state in (JobState.FAILED, JobState.LOST)
+        status, cause = "failed" if broke else "stopped", notes["halted"]
     best: tuple[float, int] | None = None
     has_checkpoint = False
     if job is not None:

@@ -1,6 +1,4 @@
-"""What a study came to, as one mapping: the content of study.json. A study of many trials and one that is a single
-job have the same keys. No Optuna: the server composes it too.
-"""
+"""What a study came to, as one mapping: the content of study.json. No Optuna: the server reads from here too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

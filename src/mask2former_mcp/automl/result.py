@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.automl import report, single
+from mask2former_mcp.automl import report
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.members import STUDY_FILE as FILE
 from mask2former_mcp.jobs.views import JobViews
@@ -37,12 +37,11 @@ def read(results: Path) -> dict[str, Any] | None:
 
 
 def whole(job: Job, jobs: JobViews) -> dict[str, Any]:
-    """Everything there is to say of a training on the AutoML route, many trials or one, ended or not."""
-    if job.plan.study is None:
-        return single.outcome(job, jobs)
+    """Everything there is to say of a study, ended or not."""
     content = read(jobs.results_dir(job.id))
     if content is None:
-        return {"leaderboard": [], "budget": {"max_trials": job.plan.study["max_trials"]}, "eta_s": job.eta_s}
+        planned = (job.plan.study or {}).get("max_trials")
+        return {"leaderboard": [], "budget": {"max_trials": planned}, "eta_s": job.eta_s}
     if not job.state.terminal and content.get("winner"):
         # Resumed, and not yet looked at by its supervisor: who won then leads now.
         content |= {"winner": None, "best_so_far": report.so_far(content["winner"])}

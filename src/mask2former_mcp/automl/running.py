@@ -5,15 +5,14 @@ any point is followed by one that comes to the same decisions.
 """
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from mask2former_mcp.automl import retention, trials
-from mask2former_mcp.automl.algorithms import algorithm
-from mask2former_mcp.automl.budget import StudySettings, expected_share
+from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.leaderboard import TrialRecord
 from mask2former_mcp.automl.record import OUT_OF_TIME, is_halted, record
 from mask2former_mcp.automl.search import OpenTrial, Search
+from mask2former_mcp.automl.spending import Spending
 from mask2former_mcp.errors import Mask2FormerError, NotFound
 from mask2former_mcp.jobs.checkpoints import newest_intact
 from mask2former_mcp.jobs.job import Job, JobState
@@ -39,6 +38,7 @@ class RunningStudy:
         self.study, self.settings, self.search = study, settings, search
         self.jobs, self.planner = jobs, planner
         self._started_at, self._keep_all = started_at, keep_all
+        self.spending = Spending(settings, search, started_at=started_at)
 
     def members(self) -> dict[str, Job]:
         """Run name -> job, of every job of this study."""
@@ -68,7 +68,8 @@ class RunningStudy:
         while self._may_start():
             trial = self.search.propose()
             _log.info("trial %d: %s", trial.number, trial.values)
-            self._submit(trial)
+            if trials.trial_name(self.study.id, trial.number) not in members:  # one that trains on is looked at next
+                self._submit(trial)
         return any(
             not is_halted(trial.notes, members.get(trials.trial_name(self.study.id, trial.number)))
             for trial in self.search.open_trials()
@@ -77,7 +78,7 @@ class RunningStudy:
     # -- one trial --
 
     def _observe(self, trial: OpenTrial, job: Job | None) -> None:
-        if job is None:
+        if job is None or (job.state.terminal and self._epochs_more(job)):
             self._go_on(trial, job)
             return
         stop = trial.notes.get("stop") or self._judge(trial, job)
@@ -85,28 +86,38 @@ class RunningStudy:
             self._conclude(trial, job, stop)
         elif stop is not None:
             self.jobs.cancel(job.id)
-        elif self._time_is_up():
-            self._halt(trial)
+        elif self.spending.is_time_up():
+            self._halt(trial, OUT_OF_TIME)
             self.jobs.cancel(job.id)
+        elif trial.notes.get("halted"):  # it goes on; whoever let it had no time left to say so
+            self.search.note(trial.number, halted="")
 
-    def _halt(self, trial: OpenTrial) -> None:
+    def _halt(self, trial: OpenTrial, cause: str) -> None:
         if not trial.notes.get("halted"):
-            self.search.note(trial.number, halted=OUT_OF_TIME)
-            _log.info("trial %d: %s", trial.number, OUT_OF_TIME)
+            self.search.note(trial.number, halted=cause)
+            _log.info("trial %d: %s", trial.number, cause)
 
     def _go_on(self, trial: OpenTrial, job: Job | None) -> None:
         """Start a trial's job, or go on with it from its last checkpoint; with no time left it waits for a resume."""
-        if self._time_is_up():
-            self._halt(trial)
-            if job is not None:
-                self._tidy(trial.number, job)
+        if self.spending.is_time_up():
+            self._rest(trial, job, OUT_OF_TIME)
             return
         if job is not None:
-            self.jobs.resume(job.id)
+            self.jobs.resume(job.id, num_epochs=self._epochs_more(job))
         if trial.notes.get("halted"):
             self.search.note(trial.number, halted="")
         if job is None:
             self._submit(trial)
+
+    def _rest(self, trial: OpenTrial, job: Job | None, cause: str) -> None:
+        """Open, until the study is resumed."""
+        self._halt(trial, cause)
+        if job is not None:
+            self._tidy(trial.number, job)
+
+    def _epochs_more(self, job: Job) -> int | None:
+        """To how many epochs a trial trains on, where its study grew longer than it was; None where it did not."""
+        return self.settings.epochs if self.jobs.spec(job.id)["train"]["num_epochs"] < self.settings.epochs else None
 
     def _judge(self, trial: OpenTrial, job: Job) -> str | None:
         """Report what was measured since, and decide whether it ends here; the decision is noted before the deed."""
@@ -132,7 +143,7 @@ class RunningStudy:
         total = self.settings.total_epochs
         if number == 0 or total is None or not self._at_rung(number, epochs):
             return None
-        return BUDGET if self._committed(without=number) + self.settings.next_rung(epochs) > total else None
+        return BUDGET if self.spending.committed(without=number) + self.settings.next_rung(epochs) > total else None
 
     def _at_rung(self, number: int, epochs: int) -> bool:
         """Whether this is the first report at or after a rung."""
@@ -150,20 +161,26 @@ class RunningStudy:
             self.search.stop(number)
         elif job.state is JobState.SUCCEEDED:
             self._finish(number, job)
-        elif job.state is JobState.CANCELLED and self._stopped_with_study(trial, job):
+        elif self._goes_on(trial, job):
             self._go_on(trial, job)
+            return
+        elif trial.notes.get("halted") or self.settings.max_trials == 1:
+            self._rest(trial, job, _cause(job))
             return
         elif job.state is JobState.CANCELLED:
             self._noted(number, HAND, _WORDS[HAND])
             self.search.stop(number)
         else:
-            self.search.note(number, cause=f"{job.state}: {job.message}"[:500])
+            self.search.note(number, cause=_cause(job))
             self.search.fail(number)
         self._tidy(number, job)
 
-    def _stopped_with_study(self, trial: OpenTrial, job: Job) -> bool:
-        """Noted, or cancelled while no attempt of the study ran: the members of a lost one are cancelled without it."""
-        return bool(trial.notes.get("halted")) or (job.finished_at or self._started_at) < self._started_at
+    def _goes_on(self, trial: OpenTrial, job: Job) -> bool:
+        """Whether it stopped with an earlier attempt of the study: noted, or cancelled while no attempt ran (the
+        members of a lost study are cancelled without it); an only trial whatever ended it."""
+        if (job.finished_at or self._started_at) >= self._started_at:
+            return False
+        return bool(trial.notes.get("halted")) or job.state is JobState.CANCELLED or self.settings.max_trials == 1
 
     def _finish(self, number: int, job: Job) -> None:
         """Its value is the best epoch's, among those that kept a checkpoint. Without any metric it has failed."""
@@ -181,7 +198,7 @@ class RunningStudy:
         self.search.finish(number, chosen.metric)
 
     def _tidy(self, number: int, job: Job) -> None:
-        if self._keep_all:
+        if self._keep_all or self.settings.max_trials == 1:  # an only trial is the plain run, and keeps what that does
             return
         found, folder = self.search.trials()[number], self.jobs.results_dir(job.id) / "train"
         kept: set[int | None] = set()
@@ -210,19 +227,22 @@ class RunningStudy:
                 self.search.note(trial.number, adjustments=adjusted)
             self.jobs.submit(plan, study_id=self.study.id, trial=trial.number)
         except Mask2FormerError as error:
+            if self.settings.max_trials == 1:
+                self.search.note(trial.number, halted=trials.why(error))
+                return
             self.search.note(trial.number, cause=trials.why(error))
             self.search.fail(trial.number)
 
     def _may_start(self) -> bool:
         settings, search = self.settings, self.search
         running = len(search.open_trials())
-        if running >= settings.max_concurrent or search.started() >= settings.max_trials or self._time_is_up():
+        if running >= settings.max_concurrent or search.started() >= settings.max_trials or self.spending.is_time_up():
             return False
         if self._is_hopeless():
             return False
         first = search.started() == 0
         total = settings.total_epochs
-        return first or total is None or self._committed() + settings.first_rung <= total
+        return first or total is None or self.spending.committed() + settings.first_rung <= total
 
     def _is_hopeless(self) -> bool:
         """Failures of this attempt: whoever resumes a failed study may have mended the cause."""
@@ -232,58 +252,13 @@ class RunningStudy:
         recent = [t for t in ended if t.datetime_complete and t.datetime_complete.timestamp() >= self._started_at]
         return len(recent) >= HOPELESS
 
-    def _time_is_up(self) -> bool:
-        budget = self.settings.time_budget_s
-        return budget is not None and time.time() - self._started_at > budget
-
-    def _committed(self, *, without: int | None = None) -> int:
-        """Epochs that ended trials trained, and that open ones will have trained when they are next looked at."""
-        total = 0
-        for trial in self.search.trials():
-            if trial.number == without or trial.state.name == "WAITING":
-                continue
-            trained = trial.last_step or 0
-            if trial.state.is_finished():
-                total += trained
-            else:
-                total += self.settings.epochs if trial.number == 0 else self.settings.next_rung(trained)
-        return total
-
-    # -- what is left --
-
-    def epochs_trained(self) -> int:
-        return sum(trial.last_step or 0 for trial in self.search.trials())
-
-    def epochs_left(self) -> float:
-        """Expected, over all trials that run or may still start."""
-        settings = self.settings
-        share = expected_share(
-            algorithm(settings.algorithm), settings.epochs, settings.first_rung, settings.reduction_factor
-        )
-        left = 0.0
-        for trial in self.search.open_trials():
-            trained = max(trial.reported, default=0)
-            whole = settings.epochs if trial.number == 0 else max(settings.epochs * share, settings.next_rung(trained))
-            left += max(0.0, whole - trained)
-        to_start = max(0, settings.max_trials - self.search.started())
-        left += to_start * settings.epochs * share
-        if settings.total_epochs is not None:
-            left = min(left, max(0.0, settings.total_epochs - self.epochs_trained()))
-        return left
-
-    def eta_s(self, records: Sequence[TrialRecord]) -> float | None:
-        """Measured: what an epoch took so far, times what is left, side by side. None before the first epoch ended."""
-        rates = [r.duration_s / r.epochs for r in records if r.duration_s and r.epochs]
-        if not rates:
-            return None
-        eta = sorted(rates)[len(rates) // 2] * self.epochs_left() / self.settings.max_concurrent
-        if self.settings.time_budget_s is not None:
-            eta = min(eta, max(0.0, self.settings.time_budget_s - (time.time() - self._started_at)))
-        return eta
-
 
 _WORDS = {
     RUNG: "not among the best trials at this rung",
     BUDGET: "the study's epochs are used up",
     HAND: "cancelled by hand",
 }
+
+
+def _cause(job: Job) -> str:
+    return _WORDS[HAND] if job.state is JobState.CANCELLED else f"{job.state}: {job.message}"[:500]

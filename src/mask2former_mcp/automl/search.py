@@ -20,7 +20,6 @@ from mask2former_mcp.automl.algorithms import algorithm
 from mask2former_mcp.automl.budget import StudySettings
 
 FILE = "study.sqlite3"
-_NAME = "search"
 _BUSY_S = 30
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -55,8 +54,10 @@ class Search:
             longest=settings.epochs,
             reduction_factor=settings.reduction_factor,
         )
+        # Trials are compared at one number of epochs: an only trial that trains on begins anew, here but not as a job.
+        name = f"{settings.epochs} epochs"
         self.study: Study = optuna.create_study(
-            storage=self._storage, study_name=_NAME, direction="maximize", load_if_exists=True, pruner=pruner
+            storage=self._storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
         )
         if not self.trials():
             self.study.enqueue_trial(settings.space.encode(self._inside()))

@@ -20,16 +20,18 @@ from mask2former_mcp.automl.record import WITH_STUDY
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.automl.search import Search
 from mask2former_mcp.automl.settings import settings_of
-from mask2former_mcp.automl.trials import why
-from mask2former_mcp.automl.view import StudyView
+from mask2former_mcp.automl.view import ONE_TRIAL, StudyView
 from mask2former_mcp.datasets.verify import verify
 from mask2former_mcp.errors import Mask2FormerError
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.following import PHASES
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.prepare import resolved_spec
+from mask2former_mcp.jobs.retrying import not_prepared, try_again
 from mask2former_mcp.jobs.service import Jobs
+from mask2former_mcp.jobs.verdict import Verdict
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.process import identify
@@ -76,6 +78,7 @@ class StudySupervisor:
         self.store.transition(
             job.id, JobState.PREPARING, expect=(JobState.QUEUED,), attempt=job.attempt, text="a study begins",
             phase="preparing", started_at=time.time(),
+            message=f"{ONE_TRIAL}." if settings_of(job).max_trials == 1 else "",
         )  # fmt: skip
 
     def _prepare(self, job: Job) -> None:
@@ -101,16 +104,22 @@ class StudySupervisor:
         except Stopped:
             return
         except Mask2FormerError as error:
-            self._end(job, JobState.FAILED, why(error), error.code)
+            self._not_prepared(job, not_prepared(error))
             return
         except OSError as error:
-            self._end(job, JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed")
+            self._end(job, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"))
             return
         self.store.history.begin(job.id, job.attempt, resumed_from=None, resume_epoch=None, status_offset=0)
         self.store.transition(
             job.id, JobState.RUNNING, expect=(JobState.PREPARING,), attempt=job.attempt, text="searching",
             phase="searching",
         )  # fmt: skip
+
+    def _not_prepared(self, job: Job, verdict: Verdict) -> None:
+        if not verdict.is_retried:
+            self._end(job, verdict)
+        elif end := try_again(self.store, job, verdict, max_restarts=self.settings.max_restarts):
+            self._end(job, end)
 
     def _verify(self, spec: Mapping[str, Any], report: Any) -> None:
         dataset = spec.get("dataset") or {}
@@ -133,7 +142,7 @@ class StudySupervisor:
             while self.store.state(job.id) == (JobState.RUNNING, job.attempt):
                 self._look_after_orphans()
                 if view.look():
-                    self._conclude(job, view)
+                    self._end(job, view.conclude())
                     return
                 if not got_on:
                     # Not before the first look, nor at the last: a study that kills its supervisors there ends as lost.
@@ -156,13 +165,6 @@ class StudySupervisor:
             self._reconciled = time.monotonic()
             self.jobs.reconcile()
 
-    def _conclude(self, job: Job, view: StudyView) -> None:
-        message, won = view.conclude()
-        if won:
-            self._end(job, JobState.SUCCEEDED, message, None)
-        else:
-            self._end(job, JobState.FAILED, message, "no_winner")
-
     # -- stopping --
 
     def _stop(self, job: Job) -> None:
@@ -183,19 +185,19 @@ class StudySupervisor:
             self._view(job, settings, search, folders).halt()
         finally:
             search.close()
-        self._end(job, JobState.CANCELLED, "Cancelled, with its trials. resume_job goes on with the same study.", None)
+        words = "Cancelled, with its trials. resume_job goes on with the same study."
+        self._end(job, Verdict(JobState.CANCELLED, words))
 
     def _live_members(self, job: Job) -> list[Job]:
         found, _ = self.store.list(study_id=job.id, states=_LIVE, limit=200)
         return [member for member in found if member.id != job.id]
 
-    def _end(self, job: Job, state: JobState, message: str, code: str | None) -> None:
-        self.store.history.end(job.id, job.attempt, state, None)
-        state, message, code = self.delivering.finish(job, state, message, code)
-        phases = {JobState.SUCCEEDED: "done", JobState.FAILED: "failed", JobState.CANCELLED: "cancelled"}
+    def _end(self, job: Job, verdict: Verdict) -> None:
+        self.store.history.end(job.id, job.attempt, verdict.state, None)
+        state, message, code = self.delivering.finish(job, verdict.state, verdict.message, verdict.error_code)
         self.store.transition(
             job.id, state, expect=_LIVE, attempt=job.attempt, text=message, message=message, error_code=code,
-            phase=phases[state], **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
+            phase=PHASES[state], **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
         )  # fmt: skip
 
 

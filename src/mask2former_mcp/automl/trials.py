@@ -48,6 +48,8 @@ def trial_plan(
     plan = study.plan
     values, adjusted = budget.capped_batch(values, budget.batch_cap(training_images(plan), plan.spec["train"]))
     changes = {key: value for key, value in values.items() if number > 0}
+    if plan.spec["train"]["num_epochs"] != settings.epochs:
+        changes["train.num_epochs"] = settings.epochs
     changes |= budget.clamped_intervals(plan.spec["train"], settings.first_rung)
     spec = _in_study_folder(study, plan.spec)
     for key, value in changes.items():

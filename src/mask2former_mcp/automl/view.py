@@ -1,17 +1,24 @@
 """What a running study is doing, as the store and study.json show it; and how it ended."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mask2former_mcp.automl import ending, leaderboard, pictures, report, result
+from mask2former_mcp.automl import ending, leaderboard, pictures, report, result, trials
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
+from mask2former_mcp.automl.leaderboard import TrialRecord
+from mask2former_mcp.automl.record import OUT_OF_TIME
 from mask2former_mcp.automl.report import Outcome
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.jobs.folders import Folders
-from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.verdict import Verdict
 
 PICTURES = "pictures"  # their folder
+ONE_TRIAL = "AutoML policy: auto. This is a study of one trial, the resolved spec itself"
+_NO_PICTURES = "one trial has nothing to be compared with"
 
 _log = logging.getLogger("mask2former_mcp.study")
 
@@ -41,43 +48,78 @@ class StudyView:
         records = self.running.records(members)
         best = leaderboard.winner(records)
         if not busy and best is not None:
-            final = self.evaluations.final(members, best)
+            final = self.evaluations.final(members, best, baseline)
             self._show("evaluating the winner", 0.99, None, self._metrics(best))
             self._write(Outcome(baseline, final))
             return ending.is_over(final)
-        eta = self.running.eta_s(records)
-        left, trained = self.running.epochs_left(), self.running.epochs_trained()
-        progress = 0.98 * trained / max(trained + left, 1.0)
-        leading = leaderboard.leading(records)
-        self._show(self._phase(records), progress, eta, self._metrics(leading) if leading else {})
-        self._write(Outcome(baseline, eta_s=eta))
+        if self.settings.max_trials == 1:
+            self._show_only(members)
+        else:
+            self._show_all(records)
+        self._write(Outcome(baseline, eta_s=self.running.spending.eta_s(records)))
         return not busy
 
-    def conclude(self) -> tuple[str, bool]:
-        """(closing words, whether somebody won). Checkpoints are tidied, pictures drawn, the result written."""
+    def _show_only(self, members: Mapping[str, Job]) -> None:
+        """The study as its only trial's job shows itself."""
+        job = members.get(trials.trial_name(self.job.id, 0))
+        if job is not None:
+            self._show(job.phase, 0.99 * job.progress, job.eta_s, job.metrics)
+
+    def _show_all(self, records: list[TrialRecord]) -> None:
+        left, trained = self.running.spending.epochs_left(), self.running.spending.epochs_trained()
+        progress = 0.98 * trained / max(trained + left, 1.0)
+        leading = leaderboard.leading(records)
+        metrics = self._metrics(leading) if leading else {}
+        self._show(self._phase(records), progress, self.running.spending.eta_s(records), metrics)
+
+    def conclude(self) -> Verdict:
+        """How it ended. Checkpoints are tidied, pictures drawn, the result written."""
         self.running.tidy_all()
         members = self.running.members()
         records = self.running.records(members)
         best = leaderboard.winner(records)
         baseline = self.evaluations.baseline(members)
         _log.info("\n%s", leaderboard.table(records, self.settings.metric))
+        found = Outcome(baseline)
+        words = ""
+        if best is not None:
+            plain = next((record for record in records if record.trial == 0), None)
+            won = report.winner_facts(best, self.running.jobs, self.settings, plain)
+            words = f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.{self._waiting()}"
+            found = self._pictured(Outcome(baseline, self.evaluations.final(members, best, baseline), won))
+            self._show("done", 0.99, None, self._metrics(best))
+        self._write(found)
+        only = members.get(trials.trial_name(self.job.id, 0)) if self.settings.max_trials == 1 else None
+        if only is not None and (verdict := self._of_only(only, records[0])):
+            return verdict
         if best is None:
-            causes = "; ".join(f"trial {r.trial}: {r.cause}" for r in records if r.cause)[:600]
-            self._write(Outcome(baseline))
-            words = f"No trial of {len(records)} ended with a {self.settings.metric} and a checkpoint. {causes}"
-            if len(records) >= self.settings.max_trials and not self._waiting():
-                words += f'. resume_job tries more with automl={{"max_trials": {self.settings.max_trials + 4}}}.'
-            return words + self._waiting(), False
-        plain = next((record for record in records if record.trial == 0), None)
-        won = report.winner_facts(best, self.running.jobs, self.settings, plain)
+            return Verdict(JobState.FAILED, self._why_nobody(records), "no_winner")
+        return Verdict(JobState.SUCCEEDED, words)
+
+    def _of_only(self, job: Job, trial: TrialRecord) -> Verdict | None:
+        """An only trial's end is the study's. None where the study has more to say of it."""
+        if trial.status == "finished":
+            return Verdict(JobState.SUCCEEDED, f"{job.message} {ONE_TRIAL} ({job.id}).")
+        if job.state in (JobState.FAILED, JobState.LOST):
+            return Verdict(JobState.FAILED, job.message, job.error_code)
+        if job.state is JobState.CANCELLED and not self._waiting():
+            return Verdict(JobState.CANCELLED, f"Its only trial, {job.id}, was cancelled. resume_job goes on with it.")
+        return None
+
+    def _why_nobody(self, records: Sequence[TrialRecord]) -> str:
+        causes = "; ".join(f"trial {r.trial}: {r.cause}" for r in records if r.cause)[:600]
+        words = f"No trial of {len(records)} ended with a {self.settings.metric} and a checkpoint. {causes}"
+        if len(records) >= self.settings.max_trials and not self._waiting():
+            words += f'. resume_job tries more with automl={{"max_trials": {self.settings.max_trials + 4}}}.'
+        return words + self._waiting()
+
+    def _pictured(self, outcome: Outcome) -> Outcome:
+        if self.settings.max_trials == 1:
+            return replace(outcome, not_drawn=dict.fromkeys(pictures.NAMES, _NO_PICTURES))
         study = self.running.search.study
         drawn, missing = pictures.draw(study, self.folders.results / PICTURES, metric=self.settings.metric)
         paths = [path.relative_to(self.folders.results).as_posix() for path in drawn]
-        final = self.evaluations.final(members, best)
-        importances = pictures.importances(study)
-        self._write(Outcome(baseline, final, won, pictures=paths, not_drawn=missing, importances=importances))
-        self._show("done", 0.99, None, self._metrics(best))
-        return f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.{self._waiting()}", True
+        return replace(outcome, pictures=paths, not_drawn=missing, importances=pictures.importances(study))
 
     def halt(self) -> None:
         """After a cancel: where every trial stands, and the best so far, which later actions may use meanwhile."""
@@ -91,7 +133,7 @@ class StudyView:
 
     def _waiting(self) -> str:
         """What to say of trials that the time budget halted."""
-        waiting = len(self.running.search.open_trials())
+        waiting = sum(trial.notes.get("halted") == OUT_OF_TIME for trial in self.running.search.open_trials())
         if not waiting:
             return ""
         return (
@@ -99,13 +141,13 @@ class StudyView:
             ' resume_job with automl={"time_budget_minutes": ..} goes on with them.'
         )
 
-    def _phase(self, records: list[leaderboard.TrialRecord]) -> str:
+    def _phase(self, records: list[TrialRecord]) -> str:
         running = [record for record in records if record.status == "running"]
         shown = ", ".join(f"trial {r.trial} epoch {r.epochs}/{self.settings.epochs}" for r in running[:3])
         ended = len(records) - len(running)
         return f"{ended} of at most {self.settings.max_trials} trials ended" + (f"; {shown}" if shown else "")
 
-    def _metrics(self, best: leaderboard.TrialRecord) -> dict[str, float]:
+    def _metrics(self, best: TrialRecord) -> dict[str, float]:
         if best.job_id is None or best.epoch is None:
             return {}
         return dict(self.store.series.epochs(best.job_id).get(best.epoch, {}))

@@ -18,7 +18,6 @@ PHASES = {
     JobState.CANCELLED: "cancelled",
     JobState.LOST: "lost",
 }
-ONE_TRIAL = "AutoML policy: auto. This is a study of one trial, the resolved spec itself."
 DIVERGED = 1.5  # times the first epoch's loss: a loss that merely wavers stays below
 USELESS = 0.001  # of any metric, all of which are 0..1
 _PRINTED = re.compile(r"\b(mIOU|Acc): (\d+\.\d+|nan)\b")
@@ -100,8 +99,6 @@ def success_message(store: JobStore, job: Job) -> str:
         parts.append(f"Best {job.plan.metric} {epochs[best][job.plan.metric]:.4f} at epoch {best} (counted from 0).")
     if job.action == "quantize" and (cost := _cost_of_quantization(epochs.get(0, {}))):
         parts.append(cost)
-    if job.plan.automl.route == "automl":
-        parts.append(ONE_TRIAL)
     return " ".join(parts) or f"{job.action} finished."
 
 

@@ -27,6 +27,9 @@ class JobState(StrEnum):
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST})
 
+BUDGET = "automl."
+"""Before a name in Job.changes: a setting of a study (automl/settings.py). The other names are dotted spec keys."""
+
 # queued -> succeeded is legal because polling can miss a short run. An ended job is queued again only as a new numbered
 # attempt: JobStore.retry and JobStore.resume.
 _ANY_END = TERMINAL | {JobState.STOPPING}

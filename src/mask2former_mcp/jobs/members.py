@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mask2former_mcp.errors import NotFound
-from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.job import BUDGET, Job
 from mask2former_mcp.jobs.store import JobStore
 
 STUDY_FILE = "study.json"  # in a study's results folder: its leaderboard and, at the end, its winner
@@ -28,7 +28,7 @@ def width(store: JobStore, job: Job) -> int:
     except NotFound:
         return 1
     planned = (study.plan.study or {}).get("max_concurrent", 1)
-    return int(study.changes.get("automl.max_concurrent", planned))
+    return int(study.changes.get(f"{BUDGET}max_concurrent", planned))
 
 
 def members(store: JobStore, study_id: str) -> list[Job]:

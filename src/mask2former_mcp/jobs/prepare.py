@@ -12,7 +12,7 @@ from mask2former_mcp.jobs.checkpoints import newest_intact, set_aside_broken
 from mask2former_mcp.jobs.contained import contained
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.gathering import gathered
-from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.job import BUDGET, Job
 from mask2former_mcp.jobs.keys import key_for
 from mask2former_mcp.jobs.logs import attempt_header
 from mask2former_mcp.jobs.private import write_private
@@ -104,8 +104,8 @@ def resolved_spec(job: Job, folders: Folders) -> dict[str, Any]:
     """The Plan's spec with real paths and what resume_job changed; without the key."""
     spec: dict[str, Any] = folders.fill(job.plan.spec)
     for dotted, value in job.changes.items():
-        if job.plan.study is not None:
-            break  # a study's changes are to its budget, not to the spec of its trials
+        if dotted.startswith(BUDGET):
+            continue
         section = spec
         *path, last = dotted.split(".")
         for name in path:

@@ -15,7 +15,6 @@ from mask2former_mcp.errors import InvalidRequest, NotAvailable, StoreError, Wro
 from mask2former_mcp.jobs import reconcile as reconciling
 from mask2former_mcp.jobs.cancelling import ask_to_end, live_members
 from mask2former_mcp.jobs.folders import new_id, stored_results_dir
-from mask2former_mcp.jobs.following import ONE_TRIAL
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.members import live_study, members, outsiders
 from mask2former_mcp.jobs.plan import Plan
@@ -60,7 +59,6 @@ class Jobs(JobViews):
             self._refuse_without_engine()
         job_id = new_id(plan.action)
         _refuse_used_folder(plan.results_dir)
-        single = plan.automl.route == "automl" and plan.study is None  # the study and its only trial are one row
         job, is_new = self.store.insert(
             Job(
                 id=job_id,
@@ -71,10 +69,9 @@ class Jobs(JobViews):
                 results_dir=stored_results_dir(self.store.home, job_id, plan.results_dir),
                 run_name=plan.run_name,
                 parent_job_id=plan.parent_job_id,
-                study_id=job_id if single or plan.study is not None else study_id,
-                trial=0 if single else trial,
+                study_id=job_id if plan.study is not None else study_id,
+                trial=trial,
                 phase="queued",
-                message=ONE_TRIAL if single else "",
             )
         )
         return self._start(job) if is_new else self._followed(job)

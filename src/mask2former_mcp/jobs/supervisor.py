@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mask2former_mcp.errors import Mask2FormerError, NotReady, PlatformAway
+from mask2former_mcp.errors import Mask2FormerError, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.contained import as_outside
@@ -24,6 +24,7 @@ from mask2former_mcp.jobs.job import MAX_PHASE, Job, JobState
 from mask2former_mcp.jobs.keys import hidden, job_keys
 from mask2former_mcp.jobs.logs import last_lines, of_attempt
 from mask2former_mcp.jobs.prepare import action_folder, prepare, resolved_spec
+from mask2former_mcp.jobs.retrying import not_prepared, try_again
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.turn import Turn
 from mask2former_mcp.jobs.verdict import Verdict, judge
@@ -104,18 +105,16 @@ class Supervisor:
         except PlatformAway:
             raise  # it may have been created or started meanwhile: ended now, it would be left behind
         except Mask2FormerError as error:
-            # A store of the data that is away for a while is the machine's trouble.
-            is_away = isinstance(error, NotReady) or bool(error.details.get("retry"))
-            self._not_started(job, handle, f"{error.message}. {error.fix}", error.code, again=is_away)
+            self._not_started(job, handle, not_prepared(error))
         except OSError as error:
-            self._not_started(job, handle, f"Preparing failed: {error}.", "preparing_failed")
+            self._not_started(job, handle, Verdict(JobState.FAILED, f"Preparing failed: {error}.", "preparing_failed"))
         else:
             self._running(job, handle, "; ".join(("started", *notes)))
 
-    def _not_started(self, job: Job, handle: Handle | None, text: str, code: str, *, again: bool = False) -> None:
-        """A start that failed half-way may have left something behind. again: the next attempt may well succeed."""
+    def _not_started(self, job: Job, handle: Handle | None, verdict: Verdict) -> None:
+        """A start that failed half-way may have left something behind."""
         self._clear(replace(job, handle=handle), grace_s=1.0)
-        (self._retry if again else self._end)(job, Verdict(JobState.FAILED, text, code), None)
+        self._end_or_retry(job, verdict, None)
 
     def _reporter(self, job: Job) -> Report:
         """What is being done becomes the job's phase. It raises Stopped when the job is to end."""
@@ -241,20 +240,16 @@ class Supervisor:
         verdict = replace(verdict, message=as_outside(verdict.message, folders, job.attempt))
         if verdict.state is JobState.FAILED and seen.cut_off:
             self._lost(job, seen)
-        elif verdict.is_retried:
-            self._retry(job, verdict, seen.exit_code)
         else:
-            self._end(job, verdict, seen.exit_code)
+            self._end_or_retry(job, verdict, seen.exit_code)
 
-    def _retry(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
-        """The machine failed and not the program: the next attempt, as often as the settings allow."""
-        if job.restarts >= self.settings.max_restarts:
-            after = f" This was the last of {job.restarts} automatic restarts." if job.restarts else ""
-            self._end(job, replace(verdict, message=verdict.message + after), exit_code)
-            return
-        self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
-        reason = self._masked(job, f"attempt {job.attempt} failed, {verdict.error_code}: {verdict.message}")
-        self.store.retry(job.id, attempt=job.attempt, restarts=job.restarts + 1, reason=reason, ended=JobState.FAILED)
+    def _end_or_retry(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
+        verdict = replace(verdict, message=self._masked(job, verdict.message))
+        most = self.settings.max_restarts
+        if not verdict.is_retried:
+            self._end(job, verdict, exit_code)
+        elif end := try_again(self.store, job, verdict, max_restarts=most, exit_code=exit_code):
+            self._end(job, end, exit_code)
 
     def _patterns(self, job: Job, folders: Folders) -> list[str]:
         own = action_folder(job, resolved_spec(job, folders), folders)

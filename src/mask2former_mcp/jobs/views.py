@@ -12,7 +12,7 @@ from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.keys import hidden, job_keys, masked
 from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
-from mask2former_mcp.jobs.members import find_leading, winner_id
+from mask2former_mcp.jobs.members import find_leading, members, winner_id
 from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.status import step_seconds
@@ -36,12 +36,22 @@ class JobViews:
     def logs(
         self, job_id: str, *, tail: int = 50, grep: str | None = None, cursor: str | None = None, budget: int = MAX_READ
     ) -> LogPage:
-        """Lines of the job's log; the encryption key is masked, should the engine have printed it."""
-        job = self.store.get(job_id)
+        """Lines of the job's log; the encryption key is masked, should the engine have printed it.
+
+        Of a study, its trial's that won or leads; before one has measured anything, of what it started last.
+        """
+        job = self._heard(self.store.get(job_id))
         folders = self._folders(job)
         page = read_page(folders.log, tail=tail, grep=grep, cursor=cursor, budget=budget)
         keys = job_keys(job, folders, self.environ)
         return replace(page, lines=tuple(hidden(line, keys) for line in page.lines))
+
+    def _heard(self, job: Job) -> Job:
+        """Whose log is read."""
+        if job.plan.study is None:
+            return job
+        leading = find_leading(self._folders(job).results)
+        return self.store.get(leading) if leading else next(iter(members(self.store, job.id)), job)
 
     def metrics(self, job_id: str, *, max_points: int = 50) -> dict[str, list[list[float]]]:
         """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays).

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mask2former_mcp.automl import result
+from mask2former_mcp.automl.settings import settings_of
 from mask2former_mcp.errors import StoreError
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.views import JobViews
@@ -55,7 +56,7 @@ def next_step(job: Job) -> str:
     """The one call that makes sense now."""
     if job.state in (JobState.FAILED, JobState.LOST):
         return f"{_look(job)}, then resume_job(job_id='{job.id}')"
-    if job.plan.study is not None and not job.state.terminal:
+    if job.plan.study is not None and not job.state.terminal and settings_of(job).max_trials > 1:
         return f"wait_for_job(job_id='{job.id}'); get_job(job_id='{job.id}') shows the leaderboard"
     if job.state is JobState.CANCELLED:
         return f"resume_job(job_id='{job.id}') continues from the last checkpoint"
@@ -137,9 +138,7 @@ def study(job: Job, jobs: JobViews) -> dict[str, Any] | None:
 
 def study_result(job: Job, jobs: JobViews) -> dict[str, Any] | None:
     """The whole result: full spec of the winner, all trials, failures with their causes."""
-    if job.action != "train" or job.plan.automl.route != "automl":
-        return None
-    return result.whole(job, jobs)
+    return None if job.plan.study is None else result.whole(job, jobs)
 
 
 def membership(job: Job) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mask2former_mcp.automl import resume
 from mask2former_mcp.errors import InvalidRequest, StoreError
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.logs import MAX_READ
+from mask2former_mcp.jobs.members import find_leading
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.confirmation import confirmed
 from mask2former_mcp.server.job_facts import (
@@ -225,8 +226,12 @@ def _artifacts(services: Services, request: ListArtifactsRequest) -> CallToolRes
     ]
     cursor = str(start + request.limit) if start + request.limit < len(found) else None
     facts = {"job_id": request.job_id, "folder": folder, "artifacts": page, "next_cursor": cursor}
-    chosen = services.jobs.store.get(request.job_id).plan.results_dir or ""
-    return answer({**facts, "uploaded_to": chosen} if chosen.startswith(SCHEME) else facts)
+    job = services.jobs.store.get(request.job_id)
+    if job.plan.study is not None and (leading := find_leading(services.jobs.results_dir(job.id))):
+        facts["next"] = f"list_artifacts(job_id='{leading}') for its best trial's checkpoints"
+    if (chosen := job.plan.results_dir or "").startswith(SCHEME):
+        facts["uploaded_to"] = chosen
+    return answer(facts)
 
 
 async def _cancel(services: Services, request: ConfirmedRequest, context: Context[Any, Any]) -> Answer:

@@ -64,14 +64,16 @@ class PlayedJobs(Jobs):
             self.store.update(job.id, job.attempt, metrics={"mIoU": 0.5})
             self._end(job, JobState.SUCCEEDED, "measured")
             return
-        epoch, epochs = len(self.store.series.epochs(job.id)), job.plan.spec["train"]["num_epochs"]
-        rate = job.plan.spec["train"]["optim"]["lr"]
-        top = 0.8 * math.exp(-((math.log10(rate / 2e-3)) ** 2))
-        self.store.series.write(job.id, job.attempt, epoch, {"mIoU": top * (1 - math.exp(-3 * (epoch + 1) / epochs))})
-        folder.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth", "w") as archive:
-            archive.writestr("archive/data.pkl", b"weights")
-        if epoch + 1 == epochs:
+        epoch, epochs = len(self.store.series.epochs(job.id)), self.spec(job.id)["train"]["num_epochs"]
+        if epoch < epochs:  # killed in between, it has trained them all and not said so
+            rate = job.plan.spec["train"]["optim"]["lr"]
+            top = 0.8 * math.exp(-((math.log10(rate / 2e-3)) ** 2))
+            measured = {"mIoU": top * (1 - math.exp(-3 * (epoch + 1) / epochs))}
+            self.store.series.write(job.id, job.attempt, epoch, measured)
+            folder.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(folder / f"model_epoch_{epoch:03d}_step_{epoch:05d}.pth", "w") as archive:
+                archive.writestr("archive/data.pkl", b"weights")
+        if epoch + 1 >= epochs:
             self._end(job, JobState.SUCCEEDED, "done")
 
     def _end(self, job: Job, state: JobState, text: str) -> None:

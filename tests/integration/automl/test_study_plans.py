@@ -1,5 +1,6 @@
 """From a train request to the Plan of a study: what is decided, and what is said, before anything starts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from mask2former_mcp import bundle
 from mask2former_mcp.automl import resume
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.planner import StudyPlanner
+from mask2former_mcp.automl.settings import settings_of
 from mask2former_mcp.automl.trials import trial_plan
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.job import Job, JobState
@@ -36,8 +38,11 @@ def said(plan: Plan, text: str) -> bool:
 
 def test_without_a_gpu_a_training_is_a_study_of_one_trial_and_says_so(laboratory: Any) -> None:
     plan = planned(laboratory, NO_GPU)
-    assert (plan.automl.route, plan.study) == ("automl", None)
+    found, plain = settings(plan), planned(laboratory, NO_GPU, automl_policy="off")
+    assert (plan.automl.route, found.max_trials, found.rungs()) == ("automl", 1, [])
     assert said(plan, "a study of one trial, the resolved spec as it is: no GPU here")
+    assert (plan.spec, plan.estimate) == (plain.spec, plain.estimate)
+    assert member(laboratory, plan, 0, {}).spec == plain.spec
     assert said(planned(laboratory, ONE_GPU, {"max_trials": 1}), "max_trials=1")
 
 
@@ -100,37 +105,55 @@ def test_a_metric_that_is_never_measured_is_refused_before_every_trial_fails_for
     assert planned(laboratory, NO_GPU, {"metric": "AP"}, mode="instance").metric == "AP"
 
 
-def test_one_trial_and_automl_off_are_the_same_work_under_one_name_and_the_plan_says_so(laboratory: Any) -> None:
-    searched, plain = planned(laboratory, NO_GPU), planned(laboratory, NO_GPU, automl_policy="off")
-    assert searched.digest == plain.digest
-    assert said(searched, "The same work as with automl_policy=off, with the same digest")
-    jobs = laboratory.played()
-    first = jobs.submit(searched.model_copy(update={"run_name": "shared"}))
-    assert jobs.submit(plain.model_copy(update={"run_name": "shared"})).id == first.id
-    other = planned(laboratory, NO_GPU, {"metric": "PQ"})
-    assert other.digest != plain.digest
-    assert not said(other, "The same work")
-    with pytest.raises(InvalidRequest, match="has another plan"):
-        jobs.submit(other.model_copy(update={"run_name": "shared"}))
-    jobs.close()
+def test_the_clock_bounds_one_trial_too_and_the_plan_says_so(laboratory: Any) -> None:
+    plan = planned(laboratory, NO_GPU, {"time_budget_minutes": 0.01})
+    assert said(plan, "; stopped after 1 min")
+    assert plan.estimate.seconds == pytest.approx(0.6)
 
 
-def test_settings_that_one_trial_does_not_heed_are_named(laboratory: Any) -> None:
-    plan = planned(laboratory, NO_GPU, {"time_budget_minutes": 10.0, "seed": 3})
-    assert said(plan, "automl.seed, automl.time_budget_minutes are not used: there is one trial only")
-    assert not said(planned(laboratory, NO_GPU, {"max_trials": 1}), "not used")
+def test_settings_that_one_trial_does_not_heed_are_named_and_kept_for_those_that_a_resume_adds(laboratory: Any) -> None:
+    plan = planned(laboratory, NO_GPU, {"algorithm": "random", "seed": 3})
+    assert said(plan, "automl.algorithm, automl.seed: without effect on one trial")
+    assert (settings(plan).algorithm, settings(plan).seed) == ("random", 3)
+    assert not said(planned(laboratory, NO_GPU, {"max_trials": 1}), "without effect")
 
 
-def test_a_study_of_one_trial_has_no_budget_that_could_grow_and_a_resume_says_what_to_do(laboratory: Any) -> None:
-    job = Job(id="train-a", action="train", state=JobState.SUCCEEDED, plan=planned(laboratory, NO_GPU), created_at=0.0)
-    with pytest.raises(InvalidRequest, match="train-a is a study of one trial") as refused:
+def test_a_study_of_one_trial_has_rungs_and_a_width_once_a_resume_makes_it_a_search(laboratory: Any) -> None:
+    overrides = {"dataset.train.batch_size": 2, "train.validation_interval": 4}
+    job = ended(planned(laboratory, FOUR_GPUS, {"max_trials": 1}, overrides=overrides))
+    assert member(laboratory, job.plan, 0, {}).spec["train"]["validation_interval"] == 4
+    changed = resume.changes(job, None, AutomlSettings(max_trials=8), FOUR_GPUS)
+    assert changed is not None
+    grown = settings_of(replace(job, changes=changed))
+    assert (grown.max_trials, grown.max_concurrent, grown.rungs()) == (8, 4, [1, 3])
+    assert any("train.validation_interval: every 1 epoch(s), not 4" in each for each in grown.adjustments)
+    assert trial_plan(job, grown, 1, {}, laboratory.planner())[0].spec["train"]["validation_interval"] == 1
+
+
+def test_what_cannot_be_searched_cannot_become_a_search_either(laboratory: Any) -> None:
+    nothing = {"dataset.train.batch_size": [8, 16]}  # six images to train on
+    job = ended(planned(laboratory, NO_GPU, {"search_space": nothing, "max_trials": 4}))
+    assert said(job.plan, "a study of one trial, the resolved spec as it is: nothing is left to search")
+    with pytest.raises(InvalidRequest, match="nothing is left to search"):
+        resume.changes(job, None, AutomlSettings(max_trials=4), NO_GPU)
+    one_number = {"train.optim.lr": {"min": 1e-3, "max": 4e-3}}
+    job = ended(planned(laboratory, NO_GPU, {"search_space": one_number, "algorithm": "cmaes"}))
+    with pytest.raises(InvalidRequest, match="two or more numeric keys"):
+        resume.changes(job, None, AutomlSettings(max_trials=4), NO_GPU)
+
+
+def test_a_plain_training_has_no_budget_that_could_grow_and_a_resume_says_what_to_do(laboratory: Any) -> None:
+    job = ended(planned(laboratory, NO_GPU, automl_policy="off"))
+    with pytest.raises(InvalidRequest, match="train-a is a plain train job") as refused:
         resume.changes(job, None, AutomlSettings(max_trials=4), NO_GPU)
     assert 'automl={"max_trials": 4}' in refused.value.fix
+    assert resume.changes(job, 12, None, NO_GPU) is None
 
 
 def test_later_actions_choose_by_the_metric_that_the_training_was_to_maximise(laboratory: Any) -> None:
     jobs = laboratory.played()
-    job = jobs.submit(planned(laboratory, NO_GPU, {"metric": "PQ"}))
+    study = jobs.submit(planned(laboratory, NO_GPU, {"metric": "PQ"}))
+    job = jobs.submit(trial_plan(study, settings(study.plan), 0, {}, laboratory.planner())[0], study_id=study.id)
     jobs.store.history.begin(job.id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
     folder = jobs.results_dir(job.id) / "train"
     folder.mkdir(parents=True)
@@ -213,6 +236,10 @@ def test_cmaes_is_refused_where_it_has_no_two_numbers_to_vary(laboratory: Any) -
 def member(laboratory: Any, plan: Plan, number: int, values: dict[str, Any]) -> Plan:
     study = Job(id="train-study", action="train", state=JobState.RUNNING, plan=plan, created_at=0.0)
     return trial_plan(study, settings(plan), number, values, laboratory.planner())[0]
+
+
+def ended(plan: Plan) -> Job:
+    return Job(id="train-a", action="train", state=JobState.SUCCEEDED, plan=plan, created_at=0.0)
 
 
 def settings(plan: Plan) -> StudySettings:

@@ -115,7 +115,8 @@ def test_a_trial_that_the_time_budget_halted_goes_on_in_a_resumed_study_and_is_c
     assert "time budget" in halted[0].cause
     job = played.trial(0)
     assert [checkpoint.epoch for checkpoint in saved(played.jobs.results_dir(job.id) / "train")] == [2]
-    early = played.evaluations(started_at=began).final({}, halted[0])
+    unmeasured = report.unavailable("from scratch")
+    early = played.evaluations(started_at=began).final({}, halted[0], unmeasured)
 
     resumed = played.running(started_at=time.time() + 1)
     records = played.to_the_end(resumed)
@@ -124,9 +125,9 @@ def test_a_trial_that_the_time_budget_halted_goes_on_in_a_resumed_study_and_is_c
     attempts = played.jobs.store.history.attempts(job.id)
     assert [attempt.resume_epoch for attempt in attempts] == [None, 2]
     assert played.trained() == {0: 6, 1: 6}
-    assert resumed.epochs_trained() == 12
+    assert resumed.spending.epochs_trained() == 12
     # What is evaluated at the end is what wins now, not what won when the time was up.
-    final = played.evaluations(started_at=began).final(resumed.members(), records[0])
+    final = played.evaluations(started_at=began).final(resumed.members(), records[0], unmeasured)
     assert final["job_id"] != early["job_id"]
 
 
@@ -187,22 +188,18 @@ def test_left_alone_on_one_gpu_the_epochs_of_all_trials_add_up_to_at_most_three_
     assert leaderboard.winner(records) is not None
 
 
-def test_left_alone_without_a_gpu_a_study_is_one_trial(laboratory: Any) -> None:
-    assert laboratory.plan(max_trials=None).study is None
-
-
 def test_after_the_first_epochs_the_time_left_is_measured_not_estimated(play: Any) -> None:
     played = play(max_trials=3, epochs=4, algorithm="random")
     running = played.running(started_at=time.time())
     running.step()
-    assert running.eta_s(running.records(running.members())) is None
+    assert running.spending.eta_s(running.records(running.members())) is None
     for _ in range(4):
         played.jobs.play(played.study.id)
         running.step()
     (plain, _) = running.records(running.members())
     slow = replace(plain, duration_s=40.0)  # ten seconds an epoch
-    assert (slow.status, slow.epochs, running.epochs_left()) == ("finished", 4, 8)
-    assert running.eta_s([slow]) == pytest.approx(80.0)
+    assert (slow.status, slow.epochs, running.spending.epochs_left()) == ("finished", 4, 8)
+    assert running.spending.eta_s([slow]) == pytest.approx(80.0)
 
 
 def starting_weights(kind: str, folder: Path) -> Path:
@@ -237,7 +234,7 @@ def test_the_starting_weights_are_evaluated_before_the_first_trial_starts(play: 
         played.jobs.play(played.study.id)
         if view.look():
             break
-    assert view.conclude()[1]
+    assert view.conclude().state is JobState.SUCCEEDED
     baseline = played.result()["baseline"]
     assert (baseline["status"], baseline["job_id"], baseline["metrics"]) == ("succeeded", evaluation.id, {"mIoU": 0.5})
     first = played.jobs.store.get(played.trial(0).id)
@@ -313,16 +310,32 @@ def test_a_failed_study_that_is_resumed_tries_again(play: Any) -> None:
     assert leaderboard.winner(records) is not None
 
 
+def test_an_only_trial_that_could_not_be_submitted_is_submitted_when_the_study_is_resumed(play: Any) -> None:
+    played = play(max_trials=1, epochs=2)
+    name = f"{played.study.id}-trial-0"
+    other = played.jobs.submit(played.laboratory.plan(request={"automl_policy": "off", "run_name": name}))
+    first = played.running(started_at=time.time())
+    for _ in range(3):
+        assert not first.step()
+    (record,) = first.records(first.members())
+    assert (record.status, record.job_id) == ("stopped", None)
+    assert f"belongs to job {other.id}" in record.cause
+    played.jobs.cancel(other.id)
+    played.jobs.delete(other.id)
+    (record,) = played.to_the_end(played.running(started_at=time.time() + 1))
+    assert (record.trial, record.status, record.epochs) == (0, "finished", 2)
+
+
 def test_an_evaluation_that_was_cancelled_with_the_study_is_made_again_when_it_is_resumed(play: Any) -> None:
     played = play(max_trials=2, epochs=2)
     began = time.time() - 1
     running = played.running(started_at=began)
     best = leaderboard.winner(played.to_the_end(running))
-    evaluations = played.evaluations(started_at=began)
-    submitted = evaluations.final(running.members(), best)
+    evaluations, unmeasured = played.evaluations(started_at=began), report.unavailable("from scratch")
+    submitted = evaluations.final(running.members(), best, unmeasured)
     played.jobs.cancel(submitted["job_id"])
-    assert ending.is_over(evaluations.final(running.members(), best))
-    again = played.evaluations(started_at=time.time() + 1).final(running.members(), best)
+    assert ending.is_over(evaluations.final(running.members(), best, unmeasured))
+    again = played.evaluations(started_at=time.time() + 1).final(running.members(), best, unmeasured)
     assert (again["job_id"], again["status"]) == (submitted["job_id"], "queued")
     assert len(running.members()) == 3
 
@@ -334,5 +347,5 @@ def test_whoever_revives_a_trial_lets_it_run_beside_the_others_and_no_other_job(
     trials = members.members(store, played.study.id)
     assert [members.width(store, trial) for trial in trials] == [2, 2]
     assert members.width(store, played.study) == 1
-    plain = played.jobs.submit(played.laboratory.plan(max_trials=1))
+    plain = played.jobs.submit(played.laboratory.plan(request={"automl_policy": "off"}))
     assert members.width(store, plain) == 1

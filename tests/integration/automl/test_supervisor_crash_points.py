@@ -4,6 +4,7 @@ without a process of their own, and leave behind what one killed at that write w
 """
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,14 +62,20 @@ class PlayedSupervisor(StudySupervisor):
 class Stage:
     """A laboratory whose supervisors leave a copy of the home at each write that `is_kept` names."""
 
-    def __init__(self, laboratory: Any, folder: Path) -> None:
+    def __init__(self, laboratory: Any, folder: Path, *, trials: int = 2) -> None:
         self.laboratory, self.folder = laboratory, folder
         laboratory.with_settings(poll_s=0.0)
         weights = folder / "weights.pth"
         weights.write_bytes(b"weights")
         jobs = laboratory.played()
         request = {"checkpoint": str(weights)}
-        self.study: Job = jobs.submit(laboratory.plan(epochs=EPOCHS, max_trials=2, algorithm="random", request=request))
+        plan = laboratory.plan(epochs=EPOCHS, max_trials=trials, algorithm="random", request=request)
+        self.study: Job = jobs.submit(plan)
+        jobs.close()
+
+    def resumed(self, num_epochs: int | None = None, automl: AutomlSettings | None = None) -> None:
+        jobs = self.laboratory.played()
+        jobs.resume(self.study.id, study=resume.changes(jobs.store.get(self.study.id), num_epochs, automl, MACHINE))
         jobs.close()
 
     def followed(self, watch: Callable[[PlayedSupervisor], None] = lambda _: None) -> None:
@@ -84,7 +91,7 @@ class Stage:
 
         def keep(study: Job) -> None:
             if is_kept(study):
-                left.append(Path(shutil.copytree(home, self.folder / f"left-{len(left)}")))
+                left.append(Path(shutil.copytree(home, self.folder / f"left-{time.monotonic_ns()}")))
 
         with monkeypatch.context() as patch:
             self.followed(lambda supervisor: supervisor.watched(patch, keep))
@@ -161,12 +168,34 @@ def test_killed_with_a_bigger_budget_a_resumed_study_has_the_same_trials(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.followed()
-    jobs = stage.laboratory.played()
-    changes = resume.changes(jobs.store.get(stage.study.id), None, AutomlSettings(max_trials=3), MACHINE)
-    jobs.resume(stage.study.id, study=changes)
-    jobs.close()
+    stage.resumed(automl=AutomlSettings(max_trials=3))
     left = stage.left_at(monkeypatch, lambda _: True)[::2]
     expected = stage.story()
     assert [trial for trial, *_ in expected["trials"]] == [0, 1, 2]
     assert set(expected["starts"]) == {1}
     stage.successors_tell(left, expected)
+
+
+def test_killed_at_any_write_a_study_of_one_trial_comes_to_the_same_end_trains_on_and_becomes_a_search(
+    laboratory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(laboratory, tmp_path, trials=1)
+    home = laboratory.settings.home
+
+    def whole_life() -> dict[str, Any]:
+        laboratory.settings = replace(laboratory.settings, home=home)
+        left = stage.left_at(monkeypatch, lambda _: True)[::2]
+        expected = stage.story()
+        stage.successors_tell(left, expected)
+        laboratory.settings = replace(laboratory.settings, home=home)
+        return expected
+
+    first = whole_life()
+    names = [name.removeprefix(f"{stage.study.id}-") for name, *_ in first["jobs"]]
+    assert names == ["baseline", "final-0-1", "trial-0"]
+    assert (first["state"], first["starts"]) == (JobState.SUCCEEDED, [1, 1, 1])
+    stage.resumed(num_epochs=EPOCHS + 1)
+    longer = whole_life()
+    assert (longer["winner"][2], longer["starts"]) == (EPOCHS, [1, 1, 1, 2])
+    stage.resumed(automl=AutomlSettings(max_trials=2))
+    assert [trial for trial, *_ in whole_life()["trials"]] == [0, 1]

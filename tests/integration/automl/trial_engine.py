@@ -43,6 +43,7 @@ def main() -> int:
         (folder / "TWO_TRAINERS").write_text("at once\n")
     with (folder / "starts.txt").open("a") as stream:
         stream.write(f"{os.getpid()} {time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+    print(f"{action} begins", flush=True)
     signal.signal(signal.SIGTERM, asked)
     try:
         line(folder, "STARTED", f"Starting Mask2Former {action}.")

@@ -113,15 +113,6 @@ def test_what_cannot_run_here_is_refused_and_nothing_is_stored(bench: Any, chang
     assert not (bench.settings.home / "jobs").exists()
 
 
-def test_the_automl_route_is_one_row_that_is_its_own_study(bench: Any, jobs: Jobs) -> None:
-    job = jobs.submit(bench.plan(epochs=1, route="automl"))
-    assert (job.study_id, job.trial) == (job.id, 0)
-    assert "study of one trial" in job.message
-    ended = bench.finish(jobs, job)
-    assert "study of one trial" in ended.message
-    assert jobs.delete(job.id).id == job.id
-
-
 def test_the_child_sees_its_devices_and_allowed_variables_only(bench: Any) -> None:
     jobs = bench.jobs({"AWS_SECRET_ACCESS_KEY": "planted", "GITHUB_TOKEN": "planted", "OMP_NUM_THREADS": "3"})
     job = jobs.submit(bench.plan("evaluate", fake={"kpi": {"mIoU": 0.5}}))

@@ -36,11 +36,11 @@ def services(environ, tiny_training) -> Services:
             created_at=1.0,
             results_dir=f"jobs/{ID}/results",
             study_id=ID,
-            trial=0,
         )
     )
     services.jobs.store.transition(ID, JobState.FAILED, expect=(JobState.QUEUED,), text="made to fail")
     folder = services.settings.home / "jobs" / ID
+    result.write(folder / "results", {"leaderboard": [{"trial": 0, "job_id": "train-t"}], "failures": [{"trial": 0}]})
     (folder / "results" / "train").mkdir(parents=True)
     (folder / "results" / "train" / "metrics.csv").write_text("epoch,mIoU\n0,0.5\n")
     (folder / "secret.txt").write_text("not an artifact")
@@ -93,7 +93,7 @@ def test_all_documented_resources_are_listed(services):
 def test_a_job_shows_what_get_job_shows(services):
     job = json.loads(read(services, f"m2f://jobs/{ID}").text)
     assert job["status"] == "failed"
-    assert job["study"]["leaderboard"][0]["job_id"] == ID
+    assert job["study"]["leaderboard"][0]["job_id"] == "train-t"
     (row,) = json.loads(read(services, "m2f://jobs").text)["jobs"]
     assert row["job_id"] == ID
     assert row["about"] == job["about"]

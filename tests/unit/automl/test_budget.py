@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mask2former_mcp.automl import budget
+from mask2former_mcp.automl import budget, resume
 from mask2former_mcp.automl.algorithms import OFFERED, algorithm
 from mask2former_mcp.automl.budget import Devices, StudySettings, settle
 from mask2former_mcp.automl.space import Parameter, Space
@@ -100,16 +100,17 @@ def test_the_seed_is_the_training_seed_unless_another_is_asked() -> None:
 
 
 def test_a_resume_takes_a_bigger_budget_and_nothing_that_makes_trials_incomparable() -> None:
-    settings, devices = settled(9), Devices("gpu", 1, 1)
-    changes = budget.resumed(settings, AutomlSettings(max_trials=12), finished=True, devices=devices)
-    assert changes == {"max_trials": 12, "total_epochs": None}
+    def resumed(asked: AutomlSettings | None, *, finished: bool = True) -> dict[str, Any]:
+        return resume.resumed(settled(9), asked, spec(9)["train"], Devices("gpu", 1, 1), finished=finished)
+
+    assert resumed(AutomlSettings(max_trials=12)) == {"max_trials": 12, "total_epochs": None}
     with pytest.raises(InvalidRequest, match=r"automl\.max_epochs cannot change"):
-        budget.resumed(settings, AutomlSettings(max_epochs=3), finished=True, devices=devices)
+        resumed(AutomlSettings(max_epochs=3))
     with pytest.raises(InvalidRequest, match="already has 8"):
-        budget.resumed(settings, AutomlSettings(max_trials=4), finished=True, devices=devices)
+        resumed(AutomlSettings(max_trials=4))
     with pytest.raises(InvalidRequest, match="used its budget"):
-        budget.resumed(settings, None, finished=True, devices=devices)
-    assert budget.resumed(settings, None, finished=False, devices=devices) == {}
+        resumed(None)
+    assert resumed(None, finished=False) == {}
 
 
 @pytest.mark.parametrize("name", sorted(OFFERED))

@@ -1,6 +1,5 @@
 """study.json, and what get_job shows of it."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mask2former_mcp.automl import report, result, retention
-from mask2former_mcp.automl.budget import StudySettings
-from mask2former_mcp.automl.report import Outcome
-from mask2former_mcp.automl.space import Space
+from mask2former_mcp.automl import result, retention
 from mask2former_mcp.errors import NotFound
 from mask2former_mcp.jobs import members
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.plan import AutomlDecision, Checkpoint, Estimate, Plan
+from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.views import JobViews
 from mask2former_mcp.reports.tables import leaderboard_table
@@ -106,77 +102,6 @@ def test_who_won_leads_as_soon_as_the_study_is_resumed_and_is_named_as_such(stor
     assert shown["winner"] is None
     assert shown["best_so_far"]["job_id"] == "train-0"
     assert shown["best_so_far"]["reason"].startswith("so far: best mIoU 0.5000")
-
-
-def test_a_study_of_one_trial_has_the_result_of_any_study_the_job_itself_being_the_trial(stored: Any) -> None:
-    only, jobs = stored(epochs=4, ended=JobState.SUCCEEDED)
-    found = result.whole(only, jobs)
-    won = found["winner"]
-    assert (won["job_id"], won["trial"], won["epoch"], won["metric"]) == ("train-s", 0, 2, 0.9)
-    assert won["checkpoint"] == "jobs/train-s/results/train/model_epoch_002_step_00002.pth"
-    assert won["sha256"] == hashlib.sha256(b"epoch 2").hexdigest()
-    # The spec without what belongs to a budget, with the architecture.
-    assert won["spec"] == {"train": {"optim": {"lr": 0.002}}, "model": {"mask_former": {"hidden_dim": 64}}}
-    assert "only trial" in won["reason"]
-    assert (found["baseline"]["status"], "from scratch" in found["baseline"]["reason"]) == ("unavailable", True)
-    # Its own validation is the evaluation of that checkpoint, and says so.
-    assert (found["final"]["status"], found["final"]["metrics"]) == ("succeeded", {"mIoU": 0.9})
-    assert "validation of this epoch" in found["final"]["source"]
-    assert [(t["trial"], t["status"], t["metric"], t["epochs"]) for t in found["trials"]] == [(0, "finished", 0.9, 4)]
-    assert found["duration_s"] is not None
-    assert found["failures"] == []
-    many = StudySettings(
-        algorithm="bayesian", metric="mIoU", max_trials=4, max_concurrent=1, epochs=4, first_rung=2,
-        reduction_factor=3, seed=0, space=Space(),
-    )  # fmt: skip
-    assert found.keys() == report.compose("train-m", many, [], Outcome(baseline={}), 1.0).keys()
-
-
-def test_an_only_trial_from_known_weights_says_that_nobody_measured_them_and_who_can(stored: Any) -> None:
-    start = Checkpoint(path="/w.pth", sha256="a" * 64, epoch=None, step=None, metric=None, reason="named")
-    spec = {**SPEC, "train": {**SPEC["train"], "pretrained_model_path": "/w.pth"}}
-    only, jobs = stored(epochs=4, ended=JobState.SUCCEEDED, checkpoint=start, spec=spec)
-    baseline = result.whole(only, jobs)["baseline"]
-    assert baseline["status"] == "unavailable"
-    assert "evaluate with the same checkpoint" in baseline["reason"]
-
-
-def test_what_tao_validated_is_not_taken_for_an_evaluation(stored: Any) -> None:
-    only, jobs = stored(epochs=4, ended=JobState.SUCCEEDED, runtime="tao")
-    assert result.whole(only, jobs)["final"]["status"] == "unavailable"
-
-
-def test_an_only_trial_wins_with_the_best_epoch_that_kept_a_checkpoint(stored: Any) -> None:
-    only, jobs = stored(epochs=4, without=(2,), ended=JobState.SUCCEEDED)
-    won = result.whole(only, jobs)["winner"]
-    assert (won["epoch"], won["metric"]) == (1, 0.6)
-
-
-def test_an_only_trial_that_failed_is_a_failure_with_its_cause_and_no_winner(stored: Any) -> None:
-    only, jobs = stored(epochs=2, ended=JobState.FAILED, message="CUDA out of memory")
-    found = result.whole(only, jobs)
-    assert (found["winner"], found["best_so_far"], found["final"]) == (None, None, None)
-    assert found["failures"] == [{"trial": 0, "job_id": "train-s", "cause": "failed: CUDA out of memory"}]
-
-
-def test_an_only_trial_that_never_measured_anything_has_failed_not_scored_zero(stored: Any) -> None:
-    only, jobs = stored(epochs=0, ended=JobState.SUCCEEDED)
-    found = result.whole(only, jobs)
-    assert found["winner"] is None
-    assert found["trials"][0]["metric"] is None
-    assert "without any mIoU" in found["failures"][0]["cause"]
-
-
-def test_an_only_trial_that_runs_leads_and_one_that_was_cancelled_wins_with_what_it_reached(stored: Any) -> None:
-    only, jobs = stored(epochs=2)
-    running = result.whole(only, jobs)
-    assert (running["winner"], running["best_so_far"]["epoch"], running["leaderboard"][0]["status"]) == (
-        None, 1, "running",
-    )  # fmt: skip
-    jobs.store.transition(only.id, JobState.CANCELLED, expect=LIVE, text="", message="Cancelled.")
-    stopped = result.whole(jobs.store.get(only.id), jobs)
-    assert stopped["winner"]["epoch"] == 1
-    assert "no trial ran to its end" in stopped["winner"]["reason"]
 
 
 def test_a_torn_or_foreign_file_is_no_result(tmp_path: Path) -> None:
