@@ -42,7 +42,7 @@ class Digests:
         self._earlier = ""
         self._digest = hashlib.md5(usedforsecurity=False)
 
-    def update(self, piece: bytes) -> None:
+    def update(self, piece: bytes | memoryview) -> None:
         view = memoryview(piece)
         while len(view) > self._room:
             self._digest.update(view[: self._room])
