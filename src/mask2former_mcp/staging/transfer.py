@@ -9,10 +9,13 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
 
 from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
@@ -21,15 +24,16 @@ from urllib3.exceptions import HTTPError
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotReady
 from mask2former_mcp.staging import s3
 from mask2former_mcp.staging.etag import Parts, parts_of
+from mask2former_mcp.staging.pieces import pieces
 from mask2former_mcp.staging.s3 import Object
 
 RANGE = 16 << 20  # bytes of one request, at most
-_PIECE = 128 << 10  # stays in the processor's cache between arriving, being hashed and being written
 _UNHASHED = "-" * 32  # in the journal: of a range inside a part, which is hashed when it is whole
 _OPAQUE = "?" * 32  # in the journal: of a range that the store encrypts with a key, so that the ETag is no digest of it
 _PATIENCE = 6  # broken transfers in a row without a byte of progress
 _BROKEN = (
-    IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError, NotReady,
+    IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, HTTPException, SSLError, ConnectionError,
+    TimeoutError, NotReady,
 )  # fmt: skip
 Progress = Callable[[int], None]  # more bytes arrived; may raise to stop (what is there stays for the next time)
 
@@ -66,7 +70,7 @@ def _arrived(source: Object, part: Path, progress: Progress | None, parts: Parts
     digests = parts.digests() if parts else None
     with part.open("wb") as out:
 
-        def write(piece: bytes) -> None:
+        def write(piece: memoryview) -> None:
             out.write(piece)
             if digests:
                 digests.update(piece)
@@ -87,7 +91,8 @@ class _Ranges:
     """Ranges of one object on their way into one file.
 
     `parts` are what its ETag speaks of, None where it is no digest of the bytes: then every range has its length, and
-    more cannot be said. Small parts are hashed as they arrive, several to a range; large ones in a thread that follows.
+    more cannot be said. Small parts are hashed when their range has arrived; large ones in a thread that follows. Each
+    range is mapped and hashed in one call: after every small one a thread would wait for all others, that receive.
     """
 
     source: Object
@@ -108,7 +113,7 @@ class _Ranges:
         follower = None
         try:
             os.ftruncate(descriptor, self.source.size)
-            follower = _Follower(descriptor, self, self.parts) if self.parts and not self.hashed_on_arrival else None
+            follower = _Follower(descriptor, self, self.parts) if self.parts and not self.hashed_by_range else None
             try:
                 self._fetch_all(descriptor, rest)
             except BaseException:
@@ -121,13 +126,13 @@ class _Ranges:
         return None if self.parts is None or _OPAQUE in self.done.values() else found
 
     @property
-    def hashed_on_arrival(self) -> bool:
+    def hashed_by_range(self) -> bool:
         return self.parts is not None and self.parts.size <= RANGE
 
     @property
     def step(self) -> int:
         """Bytes of a range: as many whole parts as fit."""
-        return RANGE - RANGE % self.parts.size if self.parts and self.hashed_on_arrival else RANGE
+        return RANGE - RANGE % self.parts.size if self.parts and self.hashed_by_range else RANGE
 
     def _end(self, offset: int) -> int:
         return min(offset + self.step, self.source.size)
@@ -171,20 +176,17 @@ class _Ranges:
 
     def _length(self, offset: int) -> int:
         """Of what the journal holds about a range."""
-        if self.parts is None or not self.hashed_on_arrival:
+        if self.parts is None or not self.hashed_by_range:
             return len(_UNHASHED)
         return 32 * -(-(self._end(offset) - offset) // self.parts.size)
 
     def _fetch(self, descriptor: int, offset: int) -> str:
         position = offset
-        digests = self.parts.digests() if self.parts and self.hashed_on_arrival else None
 
-        def write(piece: bytes) -> None:
+        def write(piece: memoryview) -> None:
             nonlocal position
             if self.stop.is_set():
                 raise InterruptedError(f"{self.source.uri}: stopped")
-            if digests:
-                digests.update(piece)
             os.pwrite(descriptor, piece, position)
             position += len(piece)
             if self.progress:
@@ -193,7 +195,12 @@ class _Ranges:
 
         if _read(self.source, offset, self._end(offset), write):
             return _OPAQUE
-        return digests.found() if digests else _UNHASHED
+        if self.parts is None or not self.hashed_by_range:
+            return _UNHASHED
+        digests = self.parts.digests()
+        with _mapped(descriptor, self.source.size) as content, content[offset : self._end(offset)] as piece:
+            digests.update(piece)
+        return digests.found()
 
 
 class _Follower:
@@ -212,17 +219,23 @@ class _Follower:
 
     def _follow(self) -> None:
         size, step = self._ranges.source.size, self._ranges.step
-        # Mapped, a range is hashed in one call: between small ones this thread would wait for all that receive.
-        with mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ) as content, memoryview(content) as view:
+        with _mapped(self._descriptor, size) as content:
             for offset in range(0, size, step):
                 while offset not in self._ranges.done:
                     if self._ranges.stop.wait(0.02):
                         return
-                with view[offset : offset + step] as piece:
+                with content[offset : offset + step] as piece:
                     self._digests.update(piece)
 
 
-def _read(source: Object, start: int, end: int, write: Callable[[bytes], None]) -> bool:
+@contextmanager
+def _mapped(descriptor: int, size: int) -> Iterator[memoryview]:
+    """The file's bytes."""
+    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as content, memoryview(content) as view:
+        yield view
+
+
+def _read(source: Object, start: int, end: int, write: Callable[[memoryview], None]) -> bool:
     """Bytes start..end of exactly this state of the object, in order; a broken stream goes on at the last byte.
 
     Answers whether the store encrypts the object with a key of its own: then its ETag is no digest of the bytes.
@@ -234,7 +247,7 @@ def _read(source: Object, start: int, end: int, write: Callable[[bytes], None]) 
         try:
             body, opaque = _open(source, start, end)
             try:
-                while start < end and (piece := body.read(min(_PIECE, end - start))):
+                for piece in pieces(body, end - start):
                     write(piece)
                     start += len(piece)
             finally:
@@ -242,6 +255,8 @@ def _read(source: Object, start: int, end: int, write: Callable[[bytes], None]) 
                     body.close()  # not used again: bytes of this answer may still be under way
         except _BROKEN as cause:
             broken = cause
+        if start < end and broken is None:
+            broken = ConnectionError("the store closed the connection")
         failures = 0 if start > before else failures + 1
         if failures >= _PATIENCE:
             raise NotAvailable(
