@@ -24,12 +24,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 STEPS = 20
 # The paths round differently, and training amplifies it: the first loss shows the path, the others that none drifts.
-# Not compiled as on an H100 (benchmarks/engine); compiled steps were only ever timed there, their bounds are a guess.
+# Two to ten times what an H200 gave (torch 2.11).
 TOLERANCE = {
-    ("fp32", "never"): (1e-5, 1e-4),
-    ("bf16", "never"): (2e-3, 2e-3),
-    ("fp32", "always"): (1e-4, 0.02),
-    ("bf16", "always"): (1e-2, 0.05),
+    ("fp32", "never"): (1e-5, 5e-4),
+    ("bf16", "never"): (1e-3, 4e-3),
+    ("fp32", "always"): (1e-5, 5e-4),
+    ("bf16", "always"): (2e-3, 4e-3),
 }
 # How far the recorded forward may be from the plain one in fp32, in the median: now and then an attention mask falls
 # the other way. Precision of its weights, compiled or not.
