@@ -83,8 +83,8 @@ def test_from_a_checkpoint_it_is_evaluated_before_and_after(laboratory: Any, tmp
 
 
 def test_the_clock_stops_it_and_a_resume_with_more_time_finishes_the_same_trial(laboratory: Any) -> None:
-    laboratory.behave(epoch_s=0.5)
-    study = start(laboratory, epochs=20, time_budget_minutes=0.06)
+    laboratory.behave(epoch_s=1.5)
+    study = start(laboratory, epochs=20, time_budget_minutes=0.25)
     ended = succeeded(laboratory, laboratory.finish(study))
     assert 'resume_job with automl={"time_budget_minutes": ..}' in ended.message
     (line,) = laboratory.result(study)["trials"]

@@ -72,8 +72,8 @@ def test_cancelling_a_study_stops_its_trials_and_resuming_goes_on_with_them(labo
 
 
 def test_what_the_time_budget_cut_off_a_resume_with_more_time_finishes(laboratory: Any) -> None:
-    laboratory.behave(epoch_s=0.5)
-    study = laboratory.start(max_trials=2, epochs=20, algorithm="random", time_budget_minutes=0.05)
+    laboratory.behave(epoch_s=1.5)
+    study = laboratory.start(max_trials=2, epochs=20, algorithm="random", time_budget_minutes=0.25)
     ended = laboratory.finish(study)
     assert ended.state is JobState.SUCCEEDED, ended.message + laboratory.log(study)
     assert 'resume_job with automl={"time_budget_minutes": ..}' in ended.message
