@@ -74,7 +74,8 @@ class Training:
                 rows = list(csv.DictReader((Path(folder) / "metrics.csv").read_text(encoding="utf-8").splitlines()))
         except (ValueError, FloatingPointError, MemoryError, RuntimeError) as reason:
             return None, str(reason)
-        return max(float(row["mIoU"]) for row in rows if row["mIoU"]), ""
+        measured = [float(row["mIoU"]) for row in rows if row["mIoU"]]
+        return (max(measured), "") if measured else (None, "no validation has a mIoU")
 
 
 def their_knobs(proposal: Mapping[str, Any]) -> dict[str, Any]:

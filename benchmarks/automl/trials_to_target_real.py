@@ -74,6 +74,7 @@ def summarise(lines: Sequence[Line]) -> None:
     found = {(line["seed"], line["algorithm"]): [value or 0.0 for value in line["values"]] for line in lines}
     seeds = [seed for seed in sorted({seed for seed, _ in found}) if all((seed, name) in found for name in algorithms)]
     best = {seed: max(max(found[seed, name]) for name in algorithms) for seed in seeds}
+    seeds = [seed for seed in seeds if best[seed] > 0]
     for name in algorithms if seeds else ():
         limit = max(len(found[seed, name]) for seed in seeds)
         for target in TARGETS:

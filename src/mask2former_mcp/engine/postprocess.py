@@ -63,9 +63,12 @@ def semantic(class_logits: Tensor, mask_logits: Tensor, resample: Resampler) -> 
     weights = class_logits.float().softmax(-1)[:, 1:].T.to(mask_logits, non_blocking=True)
     out = torch.empty(resample.size, dtype=_smallest(len(weights)), device=mask_logits.device)
     for start, stop in stripes(resample, len(mask_logits) + len(weights)):
-        masks = resample(mask_logits, start, stop).sigmoid()
-        scores = (weights @ masks.flatten(1)).view(-1, *masks.shape[1:])
-        out[start:stop] = scores.max(0).indices + 1
+        logits = resample(mask_logits, start, stop)
+        best = (weights @ logits.sigmoid().flatten(1)).view(-1, *logits.shape[1:]).max(0)
+        found = best.indices
+        if logits.dtype == torch.float16:  # where no query sees anything all sums are 0: what the least unlikely one is
+            found = found.where(best.values > 0, weights.argmax(0)[logits.max(0).indices])
+        out[start:stop] = found + 1
     return np.asarray(out.cpu().numpy())
 
 
@@ -100,7 +103,7 @@ def panoptic(
         within = masks.gather(0, best[None])[0] >= 0.5
         own += (masks >= 0.5).flatten(1).sum(1)
         won += _counts(best, count)
-        left += _counts(torch.where(within, best, -1), count)
+        left += _counts(best.where(within, count), count)
         winner[start:stop], inside[start:stop] = best, within
     own, won, left = torch.stack([own, won, left]).cpu()
     accepted = (left > 0) & (own > 0) & (won / own.clamp(min=1) >= overlap_threshold)
@@ -155,9 +158,14 @@ def instances(
 
 
 def _counts(numbers: Tensor, count: int) -> Tensor:
-    """How often each of 0..count - 1 is there. Not bincount, for which the host would wait, nor scatter_add_, of which
-    a GPU does one after the other where all are alike; exact to 2^24."""
-    return torch.histc(numbers.float(), count, 0, count).long()
+    """How often each of 0..count - 1 is there, among numbers up to `count`.
+
+    On a GPU not by bincount, for which the host would wait, nor by scatter_add_, of which it does one after the other
+    where all are alike. Exact to 2^24 of a number.
+    """
+    if numbers.device.type == "cpu":
+        return numbers.flatten().bincount(minlength=count + 1)[:count]
+    return torch.histc(numbers.float(), count + 1, 0, count + 1)[:count].long()
 
 
 def stripes(resample: Resampler, planes: int) -> Iterator[tuple[int, int]]:

@@ -23,6 +23,7 @@ class RunLengths(Sequence[Encoded]):
 
     size: tuple[int, int]
     _masks: "list[Encoded | NDArray[np.int32]]" = field(default_factory=list)  # encoded, or the places of its borders
+    _order: Sequence[int] | None = None  # which of them these are, where not all as they are
 
     def add(self, masks: Tensor) -> None:
         """masks: K bool masks [K, W, H], that is in the column order run lengths count in."""
@@ -33,21 +34,23 @@ class RunLengths(Sequence[Encoded]):
 
     def of(self, order: Sequence[int]) -> "RunLengths":
         """The masks with these numbers; one may come several times."""
-        return replace(self, _masks=[self._masks[i] for i in order])
+        return replace(self, _order=order)
 
     def __len__(self) -> int:
-        return len(self._masks)
+        return len(self._masks if self._order is None else self._order)
 
     @overload
     def __getitem__(self, at: int) -> Encoded: ...
     @overload
     def __getitem__(self, at: slice) -> "RunLengths": ...
     def __getitem__(self, at: int | slice) -> "Encoded | RunLengths":
+        order = range(len(self._masks)) if self._order is None else self._order
         if isinstance(at, slice):
-            return replace(self, _masks=self._masks[at])
-        found = self._masks[at]
+            return self.of(order[at])
+        number = order[at]
+        found = self._masks[number]
         if not isinstance(found, dict):
-            found = self._masks[at] = encode(found, self.size)
+            found = self._masks[number] = encode(found, self.size)
         return found
 
 

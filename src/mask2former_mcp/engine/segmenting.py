@@ -1,7 +1,6 @@
 """Photos through a network and read out; on a GPU both at once."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,35 +25,45 @@ class Segmenter:
     device: torch.device
 
     def __call__(self, batches: Iterable[Shots]) -> Iterator[tuple[Shots, list[Outcome]]]:
-        """Each batch with one outcome per photo, at its original size.
-
-        A batch is read out when the next one has been given to the network. To read out takes the host many small steps
-        that wait for the GPU; in a stream of its own it need not wait for the whole network too.
-        """
-        beside = torch.cuda.Stream(self.device, priority=-1) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        waiting: tuple[Shots, Any, Any] | None = None
+        """Each batch with one outcome per photo, at its original size."""
+        if self.device.type == "cuda":
+            yield from self._at_once(batches)
+            return
         for shots in batches:
-            prediction = self._predict(shots) if shots.indices else None
-            ready = torch.cuda.current_stream(self.device).record_event() if beside else None
-            if waiting:
-                yield waiting[0], self._read_out(*waiting, beside)
-            waiting = shots, prediction, ready
-        if waiting:
-            yield waiting[0], self._read_out(*waiting, beside)
+            yield shots, self._read_out(shots, self._predict(shots))
+
+    def _at_once(self, batches: Iterable[Shots]) -> Iterator[tuple[Shots, list[Outcome]]]:
+        """A batch is read out when the next one has been given to the network. That takes the host many small steps
+        which wait for the GPU; in a stream of their own they need not wait for the whole network too.
+        """
+        beside = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
+
+        def read_out(shots: Shots, prediction: Any, ready: torch.cuda.Event) -> tuple[Shots, list[Outcome]]:
+            beside.wait_event(ready)
+            with torch.cuda.stream(beside):
+                outcomes = self._read_out(shots, prediction)
+            beside.synchronize()  # the prediction's memory is free for the next one now
+            return shots, outcomes
+
+        before: tuple[Shots, Any, torch.cuda.Event] | None = None
+        for shots in batches:
+            now = shots, self._predict(shots), torch.cuda.current_stream(self.device).record_event()
+            if before:
+                yield read_out(*before)
+            before = now
+        if before:
+            yield read_out(*before)
 
     @torch.inference_mode()
     def _predict(self, shots: Shots) -> Any:
+        """None where no photo could be read."""
+        if not shots.indices:
+            return None
         blank = [(0, 0)] * (len(shots.images) - len(shots.sizes))
         return self.model(self.normalize(shots.images, [*shots.sizes, *blank], self.device))
 
     @torch.inference_mode()
-    def _read_out(self, shots: Shots, prediction: Any, ready: Any, beside: Any) -> list[Outcome]:
-        """When this returns, nothing that was started in `beside` is under way: every outcome is on the host."""
+    def _read_out(self, shots: Shots, prediction: Any) -> list[Outcome]:
         padded = (shots.images.shape[2], shots.images.shape[3])
-        place: AbstractContextManager[Any] = nullcontext()
-        if beside:
-            beside.wait_event(ready)
-            place = torch.cuda.stream(beside)
-        with place:
-            kept = zip(shots.sizes, shots.originals, strict=True)
-            return [self.interpret(prediction, i, size, padded, original) for i, (size, original) in enumerate(kept)]
+        kept = zip(shots.sizes, shots.originals, strict=True)
+        return [self.interpret(prediction, i, size, padded, original) for i, (size, original) in enumerate(kept)]

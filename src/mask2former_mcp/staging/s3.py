@@ -24,7 +24,7 @@ from botocore.exceptions import (
 from mask2former_mcp.errors import DatasetError, Mask2FormerError, NotAvailable, NotFound, NotReady
 from mask2former_mcp.staging.uri import Uri
 
-THREADS = 6  # ranges of one large object at once: more of them wait for each other, not for the network
+THREADS = 10  # ranges of one large object at once
 OBJECTS = 24  # small objects at once: each mostly waits for an answer, also on a fast network
 _ATTEMPTS = 5  # of one request, with backoff, on throttling and 5xx: a dead store is told within a tool call's time
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}

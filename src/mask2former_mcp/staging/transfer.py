@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
-from ssl import SSLError
 from typing import Any
 
 from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
@@ -24,16 +22,15 @@ from urllib3.exceptions import HTTPError
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotReady
 from mask2former_mcp.staging import s3
 from mask2former_mcp.staging.etag import Parts, parts_of
-from mask2former_mcp.staging.pieces import pieces
 from mask2former_mcp.staging.s3 import Object
 
 RANGE = 16 << 20  # bytes of one request, at most
+_PIECE = 128 << 10  # read and written at once
 _UNHASHED = "-" * 32  # in the journal: of a range inside a part, which is hashed when it is whole
 _OPAQUE = "?" * 32  # in the journal: of a range that the store encrypts with a key, so that the ETag is no digest of it
 _PATIENCE = 6  # broken transfers in a row without a byte of progress
 _BROKEN = (
-    IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, HTTPException, SSLError, ConnectionError,
-    TimeoutError, NotReady,
+    IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError, NotReady,
 )  # fmt: skip
 Progress = Callable[[int], None]  # more bytes arrived; may raise to stop (what is there stays for the next time)
 
@@ -70,7 +67,7 @@ def _arrived(source: Object, part: Path, progress: Progress | None, parts: Parts
     digests = parts.digests() if parts else None
     with part.open("wb") as out:
 
-        def write(piece: memoryview) -> None:
+        def write(piece: bytes) -> None:
             out.write(piece)
             if digests:
                 digests.update(piece)
@@ -183,7 +180,7 @@ class _Ranges:
     def _fetch(self, descriptor: int, offset: int) -> str:
         position = offset
 
-        def write(piece: memoryview) -> None:
+        def write(piece: bytes) -> None:
             nonlocal position
             if self.stop.is_set():
                 raise InterruptedError(f"{self.source.uri}: stopped")
@@ -235,7 +232,7 @@ def _mapped(descriptor: int, size: int) -> Iterator[memoryview]:
         yield view
 
 
-def _read(source: Object, start: int, end: int, write: Callable[[memoryview], None]) -> bool:
+def _read(source: Object, start: int, end: int, write: Callable[[bytes], None]) -> bool:
     """Bytes start..end of exactly this state of the object, in order; a broken stream goes on at the last byte.
 
     Answers whether the store encrypts the object with a key of its own: then its ETag is no digest of the bytes.
@@ -247,7 +244,7 @@ def _read(source: Object, start: int, end: int, write: Callable[[memoryview], No
         try:
             body, opaque = _open(source, start, end)
             try:
-                for piece in pieces(body, end - start):
+                while start < end and (piece := body.read(min(_PIECE, end - start))):
                     write(piece)
                     start += len(piece)
             finally:
@@ -255,8 +252,6 @@ def _read(source: Object, start: int, end: int, write: Callable[[memoryview], No
                     body.close()  # not used again: bytes of this answer may still be under way
         except _BROKEN as cause:
             broken = cause
-        if start < end and broken is None:
-            broken = ConnectionError("the store closed the connection")
         failures = 0 if start > before else failures + 1
         if failures >= _PATIENCE:
             raise NotAvailable(
