@@ -172,7 +172,9 @@ class StudySupervisor:
         folders = Folders.of(self.store.home, job)
         settings = settings_of(job)
         search = Search(folders.job, settings, dotted.flatten(job.plan.spec))
+        view = self._view(job, settings, search, folders)
         try:
+            view.running.take_up()
             for trial in search.open_trials():
                 if trial.notes.get("stop") is None:
                     search.note(trial.number, halted=WITH_STUDY)
@@ -182,7 +184,7 @@ class StudySupervisor:
                 self.store.update(job.id, job.attempt, phase=f"stopping {len(live)} job(s) of the study", eta_s=None)
                 self._look_after_orphans()
                 time.sleep(self.settings.poll_s)
-            self._view(job, settings, search, folders).halt()
+            view.halt()
         finally:
             search.close()
         words = "Cancelled, with its trials. resume_job goes on with the same study."

@@ -90,7 +90,7 @@ class StudyView:
             self._show("done", 0.99, None, self._metrics(best))
         self._write(found)
         only = members.get(trials.trial_name(self.job.id, 0)) if self.settings.max_trials == 1 else None
-        if only is not None and (verdict := self._of_only(only, records[0])):
+        if only is not None and records and (verdict := self._of_only(only, records[0])):
             return verdict
         if best is None:
             return Verdict(JobState.FAILED, self._why_nobody(records), "no_winner")

@@ -187,15 +187,16 @@ def test_when_its_trial_is_cancelled_by_hand_so_is_the_study_and_both_go_on_toge
 
 
 def test_a_killed_supervisor_and_a_lost_machine_change_nothing(laboratory: Any) -> None:
-    laboratory.behave(epoch_s=0.3)
-    study = start(laboratory, epochs=6)
+    laboratory.behave(epoch_s=0.5)
+    study = start(laboratory, epochs=100)  # under way for most of a minute, unless it is lost
     only = laboratory.until(lambda: laboratory.trials(study).get(0), "its trial")
     laboratory.until(lambda: laboratory.jobs.store.series.epochs(only.id), "its first epoch")
     laboratory.kill_supervisor(study)
     laboratory.until(lambda: len(laboratory.jobs.get(study.id).metrics) and laboratory.processes(), "a successor")
     laboratory.lose_the_machine()
+    laboratory.behave()
     succeeded(laboratory, laboratory.finish(study))
     assert sorted(laboratory.trials(study)) == [0]
-    assert laboratory.result(study)["trials"][0]["epochs"] == 6
+    assert laboratory.result(study)["trials"][0]["epochs"] == 100
     assert laboratory.jobs.attempts(only.id)[-1].resume_epoch is not None
     assert not (laboratory.jobs.results_dir(only.id) / "train" / "TWO_TRAINERS").exists()

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
-from mask2former_mcp.automl import ending, leaderboard, report, result
+from mask2former_mcp.automl import ending, leaderboard, report, result, resume
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
+from mask2former_mcp.automl.record import OUT_OF_TIME, WITH_STUDY
 from mask2former_mcp.automl.running import RunningStudy
 from mask2former_mcp.automl.search import Search
+from mask2former_mcp.automl.supervisor import StudySupervisor
 from mask2former_mcp.automl.view import StudyView
 from mask2former_mcp.jobs import members
 from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.spec import dotted
 
 LIVE = tuple(state for state in JobState if not state.terminal)
@@ -324,6 +327,45 @@ def test_an_only_trial_that_could_not_be_submitted_is_submitted_when_the_study_i
     played.jobs.delete(other.id)
     (record,) = played.to_the_end(played.running(started_at=time.time() + 1))
     assert (record.trial, record.status, record.epochs) == (0, "finished", 2)
+
+
+def train_on(played: Played, *, started_at: float) -> Job:
+    """An only trial that has ended, and its study on the way to more epochs: preparing, no look taken yet."""
+    played.to_the_end(played.running(started_at=time.time()))
+    store, study = played.jobs.store, played.study
+    played.view(played.running(started_at=time.time()), started_at=time.time()).conclude()
+    for state, before in ((JobState.PREPARING, JobState.QUEUED), (JobState.RUNNING, JobState.PREPARING)):
+        store.transition(study.id, state, expect=(before,), text="as its supervisor does")
+    store.transition(study.id, JobState.SUCCEEDED, expect=(JobState.RUNNING,), text="ended")
+    changes = resume.changes(store.get(study.id), 20, None, Machine(gpus=0, gpu_memory_gb=None, cpus=2, memory_gb=8.0))
+    attempt = played.jobs.resume(study.id, study=changes).attempt
+    store.transition(
+        study.id, JobState.PREPARING, expect=(JobState.QUEUED,), attempt=attempt, text="begins", started_at=started_at
+    )
+    return store.get(study.id)
+
+
+def test_cancelled_before_its_only_trial_trains_on_a_study_keeps_its_winner(play: Any) -> None:
+    played = play(max_trials=1, epochs=4)
+    study = train_on(played, started_at=time.time())
+    played.jobs.cancel(study.id)
+    StudySupervisor(played.jobs).run(study.id)
+    assert played.jobs.store.get(study.id).state is JobState.CANCELLED
+    (line,) = played.result()["trials"]
+    assert (line["status"], line["epochs"], line["cause"]) == ("stopped", 4, WITH_STUDY)
+    assert (played.jobs.parent(study.id).job_id, played.result()["winner"]["epoch"]) == (played.trial(0).id, 3)
+
+
+def test_out_of_time_before_its_only_trial_trains_on_a_study_keeps_its_winner(play: Any) -> None:
+    played = play(max_trials=1, epochs=4, time_budget_minutes=1.0)
+    study = train_on(played, started_at=time.time() - 61)
+    StudySupervisor(played.jobs).run(study.id)
+    ended = played.jobs.store.get(study.id)
+    assert ended.state is JobState.SUCCEEDED, ended.message
+    assert 'resume_job with automl={"time_budget_minutes": ..}' in ended.message
+    (line,) = played.result()["trials"]
+    assert (line["status"], line["epochs"], line["cause"]) == ("stopped", 4, OUT_OF_TIME)
+    assert (played.jobs.parent(study.id).job_id, played.result()["winner"]["epoch"]) == (played.trial(0).id, 3)
 
 
 def test_an_evaluation_that_was_cancelled_with_the_study_is_made_again_when_it_is_resumed(play: Any) -> None:
