@@ -36,6 +36,7 @@ def succeeded(laboratory: Any, ended: Job) -> Job:
 def test_it_is_the_plain_run_in_a_job_of_its_own_and_shows_itself_as_that_does(laboratory: Any) -> None:
     laboratory.behave(epoch_s=0.5)
     study = start(laboratory)
+    assert "evaluate job" not in study.plan.warnings[0]
     only = laboratory.until(lambda: laboratory.trials(study).get(0), "its trial")
     assert only.plan.spec == laboratory.plan(epochs=4, request={"automl_policy": "off"}).spec
     shown = laboratory.until(
@@ -72,6 +73,7 @@ def test_from_a_checkpoint_it_is_evaluated_before_and_after(laboratory: Any, tmp
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"weights")
     study = start(laboratory, epochs=2, request={"checkpoint": str(weights)})
+    assert "two evaluate jobs come with it" in study.plan.warnings[0]
     succeeded(laboratory, laboratory.finish(study))
     found = laboratory.result(study)
     jobs = {job.run_name.removeprefix(f"{study.id}-"): job for job in members(laboratory.jobs.store, study.id)}
