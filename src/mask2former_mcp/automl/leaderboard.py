@@ -1,8 +1,8 @@
 """Trials side by side, and which of them won.
 
-A trial's value is its best epoch's, among the epochs that kept a checkpoint. A trial that was stopped early (at a rung, by
-the budget, by hand) wins only where no trial was finished, and only with a checkpoint. Failed trials never win, but for
-an only trial: its study fails with it, and what it kept can be used as that of a failed plain run.
+A trial's value is its best epoch's, among the epochs that kept a checkpoint. A trial that was stopped early (at a rung,
+by the budget, by hand) wins only where no trial was finished, and only with a checkpoint. Failed trials never win, but
+for an only trial: its study fails with it, and what it kept can be used as that of a failed plain run.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ from mask2former_mcp.automl import resume
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.members import members
+from mask2former_mcp.jobs.members import members, shown_trial
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import AutomlSettings, EvaluateRequest
 
@@ -62,7 +62,11 @@ def test_it_is_the_plain_run_in_a_job_of_its_own_and_shows_itself_as_that_does(l
     assert (found["pictures"], len(found["not_drawn"])) == ([], 3)
     # It keeps what the plain run keeps, and its log and its winner are found under the study's id.
     assert len(saved(laboratory.jobs.results_dir(only.id) / "train")) == 4
-    assert laboratory.jobs.logs(study.id) == laboratory.jobs.logs(only.id)
+    own, heard = laboratory.jobs.logs(only.id), laboratory.jobs.logs(study.id)
+    assert (heard.lines, heard.job_id) == (own.lines, only.id)
+    assert (own.next_cursor, heard.next_cursor) == (f"{own.size}", f"{only.id}:{own.size}")
+    assert laboratory.jobs.logs(study.id, cursor=heard.next_cursor).lines == ()
+    assert laboratory.jobs.logs(study.id, cursor=f"another:{own.size}").lines == own.lines
     assert laboratory.jobs.metrics(study.id) == laboratory.jobs.metrics(only.id)
     plan = laboratory.planner().plan(EvaluateRequest(parent_job_id=study.id))
     assert plan.checkpoint is not None
@@ -156,6 +160,7 @@ def test_when_its_trial_fails_it_fails_with_that_cause_and_a_resume_tries_the_sa
     assert (found["winner"], found["final"]) == (None, None)
     assert [(failure["trial"], failure["job_id"]) for failure in found["failures"]] == [(0, only.id)]
     assert "train begins" in laboratory.jobs.logs(study.id).lines
+    assert shown_trial(laboratory.jobs.store, study, laboratory.jobs.results_dir(study.id)) == only.id
 
     laboratory.behave()
     succeeded(laboratory, resumed(laboratory, study))

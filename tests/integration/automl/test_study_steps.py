@@ -386,6 +386,7 @@ def broken(played: Played, *, started_at: float) -> Verdict:
     view = played.view(played.running(started_at=started_at), started_at=started_at)
     assert not view.look()
     played.jobs.play(played.study.id)
+    assert played.jobs.metrics(played.study.id)["mIoU"] == played.jobs.metrics(played.trial(0).id)["mIoU"]
     played.jobs.store.transition(
         played.trial(0).id, JobState.FAILED, expect=LIVE, text="disk full", message="disk full", error_code="disk_full"
     )
