@@ -381,6 +381,20 @@ def test_out_of_time_before_its_only_trial_trains_on_a_study_keeps_its_winner(pl
     assert (played.jobs.parent(study.id).job_id, played.result()["winner"]["epoch"]) == (played.trial(0).id, 3)
 
 
+def test_a_cancelled_study_names_a_trial_that_it_cannot_ask_to_end(play: Any) -> None:
+    played = play(max_trials=1, epochs=4)
+    played.running(started_at=time.time()).step()
+    trial, store = played.trial(0), played.jobs.store
+    store.transition(played.study.id, JobState.PREPARING, expect=(JobState.QUEUED,), text="as its supervisor does")
+    with store.database.write() as connection:
+        connection.execute("UPDATE jobs SET plan = 'torn' WHERE id = ?", (trial.id,))
+    played.jobs.cancel(played.study.id)
+    StudySupervisor(played.jobs).run(played.study.id)
+    ended = store.get(played.study.id)
+    assert ended.state is JobState.CANCELLED
+    assert ended.message.startswith(f"Cancelled, but {trial.id} may still run: ")
+
+
 def broken(played: Played, *, started_at: float) -> Verdict:
     """The study's end after its only trial crashed."""
     view = played.view(played.running(started_at=started_at), started_at=started_at)
