@@ -1,7 +1,8 @@
 """Trials side by side, and which of them won.
 
-A trial's value is its best epoch's, among the epochs that kept a checkpoint. Failed trials never win. A trial that was
-stopped early (at a rung, by the budget, by hand) wins only where no trial was finished, and only with a checkpoint.
+A trial's value is its best epoch's, among the epochs that kept a checkpoint. A trial that was stopped early (at a rung,
+by the budget, by hand) wins only where no trial was finished, and only with a checkpoint. Failed trials never win, but
+for an only trial: its study fails with it, and what it kept can be used as that of a failed plain run.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One trial. `epoch` is counted from 0, as in checkpoint names; `epochs` is how many it trained."""
+    """One trial. `epoch` is counted from 0, as in checkpoint names; `epochs` is how many it trained; `checkpoint`:
+    whether it kept one that it may win with."""
 
     trial: int
     status: Status
@@ -44,7 +46,7 @@ class TrialRecord:
 
 def winner(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """The best finished trial; of equals the earlier one. None where no trial left anything to win with."""
-    for among in (("finished",), ("stopped", "pruned")):
+    for among in (("finished",), ("stopped", "pruned"), ("failed",)):
         able = [trial for trial in trials if trial.status in among and trial.metric is not None and trial.checkpoint]
         if able:
             return max(able, key=lambda trial: (trial.metric or 0.0, -trial.trial))

@@ -78,7 +78,10 @@ class StudyPlanner:
         if settings.max_trials > 1:
             return settings, (budget.cost_words(plan.estimate, settings),)
         words = f"AutoML: a study of one trial, the resolved spec as it is: {_why_one(asked, devices, space)}"
-        return settings, (words + budget.clock_words(settings), *_without_effect(asked, space))
+        words += budget.clock_words(settings)
+        if trials.start_weights(plan)[0] is not None:
+            words += "; two evaluate jobs come with it, of the starting weights before and of the result after"
+        return settings, (words, *_without_effect(asked, space))
 
 
 def devices_of(machine: Machine, train: Mapping[str, Any]) -> Devices:

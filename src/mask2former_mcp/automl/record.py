@@ -27,9 +27,10 @@ def is_halted(notes: Mapping[str, Any], job: Job | None) -> bool:
 def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySettings) -> TrialRecord:
     notes: dict[str, Any] = trial.user_attrs
     status, cause = _status(trial), notes.get("cause", "")
+    broke = job is not None and job.state in (JobState.FAILED, JobState.LOST)
     if status == "running" and is_halted(notes, job):
-        broke = job is not None and job.state in (JobState.FAILED, JobState.LOST)
         status, cause = "failed" if broke else "stopped", notes["halted"]
+    counts = status != "failed" or (broke and settings.max_trials == 1)  # a broken plain run's checkpoints are usable
     best: tuple[float, int] | None = None
     has_checkpoint = False
     if job is not None:
@@ -48,10 +49,10 @@ def record(trial: FrozenTrial, job: Job | None, jobs: Jobs, settings: StudySetti
         job_id=job.id if job else None,
         parameters=notes.get("values", {}),
         metric=trial.value if status == "finished" else best[0] if best else None,
-        epoch=notes.get("epoch", best[1] if best else None) if status != "failed" else None,
+        epoch=notes.get("epoch", best[1] if best else None) if counts else None,
         epochs=trial.last_step or 0,
         duration_s=jobs.store.history.seconds(job.id) if job else None,
-        checkpoint=has_checkpoint,
+        checkpoint=counts and has_checkpoint,
         cause=cause,
         adjustments=tuple(notes.get("adjustments", ())),
     )

@@ -57,19 +57,27 @@ class RunningStudy:
             if "values" in trial.user_attrs
         ]
 
+    def take_up(self) -> dict[str, Job]:
+        """The members. An only trial that is to train on begins anew in the search, though its job has long trained:
+        it is open before anything else happens, so that what it reached counts whatever ends the study next."""
+        members = self.members()
+        job = members.get(trials.trial_name(self.study.id, 0))
+        if job is not None and self.search.started() == 0:
+            self._judge(self.search.propose(), job)
+        return members
+
     def step(self) -> bool:
         """Look at every open trial, then start what may start. False: nothing runs and nothing more is to start.
 
         Trials that the time budget halted are then still open; they go on when the study is resumed.
         """
-        members = self.members()
+        members = self.take_up()
         for trial in self.search.open_trials():
             self._observe(trial, members.get(trials.trial_name(self.study.id, trial.number)))
         while self._may_start():
             trial = self.search.propose()
             _log.info("trial %d: %s", trial.number, trial.values)
-            if trials.trial_name(self.study.id, trial.number) not in members:  # one that trains on is looked at next
-                self._submit(trial)
+            self._submit(trial)
         return any(
             not is_halted(trial.notes, members.get(trials.trial_name(self.study.id, trial.number)))
             for trial in self.search.open_trials()

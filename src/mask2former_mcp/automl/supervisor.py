@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mask2former_mcp import bundle
@@ -22,7 +22,7 @@ from mask2former_mcp.automl.search import Search
 from mask2former_mcp.automl.settings import settings_of
 from mask2former_mcp.automl.view import ONE_TRIAL, StudyView
 from mask2former_mcp.datasets.verify import verify
-from mask2former_mcp.errors import Mask2FormerError
+from mask2former_mcp.errors import Mask2FormerError, StoreError
 from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
@@ -172,24 +172,27 @@ class StudySupervisor:
         folders = Folders.of(self.store.home, job)
         settings = settings_of(job)
         search = Search(folders.job, settings, dotted.flatten(job.plan.spec))
+        view = self._view(job, settings, search, folders)
+        unreadable: list[StoreError]
         try:
+            view.running.take_up()
             for trial in search.open_trials():
                 if trial.notes.get("stop") is None:
                     search.note(trial.number, halted=WITH_STUDY)
-            while live := self._live_members(job):
+            while live := self._live_members(job, unreadable := []):
                 for member in live:
                     self.jobs.cancel(member.id)
                 self.store.update(job.id, job.attempt, phase=f"stopping {len(live)} job(s) of the study", eta_s=None)
                 self._look_after_orphans()
                 time.sleep(self.settings.poll_s)
-            self._view(job, settings, search, folders).halt()
+            view.halt()
         finally:
             search.close()
-        words = "Cancelled, with its trials. resume_job goes on with the same study."
-        self._end(job, Verdict(JobState.CANCELLED, words))
+        words = "Cancelled, with its trials." if not unreadable else _left_running(unreadable)
+        self._end(job, Verdict(JobState.CANCELLED, f"{words} resume_job goes on with the same study."))
 
-    def _live_members(self, job: Job) -> list[Job]:
-        found, _ = self.store.list(study_id=job.id, states=_LIVE, limit=200)
+    def _live_members(self, job: Job, unreadable: list[StoreError]) -> list[Job]:
+        found, _ = self.store.list(study_id=job.id, states=_LIVE, limit=200, unreadable=unreadable.append)
         return [member for member in found if member.id != job.id]
 
     def _end(self, job: Job, verdict: Verdict) -> None:
@@ -199,6 +202,12 @@ class StudySupervisor:
             job.id, state, expect=_LIVE, attempt=job.attempt, text=message, message=message, error_code=code,
             phase=PHASES[state], **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
         )  # fmt: skip
+
+
+def _left_running(unreadable: Sequence[StoreError]) -> str:
+    """What to say of members that nobody could ask to end."""
+    names = ", ".join(str(row.details["job_id"]) for row in unreadable)
+    return f"Cancelled, but {names} may still run: {unreadable[0].message}. {unreadable[0].fix}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -47,7 +47,7 @@ class StudyView:
         members = self.running.members()
         records = self.running.records(members)
         best = leaderboard.winner(records)
-        if not busy and best is not None:
+        if not busy and best is not None and best.status != "failed":
             final = self.evaluations.final(members, best, baseline)
             self._show("evaluating the winner", 0.99, None, self._metrics(best))
             self._write(Outcome(baseline, final))
@@ -86,14 +86,16 @@ class StudyView:
             plain = next((record for record in records if record.trial == 0), None)
             won = report.winner_facts(best, self.running.jobs, self.settings, plain)
             words = f"Trial {best.trial} of {len(records)} won ({best.job_id}): {won['reason']}.{self._waiting()}"
-            found = self._pictured(Outcome(baseline, self.evaluations.final(members, best, baseline), won))
-            self._show("done", 0.99, None, self._metrics(best))
+            found = self._pictured(Outcome(baseline, winner=won))
+            if best.status != "failed":
+                found = replace(found, final=self.evaluations.final(members, best, baseline))
+                self._show("done", 0.99, None, self._metrics(best))
         self._write(found)
         only = members.get(trials.trial_name(self.job.id, 0)) if self.settings.max_trials == 1 else None
-        if only is not None and (verdict := self._of_only(only, records[0])):
+        if only is not None and records and (verdict := self._of_only(only, records[0])):
             return verdict
         if best is None:
-            return Verdict(JobState.FAILED, self._why_nobody(records), "no_winner")
+            return Verdict(JobState.FAILED, self._why_nobody(records) + self._waiting(), "no_winner")
         return Verdict(JobState.SUCCEEDED, words)
 
     def _of_only(self, job: Job, trial: TrialRecord) -> Verdict | None:
@@ -107,11 +109,20 @@ class StudyView:
         return None
 
     def _why_nobody(self, records: Sequence[TrialRecord]) -> str:
+        if not records and self.running.spending.is_time_up():
+            return (
+                "The time budget ended before the first trial began:"
+                ' resume_job with automl={"time_budget_minutes": ..} begins it.'
+            )
         causes = "; ".join(f"trial {r.trial}: {r.cause}" for r in records if r.cause)[:600]
         words = f"No trial of {len(records)} ended with a {self.settings.metric} and a checkpoint. {causes}"
-        if len(records) >= self.settings.max_trials and not self._waiting():
+        if self._waiting():
+            return words
+        if self.running.search.open_trials():  # an only trial's job could not be made
+            return f"{words.removesuffix('.')}. Then resume_job tries the same trial again."
+        if len(records) >= self.settings.max_trials:
             words += f'. resume_job tries more with automl={{"max_trials": {self.settings.max_trials + 4}}}.'
-        return words + self._waiting()
+        return words
 
     def _pictured(self, outcome: Outcome) -> Outcome:
         if self.settings.max_trials == 1:

@@ -16,11 +16,12 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """`next_cursor` continues after these lines: pass it to see only what came later."""
+    """`next_cursor` continues after these lines: pass it to see only what came later. `job_id`: whose log it is."""
 
     lines: tuple[str, ...]
     next_cursor: str
     size: int  # bytes of the whole log
+    job_id: str = ""
 
 
 def read_page(

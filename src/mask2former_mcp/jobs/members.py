@@ -27,8 +27,7 @@ def width(store: JobStore, job: Job) -> int:
         study = store.get(job.study_id)
     except NotFound:
         return 1
-    planned = (study.plan.study or {}).get("max_concurrent", 1)
-    return int(study.changes.get(f"{BUDGET}max_concurrent", planned))
+    return _budget(study, "max_concurrent")
 
 
 def members(store: JobStore, study_id: str) -> list[Job]:
@@ -53,9 +52,13 @@ def find_winner(results: Path) -> str | None:
     return _named(results, "winner")
 
 
-def find_leading(results: Path) -> str | None:
-    """The job that won, or leads while the study goes on."""
-    return _named(results, "winner") or _named(results, "best_so_far")
+def shown_trial(store: JobStore, study: Job, results: Path) -> str | None:
+    """The trial that a study shows as its own: the one that won or leads, an only trial from its start to any end."""
+    if leading := _named(results, "winner") or _named(results, "best_so_far"):
+        return leading
+    if _budget(study, "max_trials") > 1:
+        return None
+    return next((job.id for job in members(store, study.id) if job.trial == 0), None)
 
 
 def live_study(store: JobStore, job: Job) -> Job | None:
@@ -78,6 +81,11 @@ def winner_id(job: Job, results: Path) -> str:
             fix=f"wait_for_job {job.id}, or pass the id of one of its trials (get_job {job.id} lists them).",
         )
     return found
+
+
+def _budget(study: Job, name: str) -> int:
+    """A number of the study's settings, with what a resume changed."""
+    return int(study.changes.get(f"{BUDGET}{name}", (study.plan.study or {}).get(name, 1)))
 
 
 def _named(results: Path, place: str) -> str | None:

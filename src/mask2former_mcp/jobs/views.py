@@ -12,7 +12,7 @@ from mask2former_mcp.jobs.history import Attempt, Event
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.keys import hidden, job_keys, masked
 from mask2former_mcp.jobs.logs import MAX_READ, LogPage, read_page
-from mask2former_mcp.jobs.members import find_leading, members, winner_id
+from mask2former_mcp.jobs.members import members, shown_trial, winner_id
 from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.series import best_epoch, thin
 from mask2former_mcp.jobs.status import step_seconds
@@ -38,30 +38,41 @@ class JobViews:
     ) -> LogPage:
         """Lines of the job's log; the encryption key is masked, should the engine have printed it.
 
-        Of a study, its trial's that won or leads; before one has measured anything, of what it started last.
+        Of a study, its trial's that won or leads; before one has measured anything, of what it started last. At the
+        next call that may be another job, so a study's cursor names it: what was another's begins at the start.
         """
-        job = self._heard(self.store.get(job_id))
+        asked = self.store.get(job_id)
+        job = self._heard(asked)
+        is_study = asked.plan.study is not None
+        if is_study and cursor is not None:
+            whose, _, cursor = cursor.rpartition(":")
+            cursor = cursor if whose in ("", job.id) else "0"
         folders = self._folders(job)
         page = read_page(folders.log, tail=tail, grep=grep, cursor=cursor, budget=budget)
         keys = job_keys(job, folders, self.environ)
-        return replace(page, lines=tuple(hidden(line, keys) for line in page.lines))
+        return replace(
+            page,
+            lines=tuple(hidden(line, keys) for line in page.lines),
+            next_cursor=f"{job.id}:{page.next_cursor}" if is_study else page.next_cursor,
+            job_id=job.id,
+        )
 
     def _heard(self, job: Job) -> Job:
         """Whose log is read."""
         if job.plan.study is None:
             return job
-        leading = find_leading(self._folders(job).results)
-        return self.store.get(leading) if leading else next(iter(members(self.store, job.id)), job)
+        shown = shown_trial(self.store, job, self._folders(job).results)
+        return self.store.get(shown) if shown else next(iter(members(self.store, job.id)), job)
 
     def metrics(self, job_id: str, *, max_points: int = 50) -> dict[str, list[list[float]]]:
         """Name -> [[epoch, value], ...], each with its own epochs, thinned to `max_points` (the best epoch stays).
 
-        Of a study, the winner's, or of the trial that leads; nothing before there is one.
+        Of a study, the winner's, or of the trial that leads; nothing before there is one of several.
         """
         job = self.store.get(job_id)
         if job.plan.study is not None:
-            leading = find_leading(self._folders(job).results)
-            return self.metrics(leading, max_points=max_points) if leading else {}
+            shown = shown_trial(self.store, job, self._folders(job).results)
+            return self.metrics(shown, max_points=max_points) if shown else {}
         epochs = self.store.series.epochs(job.id)
         result: dict[str, list[list[float]]] = {}
         for name in sorted({name for values in epochs.values() for name in values}):

@@ -13,7 +13,7 @@ from mask2former_mcp.automl import resume
 from mask2former_mcp.errors import InvalidRequest, StoreError
 from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.logs import MAX_READ
-from mask2former_mcp.jobs.members import find_leading
+from mask2former_mcp.jobs.members import shown_trial
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.confirmation import confirmed
 from mask2former_mcp.server.job_facts import (
@@ -199,11 +199,15 @@ def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
     kept = newest_within(lines, MAX_LOG)
     left_out = len(lines) - len(kept)  # only without a cursor: with one they come with the next
     facts = {"job_id": request.job_id, "lines": kept, "next_cursor": page.next_cursor}
+    whose = request.job_id
+    if page.job_id != request.job_id:
+        facts["log_of"] = page.job_id
+        whose += f", which is that of {page.job_id}"
     note = f" ({left_out} earlier lines left out: lower tail, or grep)" if left_out else ""
     if request.cursor is None and page.size > MAX_READ:
         facts["searched"] = f"the last {MAX_READ} of {page.size} bytes; cursor='0' reads from the start"
         note += f" ({facts['searched']})"
-    text = fenced(kept, f"Log of {request.job_id}{note}") if kept else f"Log of {request.job_id}: no such lines{note}."
+    text = fenced(kept, f"Log of {whose}{note}") if kept else f"Log of {whose}: no such lines{note}."
     return answer(facts, text=f"{text}\nnext_cursor: {page.next_cursor}")
 
 
@@ -227,8 +231,10 @@ def _artifacts(services: Services, request: ListArtifactsRequest) -> CallToolRes
     cursor = str(start + request.limit) if start + request.limit < len(found) else None
     facts = {"job_id": request.job_id, "folder": folder, "artifacts": page, "next_cursor": cursor}
     job = services.jobs.store.get(request.job_id)
-    if job.plan.study is not None and (leading := find_leading(services.jobs.results_dir(job.id))):
-        facts["next"] = f"list_artifacts(job_id='{leading}') for its best trial's checkpoints"
+    if job.plan.study is not None and (
+        shown := shown_trial(services.jobs.store, job, services.jobs.results_dir(job.id))
+    ):
+        facts["next"] = f"list_artifacts(job_id='{shown}') for its best trial's checkpoints"
     if (chosen := job.plan.results_dir or "").startswith(SCHEME):
         facts["uploaded_to"] = chosen
     return answer(facts)

@@ -54,7 +54,7 @@ class JobLogsRequest(JobRequest):
     grep: Annotated[str, Field(max_length=200)] | None = Field(
         None, description="Only lines with this text; a|b: either."
     )
-    cursor: Annotated[str, Field(max_length=19)] | None = Field(
+    cursor: Annotated[str, Field(max_length=120)] | None = Field(
         None, description="next_cursor of the call before: lines written since."
     )
 

@@ -9,7 +9,7 @@ from mask2former_mcp.automl import resume
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.job import Job, JobState
-from mask2former_mcp.jobs.members import members
+from mask2former_mcp.jobs.members import members, shown_trial
 from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.request import AutomlSettings, EvaluateRequest
 
@@ -36,6 +36,7 @@ def succeeded(laboratory: Any, ended: Job) -> Job:
 def test_it_is_the_plain_run_in_a_job_of_its_own_and_shows_itself_as_that_does(laboratory: Any) -> None:
     laboratory.behave(epoch_s=0.5)
     study = start(laboratory)
+    assert "evaluate job" not in study.plan.warnings[0]
     only = laboratory.until(lambda: laboratory.trials(study).get(0), "its trial")
     assert only.plan.spec == laboratory.plan(epochs=4, request={"automl_policy": "off"}).spec
     shown = laboratory.until(
@@ -61,7 +62,11 @@ def test_it_is_the_plain_run_in_a_job_of_its_own_and_shows_itself_as_that_does(l
     assert (found["pictures"], len(found["not_drawn"])) == ([], 3)
     # It keeps what the plain run keeps, and its log and its winner are found under the study's id.
     assert len(saved(laboratory.jobs.results_dir(only.id) / "train")) == 4
-    assert laboratory.jobs.logs(study.id) == laboratory.jobs.logs(only.id)
+    own, heard = laboratory.jobs.logs(only.id), laboratory.jobs.logs(study.id)
+    assert (heard.lines, heard.job_id) == (own.lines, only.id)
+    assert (own.next_cursor, heard.next_cursor) == (f"{own.size}", f"{only.id}:{own.size}")
+    assert laboratory.jobs.logs(study.id, cursor=heard.next_cursor).lines == ()
+    assert laboratory.jobs.logs(study.id, cursor=f"another:{own.size}").lines == own.lines
     assert laboratory.jobs.metrics(study.id) == laboratory.jobs.metrics(only.id)
     plan = laboratory.planner().plan(EvaluateRequest(parent_job_id=study.id))
     assert plan.checkpoint is not None
@@ -72,6 +77,7 @@ def test_from_a_checkpoint_it_is_evaluated_before_and_after(laboratory: Any, tmp
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"weights")
     study = start(laboratory, epochs=2, request={"checkpoint": str(weights)})
+    assert "two evaluate jobs come with it" in study.plan.warnings[0]
     succeeded(laboratory, laboratory.finish(study))
     found = laboratory.result(study)
     jobs = {job.run_name.removeprefix(f"{study.id}-"): job for job in members(laboratory.jobs.store, study.id)}
@@ -154,6 +160,7 @@ def test_when_its_trial_fails_it_fails_with_that_cause_and_a_resume_tries_the_sa
     assert (found["winner"], found["final"]) == (None, None)
     assert [(failure["trial"], failure["job_id"]) for failure in found["failures"]] == [(0, only.id)]
     assert "train begins" in laboratory.jobs.logs(study.id).lines
+    assert shown_trial(laboratory.jobs.store, study, laboratory.jobs.results_dir(study.id)) == only.id
 
     laboratory.behave()
     succeeded(laboratory, resumed(laboratory, study))
@@ -187,15 +194,16 @@ def test_when_its_trial_is_cancelled_by_hand_so_is_the_study_and_both_go_on_toge
 
 
 def test_a_killed_supervisor_and_a_lost_machine_change_nothing(laboratory: Any) -> None:
-    laboratory.behave(epoch_s=0.3)
-    study = start(laboratory, epochs=6)
+    laboratory.behave(epoch_s=0.5)
+    study = start(laboratory, epochs=100)  # under way for most of a minute, unless it is lost
     only = laboratory.until(lambda: laboratory.trials(study).get(0), "its trial")
     laboratory.until(lambda: laboratory.jobs.store.series.epochs(only.id), "its first epoch")
     laboratory.kill_supervisor(study)
     laboratory.until(lambda: len(laboratory.jobs.get(study.id).metrics) and laboratory.processes(), "a successor")
     laboratory.lose_the_machine()
+    laboratory.behave()
     succeeded(laboratory, laboratory.finish(study))
     assert sorted(laboratory.trials(study)) == [0]
-    assert laboratory.result(study)["trials"][0]["epochs"] == 6
+    assert laboratory.result(study)["trials"][0]["epochs"] == 100
     assert laboratory.jobs.attempts(only.id)[-1].resume_epoch is not None
     assert not (laboratory.jobs.results_dir(only.id) / "train" / "TWO_TRAINERS").exists()

@@ -228,6 +228,31 @@ def test_the_encryption_key_is_nowhere_in_what_a_client_can_read(environ, tiny_t
     assert "s3cret-key" not in "".join(p.read_text(errors="ignore") for p in Path(tmp_path).rglob("*") if p.is_file())
 
 
+def test_the_log_of_a_study_is_its_only_trials_and_says_whose_it_is_in_its_cursor_too(services):
+    trial = f"{ID}-0"
+    services.jobs.store.insert(
+        Job(
+            id=trial, action="train", state=JobState.QUEUED, plan=services.jobs.get(ID).plan, created_at=2.0,
+            results_dir=f"jobs/{trial}/results", study_id=ID, trial=0,
+        )
+    )  # fmt: skip
+    log = services.settings.home / "jobs" / trial / "log.txt"
+    log.parent.mkdir()
+    log.write_text("first\n")
+
+    async def ask(**arguments: Any) -> Any:
+        async with Client(build(services, reconcile=False)) as client:
+            return await client.call_tool("get_job_logs", {"job_id": ID, **arguments})
+
+    found = anyio.run(ask)
+    assert (found.structured_content["lines"], found.structured_content["log_of"]) == (["first"], trial)
+    assert f"Log of {ID}, which is that of {trial}" in found.content[0].text
+    log.write_text("first\nsecond\n")
+    after = anyio.run(partial(ask, cursor=found.structured_content["next_cursor"]))
+    assert after.structured_content["lines"] == ["second"]
+    assert "log_of" not in anyio.run(partial(ask, job_id=trial)).structured_content
+
+
 def test_of_a_huge_log_the_end_is_read_and_the_answer_says_so(services):
     log = services.settings.home / "jobs" / ID / "log.txt"
     log.write_text("needle at the start\n" + ("x" * 99 + "\n") * 60_000 + "needle at the end\n")
