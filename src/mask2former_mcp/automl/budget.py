@@ -240,9 +240,8 @@ def _space_words(space: Space, *, is_asked: bool) -> list[str]:
 
 
 def at_once(asked: AutomlSettings, devices: Devices) -> tuple[int, list[str]]:
-    default = devices.at_once if devices.kind == "gpu" else 1
     if asked.max_concurrent is None or asked.max_concurrent <= devices.at_once:
-        return asked.max_concurrent or default, []
+        return asked.max_concurrent or _default_width(devices), []
     kind = "GPU(s)" if devices.kind == "gpu" else "processor core(s)"
     note = f"max_concurrent lowered from {asked.max_concurrent} to {devices.at_once}: {devices.count} {kind} here"
     return devices.at_once, [note]
