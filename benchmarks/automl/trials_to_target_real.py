@@ -6,9 +6,10 @@
 
 A search is one data set and one algorithm, its trials one after the other; searches run side by side, one thread each.
 Each writes a JSON line when it ends, so a run that is cut off loses only what was under way; after --minutes no trial
-is begun. The summary counts on sets that every algorithm in the files has finished. The best known value of a set is
-the best that any of the searches found there. `random` draws from our space, without the resolved values as first
-trial; `tao` is `bayesian` of nvidia-tao-automl 7.2.0 with its packaged ranges, where that is installed.
+is begun. The summary counts on sets that every algorithm in the files was tried on, and of an algorithm as many trials
+as all of its searches have. The best known value of a set is the best that any of the searches found there. `random`
+draws from our space, without the resolved values as first trial; `tao` is `bayesian` of nvidia-tao-automl 7.2.0 with
+its packaged ranges, where that is installed.
 """
 
 import argparse
@@ -38,14 +39,14 @@ Line = Mapping[str, Any]
 
 
 def search(folder: Path, seed: int, algorithm: str, options: argparse.Namespace, deadline: float) -> Line | None:
-    """One whole search; None when the time was up before its last trial."""
+    """One search, of fewer trials when the time was up before its last one; None when there was none."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     training = short_training.Training(folder, seed, options.off)
     asked = _asked(algorithm, training, seed)
     started, values, knobs, failures = time.perf_counter(), [], [], {}
     for number in range(options.limit):
         if time.time() > deadline:
-            return None
+            break
         trial, proposal = asked.ask()
         proposal = short_training.their_knobs(proposal) if algorithm == "tao" else proposal
         value, why = training.value(proposal)
@@ -55,6 +56,8 @@ def search(folder: Path, seed: int, algorithm: str, options: argparse.Namespace,
         if value is None:
             failures[number] = why[:200]
         print(f"set {seed} {algorithm} {number}: {values[-1]}", file=sys.stderr, flush=True)
+    if not values:
+        return None
     seconds = round(time.perf_counter() - started, 1)
     ran = {"device": options.device, "off": options.off, "seconds": seconds}
     return {"seed": seed, "algorithm": algorithm, **ran, "values": values, "failures": failures, "knobs": knobs}
@@ -76,14 +79,14 @@ def summarise(lines: Sequence[Line]) -> None:
     best = {seed: max(max(found[seed, name]) for name in algorithms) for seed in seeds}
     seeds = [seed for seed in seeds if best[seed] > 0]
     for name in algorithms if seeds else ():
-        limit = max(len(found[seed, name]) for seed in seeds)
+        limit = min(len(found[seed, name]) for seed in seeds)
         for target in TARGETS:
-            counts = [needed(found[seed, name], target * best[seed]) for seed in seeds]
+            counts = [needed(found[seed, name][:limit], target * best[seed]) for seed in seeds]
             print(json.dumps({"share": target, **trials_to_target.summary(name, counts, limit)}))
         shares = {n: [max(found[seed, name][:n]) / best[seed] for seed in seeds] for n in SHOWN if n <= limit}
         curve = {n: round(float(np.median(each)), 3) for n, each in shares.items()}
         seconds = [line["seconds"] / len(line["values"]) for line in lines if line["algorithm"] == name]
-        failed = sum(len(line["failures"]) for line in lines if line["algorithm"] == name)
+        failed = sum(value is None for line in lines if line["algorithm"] == name for value in line["values"])
         told = {"best_so_far_of_best_known": curve, "failed": failed, "seconds_a_trial": round(np.median(seconds), 1)}
         print(json.dumps({"algorithm": name, **told}))
     values = {"median": float(np.median(list(best.values()))) if seeds else None}
