@@ -52,7 +52,7 @@ def measure(spec: Experiment, known: Usable, file: Path, status: StatusLog) -> M
         model,
         evaluate.split_batches(spec, annotated, known.size),
         scoring.Scores(spec.model.mode, spec.dataset.val.type, annotated.classes),
-        known.interpreter(spec, annotated.classes),
+        known.interpreter(spec, annotated.classes, at),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
         criterion=None,
         device=at,

@@ -69,7 +69,7 @@ def run(spec: Experiment, results_dir: Path) -> None:
         model,
         batches,
         scores,
-        known.interpreter(spec, classes),
+        known.interpreter(spec, classes, fabric.device),
         normalize=Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std),
         criterion=None if known.size else loss,  # a graph has no layers to take a loss on
         device=fabric.device,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mask2former_mcp.engine.criterion import Criterion
 from mask2former_mcp.engine.model.pixel_decoder import DeformableAttention
 from mask2former_mcp.engine.model.swin import WindowAttention
+from mask2former_mcp.engine.scoring import Interpret, Interpreter
 
 if TYPE_CHECKING:
     from mask2former_mcp.engine.model.swin import WindowKernel
@@ -105,6 +106,18 @@ def criterion(plain: Criterion, device: torch.device, *, mask_dim: int) -> Crite
     from mask2former_mcp.engine.fused_criterion import FusedCriterion
 
     return FusedCriterion(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+
+
+def interpreter(plain: Interpret, device: torch.device) -> Interpret:
+    """The same interpreter with what it asks of every pixel in a kernel, where that is available and fits."""
+    if not available(device) or type(plain) is not Interpreter:
+        return plain
+    from mask2former_mcp.engine.fused_interpreter import FusedInterpreter
+    from mask2former_mcp.engine.kernels import pixels
+
+    if plain.model.mask_former.num_object_queries > pixels.MOST_QUERIES:
+        return plain
+    return FusedInterpreter(plain.model, plain.classes.things, plain.min_score)
 
 
 def repays_compiling(work: Work, times: int, pixels: int) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ its best class, so the rest of its probability is spread evenly over the other c
 network's own, while mIoU and AP may differ by a little.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mask2former_mcp.engine import postprocess
 from mask2former_mcp.engine.classes import Classes
-from mask2former_mcp.engine.resample import Resampler, to_original
+from mask2former_mcp.engine.resample import Resampler, Size, to_original
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.spec.model import Model
 
@@ -82,16 +82,16 @@ class GraphInterpreter:
     min_score: float = 0.0
 
     def __call__(
-        self,
-        prediction: Mapping[str, Tensor],
-        index: int,
-        kept: tuple[int, int],
-        padded: tuple[int, int],
-        original: tuple[int, int],
-    ) -> Outcome:
-        """index: the image's place in the batch; kept, padded, original: (height, width) as in `resample`."""
-        resample = to_original(padded, padded, kept, original, prediction["pred_masks"].device)
-        one = {name: value[index] for name, value in prediction.items()}
+        self, prediction: Mapping[str, Tensor], kept: Sequence[Size], padded: Size, originals: Sequence[Size]
+    ) -> list[Outcome]:
+        """The first images of the batch. kept, padded, originals: (height, width) as in `resample`."""
+        outcomes = []
+        for b, sizes in enumerate(zip(kept, originals, strict=True)):
+            one = {name: value[b] for name, value in prediction.items()}
+            outcomes.append(self._outcome(one, to_original(padded, padded, *sizes, one["pred_masks"].device)))
+        return outcomes
+
+    def _outcome(self, one: Mapping[str, Tensor], resample: Resampler) -> Outcome:
         if self.model.mode == "semantic":
             return Outcome(_largest(one["pred_masks"], resample))
         if self.model.mode == "instance":

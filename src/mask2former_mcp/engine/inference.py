@@ -7,7 +7,8 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from mask2former_mcp.engine import classes as class_table
-from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, scoring, trained, usable
+from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, trained, usable
+from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.photos import Photos
 from mask2former_mcp.engine.progress import Progress
@@ -29,9 +30,8 @@ def run(spec: Experiment, results_dir: Path) -> None:
         print(f"inference uses one process, not {asked}: num_gpus and num_nodes are for train and evaluate", flush=True)
     # Early, where a fork costs little. What runs in these processes touches neither torch nor CUDA (worker_pool.py).
     with result_files.writing(result_files.image_files(results_dir, paths, classes, spec)) as writer:
-        interpret = known.interpreter(spec, classes, min_score=least_score(spec))
         progress = Progress(status, len(paths), message="Inference in progress", unit="image")
-        unreadable = _segment(spec, known, paths, interpret, writer, progress)
+        unreadable = _segment(spec, known, paths, classes, writer, progress)
     result_files.write_json(results_dir / "unreadable.json", unreadable)
     told = f", {len(unreadable)} could not be read and were passed over" if unreadable else ""
     status.running(f"Segmented {len(paths) - len(unreadable)} images{told}.", unreadable=len(unreadable))
@@ -44,7 +44,7 @@ def _segment(
     spec: Experiment,
     known: Usable,
     paths: Sequence[Path],
-    interpret: scoring.Interpret,
+    classes: Classes,
     writer: InOrder,
     progress: Progress,
 ) -> list[str]:
@@ -60,6 +60,7 @@ def _segment(
         if said:
             print(said, flush=True)
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
+    interpret = known.interpreter(spec, classes, fabric.device, min_score=least_score(spec))
     unreadable: dict[int, str] = {}
     fill = batch if graphs else 0
     batches = photos.batches(folder, groups, split.num_workers, fill=fill, pin=spec.dataset.pin_memory)

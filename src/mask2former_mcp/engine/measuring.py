@@ -65,7 +65,5 @@ def _over_all(scores: Scores, group: Group) -> dict[str, float]:
 def interpret_batch(prediction: Any, batch: Batch, interpret: Interpret) -> list[Outcome]:
     """One outcome per image, at the size of its truth."""
     padded = (batch.images.shape[2], batch.images.shape[3])
-    return [
-        interpret(prediction, b, batch.sizes[b], padded, truth.size if truth is not None else batch.sizes[b])
-        for b, truth in enumerate(batch.truths)
-    ]
+    sizes = zip(batch.truths, batch.sizes, strict=True)
+    return interpret(prediction, batch.sizes, padded, [size if truth is None else truth.size for truth, size in sizes])

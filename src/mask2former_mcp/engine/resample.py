@@ -7,10 +7,13 @@ It can be applied to some rows only, which bounds the memory that a large photo 
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Size = tuple[int, int]  # (height, width)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Resampler:
     columns: Tensor
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """(H, W) of the original image."""
         return self.rows.shape[0], self.columns.shape[0]
 
@@ -34,21 +37,50 @@ class Resampler:
         return self.columns @ grid.transpose(1, 2) @ self.rows.T
 
 
+class Taps(NamedTuple):
+    """A row or column of the original [N] from T neighbouring ones of the grid: first [N] int32, weights [N, T]."""
+
+    first: Tensor
+    weights: Tensor
+
+
 @lru_cache(maxsize=16)  # the images of a folder have few sizes
 def to_original(
-    grid: tuple[int, int],
-    padded: tuple[int, int],
-    kept: tuple[int, int],
-    original: tuple[int, int],
+    grid: Size,
+    padded: Size,
+    kept: Size,
+    original: Size,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Resampler:
     """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width).
     dtype: of the grids that it is for."""
     rows, columns = (_axis(*sizes, device=device).to(dtype) for sizes in zip(grid, padded, kept, original, strict=True))
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # other streams will read them too
+    _for_all_streams(device)
     return Resampler(rows, columns)
+
+
+@lru_cache(maxsize=16)
+def taps(grid: Size, padded: Size, kept: Size, original: Size, device: torch.device) -> tuple[Taps, Taps]:
+    """The same, float32, for whoever goes through the original pixel by pixel: of its rows, and of its columns."""
+    rows, columns = (_taps(_axis(*sizes, device=device)) for sizes in zip(grid, padded, kept, original, strict=True))
+    _for_all_streams(device)
+    return rows, columns
+
+
+def _for_all_streams(device: torch.device) -> None:
+    """What is kept for later calls may be read in another stream by then."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def _taps(matrix: Tensor) -> Taps:
+    """[N, n] -> its band."""
+    taken, length = matrix != 0, matrix.shape[1]
+    first, behind = taken.int().argmax(1), length - taken.flip(1).int().argmax(1)
+    span = int((behind - first).max())
+    first = first.clamp(max=length - span)
+    return Taps(first.int(), matrix.gather(1, first[:, None] + torch.arange(span, device=matrix.device)))
 
 
 def _axis(grid: int, padded: int, kept: int, original: int, *, device: torch.device) -> Tensor:

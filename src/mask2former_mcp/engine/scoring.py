@@ -1,18 +1,20 @@
 """What was predicted for an image, and the metrics of all images together."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mask2former_mcp.engine import postprocess
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.data import Truth
 from mask2former_mcp.engine.metrics import InstanceAP, PanopticQuality, PerClass, SemanticIoU, combined
 from mask2former_mcp.engine.model.network import Prediction
-from mask2former_mcp.engine.resample import to_original
+from mask2former_mcp.engine.resample import Resampler, Size, to_original
 from mask2former_mcp.spec.model import Model
 
 
@@ -27,7 +29,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """The spec's thresholds and the mode, applied to one image of a prediction.
+    """The spec's thresholds and the mode, applied to a prediction.
 
     min_score: of instances that are wanted at all; metrics want every one.
     """
@@ -37,19 +39,19 @@ class Interpreter:
     min_score: float = 0.0
 
     def __call__(
-        self,
-        prediction: Prediction,
-        index: int,
-        kept: tuple[int, int],
-        padded: tuple[int, int],
-        original: tuple[int, int],
-    ) -> Outcome:
-        """index: the image's place in the batch; kept, padded, original: (height, width) as in `resample`."""
-        class_logits = prediction.class_logits[-1][index].float().cpu()
-        features = prediction.mask_features[index]
-        grid = (features.shape[1], features.shape[2])
-        mask_logits = postprocess.readable(prediction.mask_embeddings[-1][index] @ features.flatten(1)).view(-1, *grid)
-        resample = to_original(grid, padded, kept, original, features.device, mask_logits.dtype)
+        self, prediction: Prediction, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
+    ) -> list[Outcome]:
+        """The first images of the batch. kept, padded, originals: (height, width) as in `resample`."""
+        features = prediction.mask_features
+        grid = (features.shape[2], features.shape[3])
+        outcomes = []
+        for b, sizes in enumerate(zip(kept, originals, strict=True)):
+            mask_logits = (prediction.mask_embeddings[-1][b] @ features[b].flatten(1)).float().view(-1, *grid)
+            resample = to_original(grid, padded, *sizes, features.device)
+            outcomes.append(self._outcome(prediction.class_logits[-1][b].float().cpu(), mask_logits, resample))
+        return outcomes
+
+    def _outcome(self, class_logits: Tensor, mask_logits: Tensor, resample: Resampler) -> Outcome:
         semantic = panoptic = instances = None
         if self.model.mode in ("panoptic", "semantic"):
             semantic = postprocess.semantic(class_logits, mask_logits, resample)
@@ -75,16 +77,11 @@ class Interpreter:
 
 
 class Interpret(Protocol):
-    """One image of what a model returned -> its outcome; `Interpreter` for a network."""
+    """What a model returned for a batch -> an outcome for each of its first images; `Interpreter` for a network."""
 
     def __call__(
-        self,
-        prediction: Any,
-        index: int,
-        kept: tuple[int, int],
-        padded: tuple[int, int],
-        original: tuple[int, int],
-    ) -> Outcome: ...
+        self, prediction: Any, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
+    ) -> list[Outcome]: ...
 
 
 @dataclass

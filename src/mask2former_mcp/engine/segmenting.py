@@ -65,5 +65,4 @@ class Segmenter:
     @torch.inference_mode()
     def _read_out(self, shots: Shots, prediction: Any) -> list[Outcome]:
         padded = (shots.images.shape[2], shots.images.shape[3])
-        kept = zip(shots.sizes, shots.originals, strict=True)
-        return [self.interpret(prediction, i, size, padded, original) for i, (size, original) in enumerate(kept)]
+        return self.interpret(prediction, shots.sizes, padded, shots.originals) if shots.indices else []

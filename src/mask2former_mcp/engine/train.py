@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from mask2former_mcp.engine import (
     artifacts,
     device,
+    fast,
     interruption,
     loader,
     measuring,
@@ -223,7 +224,7 @@ def validate(work: Run, epoch: int) -> dict[str, float]:
         work.model,
         work.validation,
         scoring.Scores(model.mode, work.spec.dataset.val.type, work.classes),
-        scoring.Interpreter(model, work.classes),
+        fast.interpreter(scoring.Interpreter(model, work.classes), work.fabric.device),
         normalize=work.normalize,
         criterion=replace(work.criterion, together=False),
         device=work.fabric.device,

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from mask2former_mcp.engine import checkpoint, device, modelopt_ptq, scoring, trained, weight_only
+from mask2former_mcp.engine import checkpoint, device, fast, modelopt_ptq, scoring, trained, weight_only
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.graph import Graph, GraphInterpreter, mode_of
 from mask2former_mcp.engine.onnx_graph import OnnxRunner
@@ -27,11 +28,11 @@ class Usable:
     weight_bytes: int | None = None
 
     def interpreter(
-        self, spec: Experiment, classes: Classes, *, min_score: float = 0.0
-    ) -> "scoring.Interpreter | GraphInterpreter":
-        """What turns its output into an outcome. min_score: of instances that are wanted at all."""
+        self, spec: Experiment, classes: Classes, at: torch.device, *, min_score: float = 0.0
+    ) -> scoring.Interpret:
+        """What turns its output, which lies `at`, into outcomes. min_score: of instances that are wanted at all."""
         kind = GraphInterpreter if isinstance(self.model, Graph) else scoring.Interpreter
-        return kind(spec.model, classes, min_score)
+        return fast.interpreter(kind(spec.model, classes, min_score), at)
 
 
 def open_model(spec: Experiment, path: str, *, trt_engine: str = "", gpu: int | None = 0) -> Usable:

@@ -14,7 +14,8 @@ pytest.importorskip("triton", reason="Triton exists for Linux only")
 
 from scipy.optimize import linear_sum_assignment
 
-from mask2former_mcp.engine.kernels import deformable, mask_sums, matching, window
+from mask2former_mcp.engine import resample
+from mask2former_mcp.engine.kernels import deformable, mask_sums, matching, pixels, window
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -127,3 +128,34 @@ def test_assignments_cost_what_scipys_do(rows: int, columns: int) -> None:
         assert table[torch.arange(count), chosen[:count].long()].sum() == pytest.approx(
             table[:count].numpy()[best].sum(), abs=1e-4
         )
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+@pytest.mark.parametrize(("queries", "classes"), [(100, 133), (200, 300), (7, 3)] if LARGE else [(20, 40), (7, 3)])
+def test_pixels_are_whose_their_reference_says(dtype: torch.dtype, queries: int, classes: int) -> None:
+    torch.manual_seed(0)
+    sizes = ((80, 60), (320, 240), (310, 240), (401, 333)) if LARGE else ((9, 7), (36, 28), (33, 28), (41, 30))
+    of_rows, of_columns = resample.taps(*sizes, torch.device(DEVICE))
+    product = resample.to_original(*sizes, torch.device(DEVICE), torch.float64)
+    grids = (6 * torch.randn(2, *sizes[0], queries, device=DEVICE) - 4).to(dtype)
+    weights = torch.randn(2, queries, classes, device=DEVICE).mul(4).softmax(2).to(dtype)
+    scores = torch.rand(2, queries, device=DEVICE) * (torch.rand(2, queries, device=DEVICE) < 0.6)
+    found = pixels.look(grids, of_rows, of_columns, weights, scores)
+    doubles = grids.double(), product.rows, product.columns, weights.double(), scores.double()
+    wanted = pixels.reference(*doubles)
+    assert found.classes is not None
+    assert found.winners is not None
+    assert (found.classes != wanted.classes).double().mean() < TOLERANCE[dtype]
+    assert (found.winners != wanted.winners).double().mean() < 1e-4
+    torch.testing.assert_close(found.sums, wanted.sums, rtol=1e-5, atol=2)
+
+
+def test_where_no_query_sees_anything_half_precision_names_the_least_unlikely_one() -> None:
+    axes = resample.taps((2, 2), (8, 8), (8, 8), (5, 7), torch.device(DEVICE))
+    grids = torch.tensor([-19.0, -18.5, -19.0], device=DEVICE).expand(1, 2, 2, 3)
+    weights = torch.zeros(1, 3, 7, device=DEVICE)
+    weights[0, [0, 1, 2], [5, 3, 1]] = 1.0
+    found = pixels.look(grids.half(), *axes, weights, None)  # in which the masks' probabilities are 0
+    assert found.winners is None
+    assert found.classes is not None
+    assert (found.classes == 4).all()

@@ -54,15 +54,6 @@ def test_semantic_is_the_best_sum_over_queries(query_outputs: tuple[Tensor, Tens
     assert (found == scores.argmax(0).numpy() + 1).mean() > 0.999
 
 
-def test_where_no_query_sees_anything_half_precision_names_the_least_unlikely_one() -> None:
-    classes = torch.full((3, 8), -9.0)
-    classes[[0, 1, 2], [6, 4, 2]] = 9.0
-    masks = torch.tensor([-19.0, -18.5, -19.0])[:, None, None].expand(3, *GRID)
-    for dtype in (torch.float32, torch.float16):  # in which their probabilities are 0
-        resample = to_original(GRID, PADDED, KEPT, ORIGINAL, CPU, dtype)
-        assert (postprocess.semantic(classes, masks.to(dtype), resample) == 4).all()
-
-
 def slow_panoptic(classes: Tensor, masks: Tensor, threshold: float, overlap: float) -> tuple[np.ndarray, list[int]]:
     scores, labels = classes.softmax(-1).max(-1)
     keep = (labels != 0) & (scores > threshold)

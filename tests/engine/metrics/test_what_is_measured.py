@@ -38,5 +38,5 @@ def test_instances_that_were_not_found_are_no_success() -> None:
 )
 def test_a_mode_computes_what_it_needs_and_nothing_else(mode: str, parts: set[str]) -> None:
     prediction = Prediction(torch.randn(1, 1, 5, 2), torch.randn(1, 1, 5, 8), torch.randn(1, 8, 4, 4))
-    outcome = Interpreter(Model(mode=mode), CAN)(prediction, 0, (16, 16), (16, 16), (20, 20))
+    (outcome,) = Interpreter(Model(mode=mode), CAN)(prediction, [(16, 16)], (16, 16), [(20, 20)])
     assert {part for part in ("semantic", "panoptic", "instances") if getattr(outcome, part) is not None} == parts

@@ -47,7 +47,7 @@ def test_half_weights_predict_what_full_ones_do(precision: str, tiny: Spec, weig
         model = fabric.setup_module(known.model)
         assert (next(model.parameters()).dtype == torch.float32) == (how == "32-true")
         normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
-        segmenter = Segmenter(model, known.interpreter(spec, known.classes), normalize, fabric.device)
+        segmenter = Segmenter(model, known.interpreter(spec, known.classes, fabric.device), normalize, fabric.device)
         ((_, outcomes),) = segmenter([shots])
         maps.append([outcome.semantic for outcome in outcomes])
     same = [float((a == b).mean()) for a, b in zip(*maps, strict=True)]

@@ -21,8 +21,8 @@ class Brightest(nn.Module):
         return images.amax((1, 2, 3))
 
 
-def outcome(prediction: Any, index: int, kept: Any, padded: Any, original: tuple[int, int]) -> Outcome:
-    return Outcome(np.full(original, int(prediction[index])))
+def interpret(prediction: Any, kept: Any, padded: Any, originals: Any) -> list[Outcome]:
+    return [Outcome(np.full(size, int(value))) for size, value in zip(originals, prediction, strict=False)]
 
 
 def shots(*indices: int, blank: int = 0) -> Shots:
@@ -34,7 +34,7 @@ def shots(*indices: int, blank: int = 0) -> Shots:
 
 
 def test_every_batch_comes_out_in_order_with_its_own_outcomes() -> None:
-    segmenter = Segmenter(Brightest(), outcome, Normalize([0.0] * 3, [1 / 255] * 3), CPU)
+    segmenter = Segmenter(Brightest(), interpret, Normalize([0.0] * 3, [1 / 255] * 3), CPU)
     batches = [shots(1, 2), shots(), shots(3, blank=1), shots(4, 5)]
     found = list(segmenter(batches))
     assert [one for one, _ in found] == batches
@@ -43,4 +43,4 @@ def test_every_batch_comes_out_in_order_with_its_own_outcomes() -> None:
 
 
 def test_no_batch_is_no_outcome() -> None:
-    assert not list(Segmenter(Brightest(), outcome, Normalize([0.0] * 3, [1.0] * 3), CPU)([]))
+    assert not list(Segmenter(Brightest(), interpret, Normalize([0.0] * 3, [1.0] * 3), CPU)([]))

@@ -1,0 +1,131 @@
+"""The interpreter for a GPU: a kernel looks at every pixel once, for all images of a batch that have one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mask2former_mcp.engine import postprocess, resample, run_lengths
+from mask2former_mcp.engine.kernels import pixels
+from mask2former_mcp.engine.model.network import Prediction
+from mask2former_mcp.engine.postprocess import Instances, Panoptic
+from mask2former_mcp.engine.resample import Resampler, Size
+from mask2former_mcp.engine.run_lengths import RunLengths
+from mask2former_mcp.engine.scoring import Outcome
+from mask2former_mcp.spec.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class FusedInterpreter:
+    """Equal to `scoring.Interpreter` up to rounding: mask logits stay in half precision where they come in it.
+
+    The same decisions are made by the same functions, on the host, which waits as rarely as it can.
+    """
+
+    model: Model
+    things: frozenset[int]
+    min_score: float = 0.0
+
+    def __call__(
+        self, prediction: Prediction, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
+    ) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        alike: dict[tuple[Size, Size], list[int]] = {}
+        for b, sizes in enumerate(zip(kept, originals, strict=True)):
+            alike.setdefault(sizes, []).append(b)
+        for (inner, original), places in alike.items():
+            some = _of(prediction, places)
+            outcomes.update(zip(places, self._of_one_size(some, inner, padded, original), strict=True))
+        return [outcomes[b] for b in range(len(kept))]
+
+    def _of_one_size(self, prediction: Prediction, kept: Size, padded: Size, original: Size) -> Iterator[Outcome]:
+        mode, (_, _, h, w) = self.model.mode, prediction.mask_features.shape
+        sizes = (h, w), padded, kept, original, prediction.mask_features.device
+        logits = prediction.mask_features.flatten(2).transpose(1, 2) @ prediction.mask_embeddings[-1].transpose(1, 2)
+        grids = (logits.half() if logits.dtype == torch.bfloat16 else logits).view(len(logits), h, w, -1)
+        probabilities = prediction.class_logits[-1].float().softmax(-1)
+        labels, scores = postprocess.confident(probabilities, self.model.object_mask_threshold)
+        weights = None if mode == "instance" else probabilities[..., 1:]
+        seen = pixels.look(grids, *resample.taps(*sizes), weights, scores if mode == "panoptic" else None)
+        sums, probabilities, labels, scores = _on_host(seen.sums, probabilities, labels, scores)
+        blank = [None] * len(sums)
+        return map(
+            Outcome,
+            blank if seen.classes is None else _on_host(seen.classes)[0].numpy(),
+            blank if seen.winners is None else self._panoptic(seen.winners, labels, scores, sums),
+            blank if mode == "semantic" else self._instances(grids, sizes, probabilities, sums),
+        )
+
+    def _panoptic(self, winners: Tensor, labels: Tensor, scores: Tensor, sums: Tensor) -> list[Panoptic]:
+        tables = torch.zeros(len(scores), scores.shape[1] + 1, dtype=postprocess.smallest(scores.shape[1]))
+        segments = []
+        for table, label, score, areas in zip(tables, labels, scores, sums[:, :3], strict=True):
+            keep = score.nonzero()[:, 0]
+            numbers, found = postprocess.partition(
+                label[keep],
+                score[keep],
+                areas[:, keep],
+                things=self.things,
+                overlap_threshold=self.model.overlap_threshold,
+            )
+            table[keep] = torch.tensor(numbers, dtype=table.dtype)
+            segments.append(found)
+        on_device = tables.to(winners.device, non_blocking=True)
+        (ids,) = _on_host(on_device.gather(1, winners.flatten(1).long()).view(winners.shape))
+        return [Panoptic(*each) for each in zip(ids.numpy(), segments, strict=True)]
+
+    def _instances(self, grids: Tensor, sizes: Any, probabilities: Tensor, sums: Tensor) -> list[Instances]:
+        """As `postprocess.instances`, but what a mask is worth is known before it is made."""
+        resampler = resample.to_original(*sizes, grids.dtype)
+        found, wanted = [], []
+        for probability, (_, _, _, area, inside) in zip(probabilities, sums, strict=True):
+            scores, classes, query = postprocess.candidates(
+                probability, topk=self.model.test_topk_per_image, things=self.things, min_score=self.min_score
+            )
+            scores = scores * (inside / (area + 1e-6)).float()[query]
+            order = postprocess.ranked(scores, self.min_score)
+            used, mask_of = torch.unique(query[order], return_inverse=True)
+            found.append((classes[order].numpy(), scores[order].double().numpy(), mask_of.tolist()))
+            wanted.append(used)
+        masks = _masks(grids, wanted, resampler)
+        return [
+            Instances(classes, scores, RunLengths(resampler.size, *own, mask_of))
+            for (classes, scores, mask_of), own in zip(found, masks, strict=True)
+        ]
+
+
+def _of(prediction: Prediction, places: list[int]) -> Prediction:
+    """Some images of a batch; the first ones without copying them."""
+    at: Any = slice(len(places)) if places == list(range(len(places))) else places
+    class_logits, embeddings, features = prediction
+    return Prediction(class_logits[:, at], embeddings[:, at], features[at])
+
+
+def _masks(
+    grids: Tensor, queries: Sequence[Tensor], resampler: Resampler
+) -> Iterator[tuple[NDArray[np.int32], list[int]]]:
+    """For each image the borders of the masks of these queries, as `RunLengths` has them."""
+    counts = [len(each) for each in queries]
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    pairs = torch.stack([image, torch.cat(list(queries))], 1).to(grids.device, non_blocking=True)
+    parts = (grids[part[:, 0], :, :, part[:, 1]] for part in postprocess.parts(pairs, resampler))
+    places, bounds = run_lengths.borders(resampler.transposed(part) > 0 for part in parts)
+    last = 0
+    for count in counts:
+        first, last = last, last + count
+        yield places[bounds[first] : bounds[last]], [at - bounds[first] for at in bounds[first : last + 1]]
+
+
+def _on_host(*tensors: Tensor) -> list[Tensor]:
+    """Copied together into pinned memory, which PyTorch keeps for the next ones: fresh pages would take longer."""
+    if tensors[0].device.type == "cpu":
+        return list(tensors)
+    copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return copies
