@@ -1,20 +1,23 @@
 """What one image of `mask2former inference` costs beside the network: read-out and files, in CPU milliseconds.
 
-    python benchmarks/engine/writing.py [--images 8] [--side 640] [--processes 2]
+    python benchmarks/engine/writing.py [--times 8] [--side 640] [--processes 2]
 
 Made-up predictions of 20 segments with bent borders, 100 queries, 133 classes, panoptic mode. Files: reading the
 picture again, overlay, panoptic and semantic PNG, run lengths, as a writing process does it, alone on one core, in CPU
-time, so that other work on the machine changes little. Read-out: what turns a prediction into segments, on a GPU in
-float16 where there is one. Then both together as the verb does them, several processes writing, on the clock.
+time, so that other work on the machine changes little. The same images come again and again, so that every name has
+been drawn before; also with each drawn anew. Read-out: what turns a prediction into segments, on a GPU in float16 where
+there is one. Then both together as the verb does them, several processes writing, on the clock; and what the main
+process spends to hand images over that have been read out.
 """
 
 from __future__ import annotations
 
 import argparse
 import colorsys
+import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -23,13 +26,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, inference, loader, result_files
+from mask2former_mcp.engine import device, inference, loader, name_plates, result_files
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
 from mask2former_mcp.engine.photos import Shots
-from mask2former_mcp.engine.scoring import Interpreter
+from mask2former_mcp.engine.result_files import ImageFiles
+from mask2former_mcp.engine.scoring import Interpreter, Outcome
 from mask2former_mcp.engine.segmenting import Segmenter
+from mask2former_mcp.engine.worker_pool import InOrder
 from mask2former_mcp.spec.experiment import load
 
 QUERIES, SEGMENTS, CLASSES = 100, 20, 133
@@ -98,6 +103,20 @@ def cpu_ms(call: Callable[[], object], each: int) -> float:
     return min(taken)
 
 
+def hand_over(writer: InOrder, outcomes: Sequence[Outcome], times: int) -> None:
+    for _ in range(times):
+        for index, outcome in enumerate(outcomes):
+            writer.add(index, outcome)
+    writer.finish()
+
+
+def write(files: ImageFiles, outcomes: Sequence[Outcome], *, anew: bool = False) -> None:
+    for index, outcome in enumerate(outcomes):
+        if anew:
+            name_plates.plate.cache_clear()
+        files.write(index, outcome)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=640)
@@ -139,9 +158,15 @@ def main() -> None:
         writer.finish()
         taken, own = time.perf_counter() - start, time.process_time() - own
         pace, main_ms = BATCH * times / taken, 1e3 * own / (BATCH * times)
-    print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)
-    alone = cpu_ms(lambda: [files.write(i, outcome) for i, outcome in enumerate(outcomes)], BATCH)
-    print(f"files: {alone:.1f} CPU ms an image, {1e3 / alone:.0f} images/s a core")
+        print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)
+        handing = cpu_ms(lambda: hand_over(writer, outcomes, times), BATCH * times)
+        print(f"handing over: {handing:.2f} CPU ms an image in the main process", flush=True)
+    alone, anew = (cpu_ms(lambda new=new: write(files, outcomes, anew=new), BATCH) for new in (False, True))
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    write(files, outcomes)
+    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / BATCH
+    print(f"files: {alone:.1f} CPU ms an image, {1e3 / alone:.0f} images/s a core; {faults:.0f} page faults an image")
+    print(f"files, each name drawn anew: {anew:.1f} CPU ms an image")
 
 
 if __name__ == "__main__":

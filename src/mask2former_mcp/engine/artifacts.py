@@ -6,19 +6,21 @@ Only drawing: no files are read or written but by `save`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mask2former_mcp.engine import name_plates
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.data import Truth
+from mask2former_mcp.engine.name_plates import INK, font
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.formats import rle
+from mask2former_mcp.formats.extents import NOWHERE, Extent, extents
 
 Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Scene = tuple[Picture, Truth, Outcome]
@@ -26,7 +28,8 @@ Scene = tuple[Picture, Truth, Outcome]
 FILL = 0.5  # share of the class colour over the image
 SMALLEST_LABELLED = 0.004  # of the image's area: below, a name would cover the object
 LEAST_SIDE, MOST_SIDE = 400, 1600  # pixels: small images are enlarged so that names can be read, huge ones reduced
-MARGIN, INK, PAPER = 12, (32, 36, 42), (250, 250, 248)
+MARGIN, PAPER = 12, (250, 250, 248)
+QUALITY = 92  # of JPEG files
 STEPS = 0.75  # pixels by which an outline may leave the mask's edge: its steps become slopes
 
 
@@ -61,18 +64,21 @@ def truth_regions(truth: Truth, classes: Classes, *, semantic: bool = False) -> 
     if semantic:
         return class_regions(truth.class_map(), classes)
     wanted = [(k, int(c)) for k, c in enumerate(truth.labels, 1) if not truth.crowd[k - 1]]
-    return _numbered([(truth.mask(k), c, None) for k, c in wanted], classes)
+    return _numbered([(cut(truth.mask(k)), c, None) for k, c in wanted], classes)
 
 
 def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold: float) -> list[Region]:
     """What the mode predicts: segments, instances with at least the threshold as score, or classes."""
     if mode == "panoptic" and outcome.panoptic is not None:
         found = outcome.panoptic
-        return _numbered([(found.ids == s.id, s.class_, s.score) for s in found.segments], classes)
+        there = extents(found.ids)
+        patches = [cut_value(found.ids, s.id, there.get(s.id, NOWHERE)) for s in found.segments]
+        named = zip(patches, found.segments, strict=True)
+        return _numbered([(patch, s.class_, s.score) for patch, s in named], classes)
     if mode == "instance" and outcome.instances is not None:
         best = outcome.instances
         chosen = [i for i, score in enumerate(best.scores) if score >= threshold]
-        masks = [(_decoded(best.masks[i]), int(best.classes[i]), float(best.scores[i])) for i in chosen]
+        masks = [(cut(_decoded(best.masks[i])), int(best.classes[i]), float(best.scores[i])) for i in chosen]
         return _numbered(list(reversed(masks)), classes)
     assert outcome.semantic is not None  # of every mode but `instance`
     return class_regions(outcome.semantic, classes)
@@ -80,8 +86,8 @@ def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold:
 
 def class_regions(class_map: NDArray[np.integer], classes: Classes) -> list[Region]:
     """One region per class of an [H, W] map."""
-    present = np.flatnonzero(np.bincount(class_map.reshape(-1))[1:]) + 1
-    return [Region(cut(class_map == c), int(c), classes[int(c)].name) for c in present]
+    there = extents(class_map)
+    return [Region(cut_value(class_map, c, extent), c, classes[c].name) for c, extent in there.items() if c]
 
 
 def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Picture:
@@ -95,24 +101,30 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = image.copy() if size == source else cv2.resize(image, size[::-1], interpolation=method)
     drawn = [(region, scaled(region.patch, size)) for region in regions if region.patch.mask.size]
-    values = np.arange(256)[:, None] * (1 - FILL) + 0.5
     for region, patch in drawn:
         below = picture[patch.place]
-        tint = (values + np.array(_shade(classes, region)) * FILL).astype(np.uint8)[None]
-        cv2.copyTo(cv2.LUT(below, tint), patch.mask.view(np.uint8), below)
+        tint = [FILL * shade for shade in _shade(classes, region)]
+        tinted = cv2.add(cv2.convertScaleAbs(below, alpha=1 - FILL), (*tint, 0))
+        cv2.copyTo(tinted, patch.mask.view(np.uint8), below)
     for region, patch in drawn:
         outlines, _ = cv2.findContours(
             patch.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(patch.left, patch.top)
         )
         smooth = [cv2.approxPolyDP(outline, STEPS, closed=True) for outline in outlines]
         cv2.drawContours(picture, smooth, -1, _contrast(_shade(classes, region)), 2, cv2.LINE_AA)
-    return _with_names(picture, drawn)
+    _add_names(picture, drawn)
+    return picture
 
 
 def cut(mask: NDArray[np.bool_]) -> Patch:
     """[H, W] -> what lies in its bounding box; of an empty mask nothing is left."""
     left, top, width, height = rle.bounding_box(mask)
     return Patch(mask[top : top + height, left : left + width], top, left, (mask.shape[0], mask.shape[1]))
+
+
+def cut_value(labels: NDArray[np.integer[Any]], value: int, extent: Extent) -> Patch:
+    """The pixels of an [H, W] map that have the value, where it is known which box they lie in."""
+    return Patch(labels[extent.place] == value, extent.top, extent.left, (labels.shape[0], labels.shape[1]))
 
 
 def scaled(patch: Patch, size: tuple[int, int]) -> Patch:
@@ -143,7 +155,7 @@ def panel(columns: Sequence[tuple[str, Sequence[Picture]]], classes: Classes, pr
     """Titled columns of pictures (row by row the same scene) over a legend of the classes in `present`."""
     rows = [[column[1][r] for column in columns] for r in range(len(columns[0][1]))]
     width = max(sum(p.shape[1] for p in row) + MARGIN * (len(row) + 1) for row in rows)
-    font = _font(20)
+    letters = font(20)
     legend = _legend(classes, present, width)
     head = 40
     height = head + sum(max(p.shape[0] for p in row) + MARGIN for row in rows) + legend.height
@@ -154,7 +166,7 @@ def panel(columns: Sequence[tuple[str, Sequence[Picture]]], classes: Classes, pr
         x = MARGIN
         for (title, _), picture in zip(columns, row, strict=True):
             if y == head:
-                draw.text((x + picture.shape[1] / 2, head / 2), title, INK, font, anchor="mm")
+                draw.text((x + picture.shape[1] / 2, head / 2), title, INK, letters, anchor="mm")
             sheet.paste(Image.fromarray(picture), (x, y))
             x += picture.shape[1] + MARGIN
         y += max(p.shape[0] for p in row) + MARGIN
@@ -179,22 +191,26 @@ def comparison(scenes: Sequence[Scene], classes: Classes, *, mode: str, threshol
 
 def save(path: Path, picture: Picture) -> None:
     """Writes a PNG, or a JPEG where the name says so."""
-    Image.fromarray(picture).save(path, quality=92) if path.suffix == ".jpg" else Image.fromarray(picture).save(path)
+    if path.suffix == ".jpg":  # the same bytes as Pillow's, which copies the picture twice on the way
+        _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        path.write_bytes(encoded.data)
+    else:
+        Image.fromarray(picture).save(path)
 
 
 def _decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
     return rle.decode({"size": [int(n) for n in mask["size"]], "counts": mask["counts"].decode("ascii")})
 
 
-def _numbered(masks: Sequence[tuple[NDArray[np.bool_], int, float | None]], classes: Classes) -> list[Region]:
-    """(mask, class, score) as regions. Stuff first, so that things are drawn over it; things with their score, and
+def _numbered(patches: Sequence[tuple[Patch, int, float | None]], classes: Classes) -> list[Region]:
+    """(patch, class, score) as regions. Stuff first, so that things are drawn over it; things with their score, and
     counted per class, so that neighbours differ in shade."""
     seen: dict[int, int] = {}
     regions, things = [], classes.things
-    for mask, class_, score in sorted(masks, key=lambda each: each[1] in things):
+    for patch, class_, score in sorted(patches, key=lambda each: each[1] in things):
         name = classes[class_].name
         shown = f"{name} {score:.2f}" if score is not None and class_ in things else name
-        regions.append(Region(cut(mask), class_, shown, seen.get(class_, 0)))
+        regions.append(Region(patch, class_, shown, seen.get(class_, 0)))
         seen[class_] = seen.get(class_, 0) + 1
     return regions
 
@@ -214,33 +230,21 @@ def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _with_names(picture: Picture, drawn: Sequence[tuple[Region, Patch]]) -> Picture:
+def _add_names(picture: Picture, drawn: Sequence[tuple[Region, Patch]]) -> None:
     height, width = picture.shape[:2]
-    sheet = Image.fromarray(picture)
-    draw = ImageDraw.Draw(sheet, "RGBA")
-    font = _font(max(11, round(min(height, width) / 30)))
+    size = max(11, round(min(height, width) / 30))
     for region, patch in drawn:
         if region.name and np.count_nonzero(patch.mask) > SMALLEST_LABELLED * height * width:
-            # The pixel deepest inside: a name there lies on its object even where that is bent or hollow.
-            inner = np.pad(patch.mask.view(np.uint8), 1)
-            depth = cv2.distanceTransform(inner, cv2.DIST_L2, 3)[1:-1, 1:-1]
-            row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-            y, x = float(row + patch.top), float(column + patch.left)
-            left, top, right, bottom = draw.textbbox((x, y), region.name, font, anchor="mm")
-            dx = max(4 - left, 0) + min(width - 4 - right, 0)
-            dy = max(3 - top, 0) + min(height - 3 - bottom, 0)
-            box = (left + dx - 4, top + dy - 3, right + dx + 4, bottom + dy + 3)
-            draw.rounded_rectangle(box, 4, fill=(*INK, 190))
-            draw.text((x + dx, y + dy), region.name, (255, 255, 255, 255), font, anchor="mm")
-    return np.asarray(sheet)
+            row, column = name_plates.deepest(patch.mask)
+            name_plates.plate(region.name, size).put(picture, patch.top + row, patch.left + column)
 
 
 def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image:
-    font, swatch, line = _font(16), 16, 28
+    letters, swatch, line = font(16), 16, 28
     places: list[tuple[int, int]] = []
     x, y = MARGIN, 4
     for class_ in present:
-        needed = swatch + 8 + int(font.getlength(classes[class_].name)) + 22
+        needed = swatch + 8 + int(letters.getlength(classes[class_].name)) + 22
         if x + needed > width and x > MARGIN:
             x, y = MARGIN, y + line
         places.append((x, y))
@@ -252,7 +256,7 @@ def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image
         draw.rounded_rectangle(
             (left, top + 4, left + swatch, top + 4 + swatch), 4, fill=color, outline=_contrast(color)
         )
-        draw.text((left + swatch + 8, top + 4 + swatch / 2), classes[class_].name, INK, font, anchor="lm")
+        draw.text((left + swatch + 8, top + 4 + swatch / 2), classes[class_].name, INK, letters, anchor="lm")
     return sheet
 
 
@@ -260,8 +264,3 @@ def _scale(size: tuple[int, ...]) -> float:
     if min(size) < LEAST_SIDE:
         return min(LEAST_SIDE / min(size), max(1.0, MOST_SIDE / max(size)))
     return min(1.0, MOST_SIDE / max(size))
-
-
-@lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -162,7 +163,8 @@ def write_categories(path: Path, class_map: NDArray[np.integer[Any]], category_i
         panoptic.write_ids(path, category_ids[class_map])
     else:
         table: NDArray[Any] = category_ids.astype(np.uint8 if largest < 1 << 8 else np.uint16)
-        label_png.write(path, table[class_map])
+        few = class_map.dtype == np.uint8  # a table of all 256 for OpenCV, which is five times as fast
+        label_png.write(path, cv2.LUT(class_map, np.resize(table, 256)) if few else table[class_map])
 
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:

@@ -2,13 +2,16 @@
 
 Only so many tasks are under way at once that memory stays bounded: whoever adds one more waits for the oldest. On
 Linux the processes are forked, which costs no start and shares what the tasks need; they must touch neither CUDA nor
-threads that were there before.
+threads that were there before. Arrays of a task are handed over in memory that both sides see: a copy, where a pipe
+takes many small ones. Elsewhere, and where they do not fit, they go through the pipe.
 """
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 from collections import deque
@@ -21,21 +24,32 @@ from typing import Any
 from mask2former_mcp.engine import interruption
 
 AHEAD = 3  # tasks under way for each process
+SLOT = 8 << 20  # bytes of one task's arrays in shared memory, of which only what is used takes any
+KEPT = 31 << 20  # bytes; see `_keep_memory`
 
 
 class InOrder:
-    """Takes tasks. Made by `in_order`."""
+    """Takes tasks. Made by `in_order`.
 
-    def __init__(self, pool: ProcessPoolExecutor, work: Callable[..., Any], take: Callable[[Any], None], most: int):
-        self._pool, self._work, self._receive, self._most = pool, work, take, most
+    slots: one part of the shared memory for each task that may be under way.
+    """
+
+    def __init__(
+        self, pool: ProcessPoolExecutor, work: Callable[..., Any], take: Callable[[Any], None], slots: list[memoryview]
+    ):
+        self._pool, self._work, self._receive, self._slots = pool, work, take, slots
         self._pending: deque[Future[Any]] = deque()
+        self._added = 0
 
     def add(self, *task: Any) -> None:
         """Raises what an earlier task raised."""
-        while len(self._pending) >= self._most:
+        while len(self._pending) >= len(self._slots):
             self._take()
+        slot = self._added % len(self._slots)  # the oldest task's, which has been taken
+        packed = _packed(task, self._slots[slot])
         with _explained():
-            self._pending.append(self._pool.submit(_do, self._work, *task))
+            self._pending.append(self._pool.submit(_do, self._work, slot, *packed))
+        self._added += 1
 
     def finish(self) -> None:
         """Returns when all results have been taken."""
@@ -65,25 +79,61 @@ def in_order(work: Callable[..., Any], state: Any, take: Callable[[Any], None], 
 
     take: called here with each result. The processes end with the block, and with this process, however it ends.
     """
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(state,))
+    _keep_memory()
+    forked, most = sys.platform == "linux", AHEAD * workers
+    slots = _shared(most) if forked else [memoryview(b"")] * most
+    context = multiprocessing.get_context("fork" if forked else None)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(state, slots if forked else []))
     try:
         pool.submit(os.getpid).result()  # starts all that are forked
-        together = InOrder(pool, work, take, AHEAD * workers)
+        together = InOrder(pool, work, take, slots)
         yield together
         together.finish()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def _shared(slots: int) -> list[memoryview]:
+    """Memory that stays the same one in processes that are forked from now on."""
+    memory = memoryview(mmap.mmap(-1, slots * SLOT))
+    return [memory[start : start + SLOT] for start in range(0, len(memory), SLOT)]
+
+
+def _packed(task: tuple[Any, ...], slot: memoryview) -> tuple[bytes, list[slice]]:
+    """The task without its arrays, and where in the slot they are. Those that find no room there stay in the task."""
+    places: list[slice] = []
+
+    def stays(array: pickle.PickleBuffer) -> bool:
+        content = array.raw()
+        start = -(-places[-1].stop // 64) * 64 if places else 0  # aligned, as numpy has them
+        if not 0 < content.nbytes <= len(slot) - start:
+            return True
+        places.append(slice(start, start + content.nbytes))
+        slot[places[-1]] = content
+        return False
+
+    return pickle.dumps(task, protocol=5, buffer_callback=stays), places
+
+
 _state: Any  # of this worker process
+_slots: list[memoryview]
 
 
-def _start(state: Any) -> None:
-    global _state
+def _start(state: Any, slots: list[memoryview]) -> None:
+    global _state, _slots
     interruption.ignore()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _state = state
+    _state, _slots = state, slots
+
+
+def _keep_memory() -> None:
+    """Has glibc keep what is freed here and in what is forked, up to twice this, for what is allocated next.
+
+    Images make large arrays and drop them, and each page that went back to the system comes again as a fault and
+    cleared: 2000 of them an image that is written. glibc learns from the largest piece that was freed, up to 32 MiB,
+    which sizes to keep (M_MMAP_THRESHOLD in mallopt(3)). Elsewhere this does nothing.
+    """
+    bytes(KEPT)
 
 
 def _end_with_parent() -> None:
@@ -94,5 +144,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(work: Callable[..., Any], *task: Any) -> Any:
-    return work(_state, *task)
+def _do(work: Callable[..., Any], slot: int, task: bytes, places: list[slice]) -> Any:
+    shared = [_slots[slot][place] for place in places]
+    return work(_state, *pickle.loads(task, buffers=shared))

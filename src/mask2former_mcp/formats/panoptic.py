@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2former_mcp.formats import json_stream, label_png, records
+from mask2former_mcp.formats.extents import extents
 from mask2former_mcp.formats.fault import FormatError, boolean, field, integer, text
 from mask2former_mcp.formats.records import Category, ImageEntry
 
@@ -155,22 +156,18 @@ def write_ids(path: Path, ids: NDArray[Any]) -> None:
 
 def segments_info(ids: NDArray[Any], segments: Iterable[Segment]) -> list[dict[str, Any]]:
     """The JSON form of segments, `area` and `bbox` (x, y, w, h) measured in [H, W] `ids`; empty ones drop out."""
-    found = []
-    for segment in segments:
-        mask = ids == segment.id
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if rows.size:
-            (y, y1), (x, x1) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
-            found.append(
-                {
-                    "id": segment.id,
-                    "category_id": segment.category_id,
-                    "iscrowd": int(segment.iscrowd),
-                    "area": int(np.count_nonzero(mask)),
-                    "bbox": [x, y, x1 - x + 1, y1 - y + 1],
-                }
-            )
-    return found
+    there = extents(ids)
+    return [
+        {
+            "id": segment.id,
+            "category_id": segment.category_id,
+            "iscrowd": int(segment.iscrowd),
+            "area": extent.area,
+            "bbox": [extent.left, extent.top, extent.width, extent.height],
+        }
+        for segment in segments
+        if (extent := there.get(segment.id))
+    ]
 
 
 def write(

@@ -3,10 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from mask2former_mcp.engine import artifacts
+from mask2former_mcp.engine import artifacts, name_plates
 from mask2former_mcp.engine.artifacts import Region, cut
 from mask2former_mcp.engine.classes import Classes, Entry
+from mask2former_mcp.engine.postprocess import Panoptic, Segment
+from mask2former_mcp.engine.scoring import Outcome
 
 CLASSES = Classes((Entry(1, "disc", True, (220, 60, 40)), Entry(2, "box", True, (30, 90, 210))))
 
@@ -75,3 +78,60 @@ def test_a_region_without_any_pixel_is_not_drawn() -> None:
     image = np.full((480, 640, 3), 90, dtype=np.uint8)
     nothing = Region(cut(np.zeros((480, 640), dtype=bool)), 1, "disc")
     assert (artifacts.overlay(image, [nothing], CLASSES) == image).all()
+
+
+def test_one_map_of_segments_is_cut_into_regions_as_its_masks_are() -> None:
+    ids = np.zeros((40, 60), dtype=np.int32)
+    ids[3:20, 5:30], ids[10:15, 10:20], ids[39, 59] = 300, 2, 7
+    segments = tuple(Segment(value, 1 + value % 2, 0.9) for value in (300, 2, 9, 7))  # nothing is left of 9
+    outcome = Outcome(panoptic=Panoptic(ids, segments))
+    found = artifacts.outcome_regions(outcome, CLASSES, mode="panoptic", threshold=0.5)
+    assert len(found) == 4
+    for region, value in zip(found, (300, 2, 9, 7), strict=True):
+        wanted = cut(ids == value)
+        assert (region.patch.top, region.patch.left, region.patch.size) == (wanted.top, wanted.left, wanted.size)
+        np.testing.assert_array_equal(region.patch.mask, wanted.mask)
+
+
+def test_a_plate_looks_as_drawn_by_pillow_on_any_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
+    sheet = Image.fromarray(picture)
+    draw, letters = ImageDraw.Draw(sheet, "RGBA"), name_plates.font(21)
+    left, top, right, bottom = draw.textbbox((100, 45), "disc 0.97", letters, anchor="mm")
+    draw.rounded_rectangle((left - 4, top - 3, right + 4, bottom + 3), 4, fill=(*name_plates.INK, 190))
+    draw.text((100, 45), "disc 0.97", "white", letters, anchor="mm")
+    found = picture.copy()
+    name_plates.plate("disc 0.97", 21).put(found, 45, 100)
+    assert (found != picture).any(-1).sum() > 2000
+    assert np.abs(found.astype(int) - np.asarray(sheet)).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(400, 640), (12, 90), (60, 30), (4, 4)])
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_plate_never_leaves_the_picture_and_is_cut_where_it_is_larger(
+    size: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    picture = np.full((*size, 3), 200, dtype=np.uint8)
+    plate = name_plates.plate("a long name", 16)
+    plate.put(picture, *((n - 1) * c for n, c in zip(size, corner, strict=True)))
+    changed = (picture != 200).any(-1)
+    height, width = min(plate.keeps.shape[0], size[0]), min(plate.keeps.shape[1], size[1])
+    assert changed.any(1).sum() == height
+    assert changed.any(0).sum() == width
+
+
+@pytest.mark.parametrize("size", [(40, 60), (700, 900)], ids=["every pixel", "some of them"])
+def test_the_deepest_pixel_is_found_in_bent_and_hollow_masks(size: tuple[int, int]) -> None:
+    rows, columns = np.indices(size) / np.array(size)[:, None, None]
+    away = np.hypot(rows - 0.5, columns - 0.5)
+    ring = (away > 0.2) & (away < 0.45) & (columns < 0.9)
+    row, column = name_plates.deepest(ring)
+    depth = cv2.distanceTransform(np.pad(ring.view(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    assert ring[row, column]
+    assert depth[row, column] > 0.85 * depth.max()
+
+
+def test_the_deepest_pixel_of_lines_that_are_seldom_looked_at_lies_on_one() -> None:
+    lines = np.zeros((640, 640), dtype=bool)
+    lines[:, 3::64] = lines[3::64] = True
+    assert lines[name_plates.deepest(lines)]
