@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, inference, loader, name_plates, result_files
+from mask2former_mcp.engine import device, fast, inference, loader, name_plates, result_files
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
@@ -137,7 +137,7 @@ def main() -> None:
     spec = load("inference", content)
     paths = sorted((root / "photos").iterdir())
     files = result_files.image_files(root, paths, classes, spec)
-    interpret = Interpreter(spec.model, classes, inference.least_score(spec))
+    interpret = fast.interpreter(Interpreter(spec.model, classes, inference.least_score(spec)), DEVICE)
     sizes = [(side, side)] * BATCH
     shots = Shots(torch.zeros(BATCH, 3, side, side), list(range(BATCH)), sizes, sizes, [])
     print(f"images of {side} x {side}, torch {torch.__version__}, {DEVICE}", flush=True)
