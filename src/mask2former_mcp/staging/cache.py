@@ -4,6 +4,7 @@ The key is a digest of (URI, version or ETag, size), so a changed object is anot
 links. What leaves the cache, and when, is decided in eviction.py.
 """
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -15,6 +16,8 @@ from mask2former_mcp.staging import durable, transfer
 from mask2former_mcp.staging.locks import locked
 from mask2former_mcp.staging.s3 import Object
 from mask2former_mcp.staging.transfer import Progress
+
+_WORKING_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,16 @@ def _replace(place: Path, target: Path) -> None:
         os.link(place, temporary)
     except OSError:
         shutil.copyfile(place, temporary)
-    temporary.replace(target)
-    temporary.unlink(missing_ok=True)  # renaming a file to another name of itself does nothing
+    _exchange(temporary, target)
+    temporary.unlink(missing_ok=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Puts `new` where `old` is, at once. Where a rename removes a file, ext4 and btrfs first write all of the new one
+    to the disk, and the caller waits; where two files change places they do not. `new` is there afterwards or not."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)  # Python has no name for it
+    if swap is None or swap(_WORKING_FOLDER, os.fsencode(new), _WORKING_FOLDER, os.fsencode(old), _EXCHANGE) != 0:
+        new.replace(old)
 
 
 def _mark(place: Path) -> Path:

@@ -25,7 +25,7 @@ from mask2former_mcp.staging.etag import Parts, parts_of
 from mask2former_mcp.staging.s3 import Object
 
 RANGE = 16 << 20  # bytes of one request, at most
-_PIECE = 128 << 10  # read and written at once
+_PIECE = 512 << 10  # read and written at once: of smaller ones the bookkeeping costs, larger ones leave the cache
 _UNHASHED = "-" * 32  # in the journal: of a range inside a part, which is hashed when it is whole
 _OPAQUE = "?" * 32  # in the journal: of a range that the store encrypts with a key, so that the ETag is no digest of it
 _PATIENCE = 6  # broken transfers in a row without a byte of progress
