@@ -40,8 +40,10 @@ class FusedInterpreter:
         for b, sizes in enumerate(zip(kept, originals, strict=True)):
             alike.setdefault(sizes, []).append(b)
         for (inner, original), places in alike.items():
-            some = _of(prediction, places)
-            outcomes.update(zip(places, self._of_one_size(some, inner, padded, original), strict=True))
+            most = postprocess.at_once(original, prediction.mask_features.device)
+            for some in (places[at : at + most] for at in range(0, len(places), most)):
+                found = self._of_one_size(_of(prediction, some), inner, padded, original)
+                outcomes.update(zip(some, found, strict=True))
         return [outcomes[b] for b in range(len(kept))]
 
     def _of_one_size(self, prediction: Prediction, kept: Size, padded: Size, original: Size) -> Iterator[Outcome]:
@@ -114,8 +116,9 @@ def _masks(
     counts = [len(each) for each in queries]
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     pairs = torch.stack([image, torch.cat(list(queries))], 1).to(grids.device, non_blocking=True)
-    parts = (grids[part[:, 0], :, :, part[:, 1]] for part in postprocess.parts(pairs, resampler))
-    places, bounds = run_lengths.borders(resampler.transposed(part) > 0 for part in parts)
+    parts = torch.split(pairs, postprocess.at_once(resampler.size, pairs.device))
+    some = (grids[part[:, 0], :, :, part[:, 1]] for part in parts)
+    places, bounds = run_lengths.borders(resampler.transposed(grid) > 0 for grid in some)
     last = 0
     for count in counts:
         first, last = last, last + count

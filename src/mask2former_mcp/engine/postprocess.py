@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mask2former_mcp.engine import run_lengths
-from mask2former_mcp.engine.resample import Resampler
+from mask2former_mcp.engine.resample import Resampler, Size
 
 STRIPE_ELEMENTS = 1 << 24  # mask values held at once: 64 MB in float32
 WIDER = 4  # times as many on a GPU, which is idle between stripes
@@ -116,7 +116,7 @@ def instances(
     used, mask_of = torch.unique(query, return_inverse=True)
     masks: list[run_lengths.Encoded] = []
     quality = [torch.zeros(0)]
-    for part in parts(used, resample):
+    for part in used.split(at_once(resample.size, mask_logits.device)):
         logits = resample.transposed(mask_logits[part.to(mask_logits.device)])  # [K, W, H]
         inside = logits > 0
         sums = (logits.sigmoid() * inside).flatten(1).sum(1)
@@ -197,10 +197,9 @@ def stripes(resample: Resampler, planes: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, height)
 
 
-def parts(queries: Tensor, resample: Resampler) -> Sequence[Tensor]:
-    """So many of them at once that their masks at the original size fit into memory."""
-    height, width = resample.size
-    return torch.split(queries, max(1, elements(resample.rows.device) // (height * width)))
+def at_once(size: Size, device: torch.device) -> int:
+    """Masks of (height, width) `size` that fit into memory together; one at least."""
+    return max(1, elements(device) // (size[0] * size[1]))
 
 
 def elements(device: torch.device) -> int:
