@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from torch import nn
 
 from mask2former_mcp.engine import fast, forward_graph, inference
 from mask2former_mcp.engine.model import network
@@ -142,7 +142,9 @@ def ours(verb: str, content: dict[str, Any], results: Path, compiling: str, *ove
     return f"{pace[-1]}  (whole command: {time.monotonic() - started:.0f} s)"
 
 
-def transformers_network(case: Case) -> Mask2FormerForUniversalSegmentation:
+def transformers_network(case: Case) -> nn.Module:
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
     swin = SwinConfig(
         embed_dim=case.embed_dim,
         depths=list(case.depths),
@@ -249,11 +251,15 @@ def predicting(case: Case, folder: Path, batch: int, workers: int, compiling: li
     for how in compiling:
         print(f"predict, batch {batch}: ours, compile {how}: {alone(case, batch, 'ours', how)}", flush=True)
     results = Path(tempfile.mkdtemp(dir=folder))
-    newest = max(folder.glob("*/train/*_latest.pth"), key=lambda p: p.stat().st_mtime)
     content = spec(case, folder, "many", results, batch, 1, workers)
     for how in compiling:
-        found = ours("inference", content, results, how, f"inference.checkpoint={newest}")
+        found = ours("inference", content, results, how, f"inference.checkpoint={newest(folder)}")
         print(f"mask2former inference, batch {batch}, compile {how}: {found}", flush=True)
+
+
+def newest(folder: Path) -> Path:
+    """The weights that were trained last."""
+    return max(folder.glob("*/train/*_latest.pth"), key=lambda p: p.stat().st_mtime)
 
 
 def main() -> None:

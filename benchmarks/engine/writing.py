@@ -31,10 +31,9 @@ from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
 from mask2former_mcp.engine.photos import Shots
-from mask2former_mcp.engine.result_files import ImageFiles
+from mask2former_mcp.engine.result_files import ImageFiles, Writer
 from mask2former_mcp.engine.scoring import Interpreter, Outcome
 from mask2former_mcp.engine.segmenting import Segmenter
-from mask2former_mcp.engine.worker_pool import InOrder
 from mask2former_mcp.spec.experiment import load
 
 QUERIES, SEGMENTS, CLASSES = 100, 20, 133
@@ -103,11 +102,10 @@ def cpu_ms(call: Callable[[], object], each: int) -> float:
     return min(taken)
 
 
-def hand_over(writer: InOrder, outcomes: Sequence[Outcome], times: int) -> None:
+def hand_over(writer: Writer, outcomes: Sequence[Outcome], times: int) -> None:
     for _ in range(times):
-        for index, outcome in enumerate(outcomes):
-            writer.add(index, outcome)
-    writer.finish()
+        writer.add(range(len(outcomes)), outcomes)
+    writer.pool.finish()
 
 
 def write(files: ImageFiles, outcomes: Sequence[Outcome], *, anew: bool = False) -> None:
@@ -153,9 +151,8 @@ def main() -> None:
         print(f"read-out: {1e3 * (time.perf_counter() - start) / (BATCH * times):.2f} ms an image", flush=True)
         start, own = time.perf_counter(), time.process_time()
         for one, read in segmenter([shots] * times):
-            for index, outcome in zip(one.indices, read, strict=True):
-                writer.add(index, outcome)
-        writer.finish()
+            writer.add(one.indices, read)
+        writer.pool.finish()
         taken, own = time.perf_counter() - start, time.process_time() - own
         pace, main_ms = BATCH * times / taken, 1e3 * own / (BATCH * times)
         print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)

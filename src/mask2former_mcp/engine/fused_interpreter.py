@@ -1,4 +1,4 @@
-"""The interpreter for a GPU: a kernel looks at every pixel once, for all images of a batch that have one size."""
+"""The interpreter for a GPU: kernels look at the pixels of all images of a batch that have one size."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from mask2former_mcp.engine.resample import Resampler, Size
 from mask2former_mcp.engine.run_lengths import RunLengths
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.spec.model import Model
+
+Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,45 +57,47 @@ class FusedInterpreter:
         labels, scores = postprocess.confident(probabilities, self.model.object_mask_threshold)
         weights = None if mode == "instance" else probabilities[..., 1:]
         seen = pixels.look(grids, *resample.taps(*sizes), weights, scores if mode == "panoptic" else None)
-        sums, probabilities, labels, scores = _on_host(seen.sums, probabilities, labels, scores)
-        blank = [None] * len(sums)
+        told = _on_host(seen.sums, probabilities, labels, scores)
+        blank = [None] * len(grids)
         return map(
             Outcome,
-            blank if seen.classes is None else _on_host(seen.classes)[0].numpy(),
-            blank if seen.winners is None else self._panoptic(seen.winners, labels, scores, sums),
-            blank if mode == "semantic" else self._instances(grids, sizes, probabilities, sums),
+            blank if seen.classes is None else _on_host(seen.classes)[0],
+            blank if seen.winners is None else self._panoptic(seen.winners, *told),
+            blank if mode == "semantic" else self._instances(grids, sizes, *told),
         )
 
-    def _panoptic(self, winners: Tensor, labels: Tensor, scores: Tensor, sums: Tensor) -> list[Panoptic]:
-        tables = torch.zeros(len(scores), scores.shape[1] + 1, dtype=postprocess.smallest(scores.shape[1]))
+    def _panoptic(self, winners: Tensor, sums: Numbers, _: Numbers, labels: Numbers, scores: Numbers) -> list[Panoptic]:
+        images, queries = scores.shape
+        tables = torch.zeros(images, queries + 1, dtype=postprocess.smallest(queries))
         segments = []
-        for table, label, score, areas in zip(tables, labels, scores, sums[:, :3], strict=True):
-            keep = score.nonzero()[:, 0]
-            numbers, found = postprocess.partition(
+        for table, label, score, areas in zip(tables.numpy(), labels, scores, sums[:, :3], strict=True):
+            keep = np.flatnonzero(score)
+            table[keep], found = postprocess.partition(
                 label[keep],
                 score[keep],
                 areas[:, keep],
                 things=self.things,
                 overlap_threshold=self.model.overlap_threshold,
             )
-            table[keep] = torch.tensor(numbers, dtype=table.dtype)
             segments.append(found)
-        on_device = tables.to(winners.device, non_blocking=True)
-        (ids,) = _on_host(on_device.gather(1, winners.flatten(1).long()).view(winners.shape))
-        return [Panoptic(*each) for each in zip(ids.numpy(), segments, strict=True)]
+        first = torch.arange(0, tables.numel(), queries + 1, dtype=torch.int32, device=winners.device)
+        numbers = (winners.flatten(1) + first[:, None]).flatten()
+        on_device = tables.flatten().to(winners.device, non_blocking=True)
+        (ids,) = _on_host(on_device.index_select(0, numbers).view(winners.shape))
+        return [Panoptic(*each) for each in zip(ids, segments, strict=True)]
 
-    def _instances(self, grids: Tensor, sizes: Any, probabilities: Tensor, sums: Tensor) -> list[Instances]:
+    def _instances(self, grids: Tensor, sizes: Any, sums: Numbers, probabilities: Numbers, *_: Numbers) -> list[Instances]:
         """As `postprocess.instances`, but what a mask is worth is known before it is made."""
         resampler = resample.to_original(*sizes, grids.dtype)
         found, wanted = [], []
-        for probability, (_, _, _, area, inside) in zip(probabilities, sums, strict=True):
+        for probability, (*_, area, inside) in zip(probabilities, sums, strict=True):
             scores, classes, query = postprocess.candidates(
                 probability, topk=self.model.test_topk_per_image, things=self.things, min_score=self.min_score
             )
-            scores = scores * (inside / (area + 1e-6)).float()[query]
+            scores = scores * (inside / (area + 1e-6)).astype(np.float32)[query]
             order = postprocess.ranked(scores, self.min_score)
-            used, mask_of = torch.unique(query[order], return_inverse=True)
-            found.append((classes[order].numpy(), scores[order].double().numpy(), mask_of.tolist()))
+            used, mask_of = np.unique(query[order], return_inverse=True)
+            found.append((classes[order], scores[order].astype(float), mask_of.tolist()))
             wanted.append(used)
         masks = _masks(grids, wanted, resampler)
         return [
@@ -110,12 +114,12 @@ def _of(prediction: Prediction, places: list[int]) -> Prediction:
 
 
 def _masks(
-    grids: Tensor, queries: Sequence[Tensor], resampler: Resampler
+    grids: Tensor, queries: Sequence[Numbers], resampler: Resampler
 ) -> Iterator[tuple[NDArray[np.int32], list[int]]]:
     """For each image the borders of the masks of these queries, as `RunLengths` has them."""
     counts = [len(each) for each in queries]
-    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    pairs = torch.stack([image, torch.cat(list(queries))], 1).to(grids.device, non_blocking=True)
+    numbered = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(queries)], 1)
+    pairs = torch.from_numpy(numbered).to(grids.device, non_blocking=True)
     parts = torch.split(pairs, postprocess.at_once(resampler.size, pairs.device))
     some = (grids[part[:, 0], :, :, part[:, 1]] for part in parts)
     places, bounds = run_lengths.borders(resampler.transposed(grid) > 0 for grid in some)
@@ -125,10 +129,10 @@ def _masks(
         yield places[bounds[first] : bounds[last]], [at - bounds[first] for at in bounds[first : last + 1]]
 
 
-def _on_host(*tensors: Tensor) -> list[Tensor]:
+def _on_host(*tensors: Tensor) -> list[Numbers]:
     """Copied together into pinned memory, which PyTorch keeps for the next ones: fresh pages would take longer."""
     if tensors[0].device.type == "cpu":
-        return list(tensors)
+        return [tensor.numpy() for tensor in tensors]
     copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
     torch.cuda.current_stream(tensors[0].device).synchronize()
-    return copies
+    return [copy.numpy() for copy in copies]

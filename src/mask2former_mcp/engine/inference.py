@@ -10,12 +10,12 @@ from mask2former_mcp.engine import classes as class_table
 from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, trained, usable
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Normalize
-from mask2former_mcp.engine.photos import Photos
+from mask2former_mcp.engine.photos import Batches, Photos
 from mask2former_mcp.engine.progress import Progress
+from mask2former_mcp.engine.result_files import Writer
 from mask2former_mcp.engine.segmenting import Segmenter
 from mask2former_mcp.engine.status import StatusLog
 from mask2former_mcp.engine.usable import Usable
-from mask2former_mcp.engine.worker_pool import InOrder
 from mask2former_mcp.spec.experiment import Experiment
 
 
@@ -45,10 +45,31 @@ def _segment(
     known: Usable,
     paths: Sequence[Path],
     classes: Classes,
-    writer: InOrder,
+    writer: Writer,
     progress: Progress,
 ) -> list[str]:
     """All images through the network and to the writer; returns why those that could not be read could not."""
+    segmenter, batches = prepare(spec, known, paths, classes)
+    unreadable: dict[int, str] = {}
+    for shots, outcomes in segmenter(batches):
+        for each in shots.unreadable:
+            unreadable[each.index] = each.reason
+            progress.status.skipped(each.reason)
+            print(f"skipped: {each.reason}", flush=True)
+            progress.step(paths[each.index].name)
+        writer.add(shots.indices, outcomes)
+        for index in shots.indices:
+            progress.step(paths[index].name)
+    reasons = [unreadable[index] for index in sorted(unreadable)]
+    if len(reasons) == len(paths):
+        raise ValueError(f"none of the {len(paths)} images could be read; the first: {reasons[0]}")
+    return reasons
+
+
+def prepare(
+    spec: Experiment, known: Usable, paths: Sequence[Path], classes: Classes
+) -> tuple[Segmenter, Batches]:
+    """What segments the images, and what it is given: they are read in processes that start with the first batch."""
     split, batch = spec.dataset.test, batch_size(spec)
     fabric = device_for(spec, known)
     folder = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), known.size)
@@ -61,22 +82,9 @@ def _segment(
             print(said, flush=True)
     normalize = Normalize(spec.dataset.pixel_mean, spec.dataset.pixel_std)
     interpret = known.interpreter(spec, classes, fabric.device, min_score=least_score(spec))
-    unreadable: dict[int, str] = {}
     fill = batch if graphs else 0
     batches = photos.batches(folder, groups, split.num_workers, fill=fill, pin=spec.dataset.pin_memory)
-    for shots, outcomes in Segmenter(model, interpret, normalize, fabric.device)(batches):
-        for each in shots.unreadable:
-            unreadable[each.index] = each.reason
-            progress.status.skipped(each.reason)
-            print(f"skipped: {each.reason}", flush=True)
-            progress.step(paths[each.index].name)
-        for index, outcome in zip(shots.indices, outcomes, strict=True):
-            writer.add(index, outcome)
-            progress.step(paths[index].name)
-    reasons = [unreadable[index] for index in sorted(unreadable)]
-    if len(reasons) == len(paths):
-        raise ValueError(f"none of the {len(paths)} images could be read; the first: {reasons[0]}")
-    return reasons
+    return Segmenter(model, interpret, normalize, fabric.device), batches
 
 
 def device_for(spec: Experiment, known: Usable) -> Fabric:

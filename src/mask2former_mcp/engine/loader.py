@@ -6,7 +6,6 @@ loads what, or on what was loaded before. So resuming is only starting the order
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former_mcp.engine import augment, interruption
+from mask2former_mcp.engine import augment, interruption, shared_slots
 from mask2former_mcp.engine.augment import View
 from mask2former_mcp.engine.criterion import Targets
 from mask2former_mcp.engine.data import Annotated, Sample, Truth
@@ -51,9 +50,9 @@ class Item:
 class Batch:
     """B images padded right and below to one size.
 
-    images [B, 3, H, W] uint8 with zeros in the padding; labels [N], masks [N, h, w] of all images one after the other,
-    counts how many each has; valid [B, h, w]; sizes (height, width) before padding; indices in the split; truths at the
-    original sizes, None where an image is not to be measured.
+    images [B, 3, H, W] uint8 with zeros in the padding, in memory [B, H, W, 3] as files are read; labels [N],
+    masks [N, h, w] of all images one after the other, counts how many each has; valid [B, h, w]; sizes (height, width)
+    before padding; indices in the split; truths at the original sizes, None where an image is not to be measured.
     """
 
     images: Tensor
@@ -90,11 +89,10 @@ class Normalize:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor, sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-        """[B, 3, H, W] uint8 -> float32 on the device."""
-        pixels = images.to(device, non_blocking=True).float()
-        mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=device).view(1, 3, 1, 1) * 255
-        pixels = (pixels - mean) / std
+        """[B, 3, H, W] uint8 -> float32 on the device, for which nobody waits."""
+        mean, std = (255 * torch.tensor((self.mean, self.std))).to(device, non_blocking=True)[..., None, None]
+        pixels = images.to(device, non_blocking=True)
+        pixels = (pixels.to(torch.float32, memory_format=torch.contiguous_format) - mean) / std
         for pixel, (height, width) in zip(pixels, sizes, strict=True):
             pixel[:, height:] = 0
             pixel[:, :, width:] = 0
@@ -257,7 +255,7 @@ class Collate:
             valid[b, :rows, :columns] = item.valid
             at += len(item.labels)
         return Batch(
-            torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(images).permute(0, 3, 1, 2),
             torch.from_numpy(np.concatenate([item.labels for item in items])),
             torch.from_numpy(masks),
             [len(item.labels) for item in items],
@@ -294,7 +292,7 @@ def pair(size: tuple[int, ...]) -> tuple[int, int] | None:
 
 def can_share(workers: int) -> bool:
     """Whether the loader's processes will have the cache in common: forked ones do."""
-    return workers == 0 or sys.platform == "linux"
+    return workers == 0 or shared_slots.forks()
 
 
 def _cache(images: int) -> SampleCache | None:
@@ -328,7 +326,7 @@ def batches(
         num_workers=workers,
         pin_memory=pin and torch.cuda.is_available(),
         worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        multiprocessing_context="fork" if workers and shared_slots.forks() else None,
         # The loader draws a base seed from a generator each time it is iterated: not from the network's.
         generator=torch.Generator().manual_seed(0),
     )

@@ -4,7 +4,8 @@ Images of about one size stand in one batch, padded to one size, so that the for
 replayed. How far an image is padded follows from its group, and moves what is found in it by little.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former_mcp.engine import loader
+from mask2former_mcp.engine import loader, shared_slots
 from mask2former_mcp.formats import images
 from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.spec.dataset import Augmentation
@@ -35,12 +36,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """image [h, w, 3] at network size; original: the file's own size; room: as the group's."""
+    """image [h, w, 3] at network size; original: the file's own size; room: as the group's; batch: its number."""
 
     index: int
     image: NDArray[np.uint8]
     original: Size
     room: Size | None
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Unreadable:
 
 @dataclass(slots=True)
 class Shots:
-    """images [B, 3, H, W] uint8, padded with zeros right and below; what is behind the last of `indices` is blank.
+    """images [B, 3, H, W] uint8, in memory [B, H, W, 3] as files are read, padded with zeros right and below; what is
+    behind the last of `indices` is blank.
 
     indices, sizes at the network, original sizes: of those that could be read.
     """
@@ -62,14 +65,25 @@ class Shots:
     originals: list[Size]
     unreadable: list[Unreadable]
 
-    def pin_memory(self) -> "Shots":
+@dataclass(slots=True)
+class Parcel:
+    """Shots on their way from the process that read them. taken: the [B, H, W, 3] that their images are, of a slot that
+    both have; None where these travel with them, as a copy."""
+
+    shots: Shots
+    number: int  # of the batch
+    taken: tuple[int, ...] | None
+
+    def pin_memory(self) -> "Parcel":
         """Called by the loader when it is asked to pin."""
-        self.images = self.images.pin_memory()
+        if self.taken is None:
+            self.shots.images = self.shots.images.pin_memory()
         return self
 
 
 class Photos(Dataset["Photo | Unreadable"]):
-    """The images, resized for the network; one that cannot be read is reported, not raised. Keys: (number, room)."""
+    """The images, resized for the network; one that cannot be read is reported, not raised. Keys: (number of the image,
+    its room, number of its batch)."""
 
     def __init__(
         self, paths: Sequence[Path], settings: Augmentation, target_size: Size | None, within: Size | None
@@ -79,15 +93,15 @@ class Photos(Dataset["Photo | Unreadable"]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: tuple[int, Size | None]) -> "Photo | Unreadable":
-        index, room = key
+    def __getitem__(self, key: tuple[int, Size | None, int]) -> "Photo | Unreadable":
+        index, room, batch = key
         try:
             original = images.read(self.paths[index])
         except FormatError as error:
             return Unreadable(index, str(error))
         size = (original.shape[0], original.shape[1])
         view = loader.evaluation_view(size, self.settings, self.target_size, self.within)
-        return Photo(index, view.image(original), size, room)
+        return Photo(index, view.image(original), size, room, batch)
 
     def groups(self, batch: int, *, grain: int) -> list[Group]:
         """All images in batches of one size. The one size is known where the spec or a graph sets it; otherwise the
@@ -126,29 +140,66 @@ def grouped(sizes: Sequence[Size | None], batch: int, *, grain: int) -> list[Gro
 class Collate:
     """fill: the number of images that every batch has, blank ones if need be; 0: as many as there are."""
 
-    fill: int = 0
+    fill: int
+    slots: Sequence[memoryview]
 
-    def __call__(self, items: "list[Photo | Unreadable]") -> Shots:
+    def __call__(self, items: "list[Photo | Unreadable]") -> Parcel:
         photos = [item for item in items if isinstance(item, Photo)]
         sizes = [(p.image.shape[0], p.image.shape[1]) for p in photos]
         rooms = [*sizes, *(p.room for p in photos if p.room)]  # a header may have promised less than there is
         height, width = (max((room[axis] for room in rooms), default=0) for axis in (0, 1))
-        stacked = np.zeros((max(self.fill, len(photos)) if photos else 0, height, width, 3), dtype=np.uint8)
-        for canvas, photo in zip(stacked, photos, strict=False):
-            canvas[: photo.image.shape[0], : photo.image.shape[1]] = photo.image
-        return Shots(
-            torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(),
+        shape = (max(self.fill, len(photos)) if photos else 0, height, width, 3)
+        number = photos[0].batch if photos else 0
+        images = _in_slot(self.slots, number, shape)
+        taken = None if images is None else shape
+        if images is None:
+            images = np.empty(shape, dtype=np.uint8)
+        for canvas, photo in zip(images, photos, strict=False):
+            rows, columns = photo.image.shape[:2]
+            canvas[:rows, :columns] = photo.image
+            canvas[rows:], canvas[:rows, columns:] = 0, 0
+        images[len(photos) :] = 0
+        shots = Shots(
+            torch.from_numpy(np.zeros(0, dtype=np.uint8) if taken else images.transpose(0, 3, 1, 2)),
             [p.index for p in photos],
             sizes,
             [p.original for p in photos],
             [item for item in items if isinstance(item, Unreadable)],
         )
+        return Parcel(shots, number, taken)
 
 
-def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int, pin: bool) -> "DataLoader[Shots]":
-    """A loader of Shots, one for each group."""
-    keys = [[(index, group.room) for index in group.indices] for group in groups]
-    return loader.batches(photos, keys, Collate(fill), workers, pin=pin)
+def _in_slot(slots: Sequence[memoryview], number: int, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """What the slot of this batch holds as images of this shape; None where it has no room for them."""
+    slot, size = slots[number % len(slots)] if slots else b"", math.prod(shape)
+    return np.frombuffer(slot, np.uint8, size).reshape(shape) if 0 < size <= len(slot) else None
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The Shots of all groups, in order. The images of one stay what they are until the third after it is asked for."""
+
+    loader: "DataLoader[Parcel]"
+    slots: Sequence[memoryview]
+
+    def __iter__(self) -> Iterator[Shots]:
+        for parcel in self.loader:
+            if parcel.taken is not None:
+                images = _in_slot(self.slots, parcel.number, parcel.taken)
+                assert images is not None  # there was room where they were read
+                parcel.shots.images = torch.from_numpy(images).permute(0, 3, 1, 2)
+            yield parcel.shots
+
+
+def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int, pin: bool) -> Batches:
+    """All groups as Shots, which so many processes read."""
+    keys = [[(i, group.room, n) for i in group.indices] for n, group in enumerate(groups)]
+    pixels = max((max(fill, len(g.indices)) * g.room[0] * g.room[1] for g in groups if g.room), default=0)
+    # As many as the loader's processes have been asked for (two each), and those that are looked at here.
+    slots = shared_slots.make(2 * workers + 3, 3 * pixels) if workers else []
+    if pin and torch.cuda.is_available():
+        shared_slots.pin(slots)
+    return Batches(loader.batches(photos, keys, Collate(fill, slots), workers, pin=pin), slots)
 
 
 def find_images(folder: str, *, without: Path | None = None) -> list[Path]:

@@ -92,8 +92,10 @@ def panoptic(
         won += best.flatten().bincount(minlength=count)
         left += best[within].bincount(minlength=count)
         winner[start:stop], inside[start:stop] = best, within
-    areas = torch.stack([own, won, left]).cpu()
-    table, segments = partition(labels, scores, areas, things=things, overlap_threshold=overlap_threshold)
+    areas = torch.stack([own, won, left]).cpu().numpy()
+    table, segments = partition(
+        labels.numpy(), scores.numpy(), areas, things=things, overlap_threshold=overlap_threshold
+    )
     ids = torch.tensor(table, dtype=smallest(len(segments)), device=at)[winner] * inside
     return Panoptic(ids.cpu().numpy(), segments)
 
@@ -112,39 +114,46 @@ def instances(
     One query may appear with several classes; its mask is computed once. things: only these classes stay, where given.
     min_score: pairs with less are dropped, before their masks are made where their class probability is less already.
     """
-    scores, classes, query = candidates(class_logits.softmax(-1), topk=topk, things=things, min_score=min_score)
-    used, mask_of = torch.unique(query, return_inverse=True)
-    masks: list[run_lengths.Encoded] = []
-    quality = [torch.zeros(0)]
-    for part in used.split(at_once(resample.size, mask_logits.device)):
-        logits = resample.transposed(mask_logits[part.to(mask_logits.device)])  # [K, W, H]
-        inside = logits > 0
-        sums = (logits.sigmoid() * inside).flatten(1).sum(1)
-        quality.append((sums / (inside.flatten(1).sum(1) + 1e-6)).cpu())
-        masks += run_lengths.encode(inside)
-        del logits, inside  # before the next part is made
-    scores = scores * torch.cat(quality)[mask_of]
+    scores, classes, query = candidates(class_logits.softmax(-1).numpy(), topk=topk, things=things, min_score=min_score)
+    used, mask_of = np.unique(query, return_inverse=True)
+    quality = [np.zeros(0, dtype=np.float32)]
+
+    def insides() -> Iterator[Tensor]:
+        for part in torch.from_numpy(used).split(at_once(resample.size, mask_logits.device)):
+            logits = resample.transposed(mask_logits[part.to(mask_logits.device)])  # [K, W, H]
+            inside = logits > 0
+            sums = (logits.sigmoid() * inside).flatten(1).sum(1)
+            quality.append((sums / (inside.flatten(1).sum(1) + 1e-6)).cpu().numpy())
+            del logits  # before the next part is made
+            yield inside
+
+    masks = run_lengths.encode(insides(), resample.size, mask_logits.device)
+    scores = scores * np.concatenate(quality)[mask_of]
     order = ranked(scores, min_score)
-    found = [masks[number] for number in mask_of[order].tolist()]
-    return Instances(classes[order].numpy(), scores[order].double().numpy(), found)
+    return Instances(classes[order], scores[order].astype(float), run_lengths.pick(masks, mask_of[order].tolist()))
 
 
 def confident(probabilities: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """[..., Q, C + 1] -> classes and scores of the queries [..., Q]; scores are 0 where one takes no part in a panoptic
     partition."""
     scores, labels = probabilities.max(-1)
-    return labels, scores * ((labels != 0) & (scores > threshold))
+    return labels, scores.where((labels != 0) & (scores > threshold), 0)
 
 
 def partition(
-    labels: Tensor, scores: Tensor, areas: Tensor, *, things: frozenset[int], overlap_threshold: float
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    areas: NDArray[Any],
+    *,
+    things: frozenset[int],
+    overlap_threshold: float,
 ) -> tuple[list[int], tuple[Segment, ...]]:
     """The segment id of each of K queries (0 when dropped), and the segments. Stuff of one class shares its first one.
 
     areas [3, K]: pixels of the query's own mask, those that it won, and those of them that its own mask has.
     """
     own, won, left = areas
-    accepted = (left > 0) & (own > 0) & (won / own.clamp(min=1) >= overlap_threshold)
+    accepted = (left > 0) & (own > 0) & (won / np.maximum(own, 1) >= overlap_threshold)
     table: list[int] = []
     segments: list[Segment] = []
     stuff: dict[int, int] = {}
@@ -162,30 +171,31 @@ def partition(
 
 
 def candidates(
-    probabilities: Tensor, *, topk: int, things: frozenset[int] | None, min_score: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    probabilities: NDArray[np.float32], *, topk: int, things: frozenset[int] | None, min_score: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """[Q, C + 1] -> scores, classes and queries of the `topk` most probable pairs, without those not wanted."""
-    pairs = probabilities[:, 1:].flatten()
-    place = (pairs >= min_score).nonzero()[:, 0]
-    best = pairs[place].topk(min(topk, len(place)))
-    scores, place = best.values, place[best.indices]
-    num_classes = probabilities.shape[1] - 1
-    classes, query = place % num_classes + 1, place // num_classes
+    pairs, num_classes = probabilities[:, 1:].ravel(), probabilities.shape[1] - 1
+    place = np.flatnonzero(pairs >= min_score)
+    if len(place) > topk:
+        place = place[np.argpartition(-pairs[place], topk)[:topk]]
+    place = place[np.argsort(-pairs[place], kind="stable")]
+    query, classes = np.divmod(place, num_classes)
+    classes += 1
     if things is not None:
         keep = _table(things, num_classes)[classes]
-        scores, classes, query = scores[keep], classes[keep], query[keep]
-    return scores, classes, query
+        place, classes, query = place[keep], classes[keep], query[keep]
+    return pairs[place], classes, query
 
 
 @lru_cache(maxsize=4)
-def _table(things: frozenset[int], num_classes: int) -> Tensor:
+def _table(things: frozenset[int], num_classes: int) -> NDArray[np.bool_]:
     """[C + 1] whether a class is among them."""
-    return torch.isin(torch.arange(num_classes + 1), torch.tensor(sorted(things), dtype=torch.long))
+    return np.isin(np.arange(num_classes + 1), sorted(things))
 
 
-def ranked(scores: Tensor, min_score: float) -> Tensor:
+def ranked(scores: NDArray[np.float32], min_score: float) -> NDArray[np.int64]:
     """The places of those that reach `min_score`, best first."""
-    order = scores.argsort(descending=True, stable=True)
+    order = np.argsort(-scores, kind="stable")
     return order[scores[order] >= min_score]
 
 

@@ -34,13 +34,17 @@ from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec.experiment import Experiment
 
 
+TOGETHER = 4  # images that one process is given at once
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What the JSON files say of one image: panoptic, the entry of COCO panoptic; instances, COCO results."""
+    """What the JSON files say of one image: panoptic, the entry of COCO panoptic; instances, COCO results, as the text of
+    a list without its brackets: there are many."""
 
     image: ImageEntry
     panoptic: dict[str, Any] | None
-    instances: list[dict[str, Any]]
+    instances: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class ImageFiles:
     mode: str
     threshold: float
     min_score: float
+
+    def write_all(self, found: Sequence[tuple[int, Outcome]]) -> list[Described]:
+        """As `write`, of several."""
+        return [self.write(index, outcome) for index, outcome in found]
 
     def write(self, index: int, outcome: Outcome) -> Described:
         """Raises OSError or ValueError, naming the image."""
@@ -80,7 +88,8 @@ class ImageFiles:
         if outcome.semantic is not None:
             write_categories(self.folder / "semantic" / f"{stem}.png", outcome.semantic, self.category_ids)
         entry = ImageEntry(image_id, self.names[index], picture.shape[1], picture.shape[0])
-        return Described(entry, described, [] if outcome.instances is None else self._results(entry, outcome))
+        found = [] if outcome.instances is None else self._results(entry, outcome)
+        return Described(entry, described, json.dumps(found)[1:-1])
 
     def _results(self, image: ImageEntry, outcome: Outcome) -> list[dict[str, Any]]:
         found = outcome.instances
@@ -92,11 +101,11 @@ class ImageFiles:
                 "category_id": int(self.category_ids[class_]),
                 "category": self.classes[int(class_)].name,
                 "segmentation": {"size": [int(n) for n in mask["size"]], "counts": mask["counts"].decode("ascii")},
-                "bbox": [float(v) for v in coco_mask.toBbox(mask)],
+                "bbox": box,
                 "score": round(float(score), 5),
             }
             for class_, score, mask in zip(found.classes, found.scores, found.masks, strict=True)
-            if score >= self.min_score and coco_mask.area(mask) > 0
+            if score >= self.min_score and (box := coco_mask.toBbox(mask).tolist())[2] > 0
         ]
 
 
@@ -121,9 +130,22 @@ def image_files(folder: Path, paths: Sequence[Path], classes: Classes, spec: Exp
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Takes outcomes, in any order."""
+
+    pool: InOrder
+
+    def add(self, indices: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        """indices: the numbers of their images. A few together are handed over for little more than one alone."""
+        found = list(zip(indices, outcomes, strict=True))
+        for at in range(0, len(found), TOGETHER):
+            self.pool.add(found[at : at + TOGETHER])
+
+
 @contextmanager
-def writing(files: ImageFiles, *, processes: int = 0) -> Iterator[InOrder]:
-    """What takes (number of an image, its outcome), in any order; the JSON files are written when the block is done.
+def writing(files: ImageFiles, *, processes: int = 0) -> Iterator[Writer]:
+    """What takes outcomes; the JSON files are written when the block is done.
 
     processes: that write; 0: one a core but for the one that drives the network. The loader's take their share of the
     cores from them: both wait when they are ahead.
@@ -132,8 +154,8 @@ def writing(files: ImageFiles, *, processes: int = 0) -> Iterator[InOrder]:
     for kind in {"panoptic": ("panoptic", "semantic"), "semantic": ("semantic",)}.get(files.mode, ()):
         (files.folder / kind).mkdir(exist_ok=True)
     processes = processes or min(len(files.paths), max(1, loader.cores() - 1))
-    with worker_pool.in_order(ImageFiles.write, files, described.append, processes) as writer:
-        yield writer
+    with worker_pool.in_order(ImageFiles.write_all, files, described.extend, processes) as pool:
+        yield Writer(pool)
     _write_lists(files, sorted(described, key=lambda one: one.image.id))
 
 
@@ -148,7 +170,8 @@ def _write_lists(files: ImageFiles, described: Sequence[Described]) -> None:
     named = [{"id": e.category_id, "name": e.name, "isthing": e.isthing, "color": e.color} for e in known]
     write_json(files.folder / "categories.json", named)
     if files.mode in ("panoptic", "instance"):
-        write_json(files.folder / "instances.json", [found for one in described for found in one.instances])
+        found = ", ".join(one.instances for one in described if one.instances)
+        (files.folder / "instances.json").write_text(f"[{found}]", encoding="utf-8")
     if files.mode == "panoptic":
         categories = [Category(e.category_id, e.name, e.isthing) for e in known]
         segments = [one.panoptic for one in described if one.panoptic is not None]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -16,8 +17,8 @@ Encoded = dict[str, Any]  # {"size": [H, W], "counts": bytes}
 class RunLengths(Sequence[Encoded]):
     """Masks of one image of `size` (H, W), encoded when they are asked for.
 
-    A GPU finds the places where masks begin and end. To make texts of them takes longer than all else that is done for
-    an image, and can be left to the process that reads them. places: those of K masks, one mask's after the other's,
+    A GPU finds the places where masks begin and end. To make texts of them is left to whoever reads them: another
+    process, where these are sent to one. places: those of K masks, one mask's after the other's,
     from bounds [K + 1] on; order: the number of each mask here, which may come several times.
     """
 
@@ -44,11 +45,17 @@ class RunLengths(Sequence[Encoded]):
         return self._known[number]
 
 
-def encode(masks: Tensor) -> list[Encoded]:
-    """K bool masks [K, W, H], that is in the column order run lengths count in."""
-    if masks.device.type == "cpu":
-        return list(coco_mask.encode(masks.numpy().view(np.uint8).transpose(2, 1, 0)))
-    return list(RunLengths((masks.shape[2], masks.shape[1]), *borders([masks]), range(len(masks))))
+def encode(parts: Iterable[Tensor], size: tuple[int, int], device: torch.device) -> Sequence[Encoded]:
+    """Bool masks [K, W, H] in parts, that is in the column order run lengths count in. size: (H, W); device: theirs."""
+    if device.type == "cpu":
+        return [one for masks in parts for one in coco_mask.encode(masks.numpy().view(np.uint8).transpose(2, 1, 0))]
+    places, bounds = borders(parts)
+    return RunLengths(size, places, bounds, range(len(bounds) - 1))
+
+
+def pick(masks: Sequence[Encoded], numbers: Sequence[int]) -> Sequence[Encoded]:
+    """Those of these numbers, which may come several times; what is not encoded yet stays so."""
+    return replace(masks, order=numbers) if isinstance(masks, RunLengths) else [masks[number] for number in numbers]
 
 
 def borders(parts: Iterable[Tensor]) -> tuple[NDArray[np.int32], list[int]]:
@@ -66,6 +73,6 @@ def borders(parts: Iterable[Tensor]) -> tuple[NDArray[np.int32], list[int]]:
 
 def _encoded(places: NDArray[np.int32], size: tuple[int, int]) -> Encoded:
     height, width = size
-    counts = np.diff(places, prepend=0, append=width * height).tolist()
+    counts = np.diff(places, prepend=0, append=width * height)
     encoded: Encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return encoded

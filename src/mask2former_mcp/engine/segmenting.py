@@ -30,7 +30,7 @@ class Segmenter:
             yield from self._at_once(batches)
             return
         for shots in batches:
-            yield shots, self._read_out(shots, self._predict(shots))
+            yield shots, self._read_out(shots, self.predict(shots))
 
     def _at_once(self, batches: Iterable[Shots]) -> Iterator[tuple[Shots, list[Outcome]]]:
         """A batch is read out when the next one has been given to the network. That takes the host many small steps
@@ -47,7 +47,7 @@ class Segmenter:
 
         before: tuple[Shots, Any, torch.cuda.Event] | None = None
         for shots in batches:
-            now = shots, self._predict(shots), torch.cuda.current_stream(self.device).record_event()
+            now = shots, self.predict(shots), torch.cuda.current_stream(self.device).record_event()
             if before:
                 yield read_out(*before)
             before = now
@@ -55,8 +55,8 @@ class Segmenter:
             yield read_out(*before)
 
     @torch.inference_mode()
-    def _predict(self, shots: Shots) -> Any:
-        """None where no photo could be read."""
+    def predict(self, shots: Shots) -> Any:
+        """Of a batch; None where no photo of it could be read."""
         if not shots.indices:
             return None
         blank = [(0, 0)] * (len(shots.images) - len(shots.sizes))

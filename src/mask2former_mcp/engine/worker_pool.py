@@ -2,17 +2,15 @@
 
 Only so many tasks are under way at once that memory stays bounded: whoever adds one more waits for the oldest. On
 Linux the processes are forked, which costs no start and shares what the tasks need; they must touch neither CUDA nor
-threads that were there before. Arrays of a task are handed over in memory that both sides see: a copy, where a pipe
-takes many small ones. Elsewhere, and where they do not fit, they go through the pipe.
+threads that were there before. Arrays of a task are handed over in memory that both sides see (shared_slots.py): a copy, where
+a pipe takes many small ones. Those that do not fit there, and all where nothing is forked, go through the pipe.
 """
 
 from __future__ import annotations
 
-import mmap
 import multiprocessing
 import os
 import pickle
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,10 +19,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from mask2former_mcp.engine import interruption
+import numpy as np
+
+from mask2former_mcp.engine import interruption, shared_slots
 
 AHEAD = 3  # tasks under way for each process
-SLOT = 8 << 20  # bytes of one task's arrays in shared memory, of which only what is used takes any
+SLOT = 16 << 20  # bytes of one task's arrays in shared memory
+LATER = 10  # niceness: who feeds a GPU, and who reads for it, comes first
 KEPT = 31 << 20  # bytes; see `_keep_memory`
 
 
@@ -80,8 +81,7 @@ def in_order(work: Callable[..., Any], state: Any, take: Callable[[Any], None], 
     take: called here with each result. The processes end with the block, and with this process, however it ends.
     """
     _keep_memory()
-    forked, most = sys.platform == "linux", AHEAD * workers
-    slots = _shared(most) if forked else [memoryview(b"")] * most
+    forked, slots = shared_slots.forks(), shared_slots.make(AHEAD * workers, SLOT)
     context = multiprocessing.get_context("fork" if forked else None)
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(state, slots if forked else []))
     try:
@@ -91,12 +91,6 @@ def in_order(work: Callable[..., Any], state: Any, take: Callable[[Any], None], 
         together.finish()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _shared(slots: int) -> list[memoryview]:
-    """Memory that stays the same one in processes that are forked from now on."""
-    memory = memoryview(mmap.mmap(-1, slots * SLOT))
-    return [memory[start : start + SLOT] for start in range(0, len(memory), SLOT)]
 
 
 def _packed(task: tuple[Any, ...], slot: memoryview) -> tuple[bytes, list[slice]]:
@@ -109,7 +103,7 @@ def _packed(task: tuple[Any, ...], slot: memoryview) -> tuple[bytes, list[slice]
         if not 0 < content.nbytes <= len(slot) - start:
             return True
         places.append(slice(start, start + content.nbytes))
-        slot[places[-1]] = content
+        np.copyto(np.frombuffer(slot[places[-1]], np.uint8), np.frombuffer(content, np.uint8))  # other threads go on
         return False
 
     return pickle.dumps(task, protocol=5, buffer_callback=stays), places
@@ -122,6 +116,8 @@ _slots: list[memoryview]
 def _start(state: Any, slots: list[memoryview]) -> None:
     global _state, _slots
     interruption.ignore()
+    if hasattr(os, "nice"):
+        os.nice(LATER)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _state, _slots = state, slots
 

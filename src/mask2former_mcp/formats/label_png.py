@@ -1,15 +1,16 @@
 """Label maps as PNG files, written fast: a few values in large areas, so that most rows equal the row above.
 
 Every row is stored as its difference to the one above (filter 2), which leaves long runs of zeros for zlib. Pillow
-tries five filters on each row: for a panoptic map four times the work, and a larger file.
+tries five filters on each row: for a panoptic map four times the work, and a larger file. zlib-ng makes zlib's bytes in
+a sixth of its time.
 """
 
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _UP = 0, 2, 2
@@ -26,10 +27,11 @@ def write(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
     np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
     kind = _RGB if values.ndim == 3 else _GREY
     header = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, kind, 0, 0, 0)
-    runs = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    runs = zlib_ng.compressobj(1, strategy=zlib_ng.Z_RLE)
     packed = runs.compress(lines.data) + runs.flush()
     path.write_bytes(_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b""))
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    checked = zlib_ng.crc32(content, zlib_ng.crc32(kind))
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checked)

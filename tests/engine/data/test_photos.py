@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former_mcp.engine import fast, forward_graph, photos
-from mask2former_mcp.engine.photos import Group, Photos, grouped
+from mask2former_mcp.engine import fast, forward_graph, photos, shared_slots
+from mask2former_mcp.engine.photos import Batches, Group, Photos, grouped
 from mask2former_mcp.spec.dataset import Augmentation
 
 SETTINGS = Augmentation(test_min_size=64, test_max_size=128)
@@ -79,3 +79,21 @@ def test_only_one_size_is_thought_of_being_compiled(monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setenv(fast.COMPILE, "always")
     assert forward_graph.compiling([None], 8) == (True, "M2F_COMPILE=always")
+
+
+def test_what_processes_read_into_shared_memory_is_what_is_read_here(tmp_path: Path) -> None:
+    """More batches than there are slots, one of which is larger than it was said to be, one that has no image."""
+    paths = folder(tmp_path, [(64, 120) if n == 8 else (64, 90 - n) for n in range(24)])
+    paths[10], paths[11] = tmp_path / "none.png", tmp_path / "nor.png"
+    whole = Photos(paths, SETTINGS, None, None)
+    groups = [Group((2 * n, 2 * n + 1), (64, 96)) for n in range(12)]
+
+    def found(workers: int) -> tuple[list[object], Batches]:
+        batches = photos.batches(whole, groups, workers, fill=3, pin=False)
+        return [(shots.images.tolist(), shots.indices, shots.sizes, shots.unreadable) for shots in batches], batches
+
+    (here, _), (there, shared) = found(0), found(1)
+    assert len(here) == 12
+    assert here == there
+    taken = [parcel.taken for parcel in shared.loader]
+    assert taken[3:6] == [(3, 64, 96, 3) if shared_slots.forks() else None, None, None]

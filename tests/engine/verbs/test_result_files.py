@@ -57,7 +57,7 @@ def test_one_writer_and_several_write_the_same_files_in_whatever_order_images_co
         files = result_files.image_files(out, paths, CLASSES, spec)
         with result_files.writing(files, processes=processes) as writer:
             for index in order:
-                writer.add(index, outcome(index, (30 + index, 40)))
+                writer.add([index], [outcome(index, (30 + index, 40))])
         written.append(contents(out))
     assert written[0] == written[1]
     assert len([name for name in written[0] if name.startswith("panoptic/")]) == 12

@@ -18,7 +18,7 @@ def test_masks_encode_as_pycocotools_encodes_them(share: float) -> None:
     masks[1, 0, 0] = True  # a run from the first pixel
     masks[2, -1, -1] = True  # and one to the last
     expected = coco_mask.encode(np.asfortranarray(masks.numpy().transpose(2, 1, 0).astype(np.uint8)))
-    assert run_lengths.encode(masks) == expected
+    assert run_lengths.encode([masks[:2], masks[2:2], masks[2:]], (17, 31), masks.device) == expected
     found = RunLengths((17, 31), *run_lengths.borders([masks[:2], masks[2:2], masks[2:]]), range(5))
     assert list(found) == expected
 
@@ -27,5 +27,6 @@ def test_masks_that_a_gpu_found_are_encoded_by_the_process_that_reads_them() -> 
     masks = torch.rand(3, 20, 10, generator=torch.Generator().manual_seed(3)) < 0.3
     sent = pickle.loads(pickle.dumps(RunLengths((10, 20), *run_lengths.borders([masks]), [2, 0, 2])))
     expected = coco_mask.encode(np.asfortranarray(masks.numpy().transpose(2, 1, 0).astype(np.uint8)))
+    assert not sent._known
     assert list(sent) == [expected[2], expected[0], expected[2]]
     assert list(sent[1:]) == [expected[0], expected[2]]

@@ -1,14 +1,14 @@
 """Work in processes beside this one: what tasks hold arrives whole, in order, however large, and ends are told."""
 
+import errno
 import os
 import signal
-import types
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mask2former_mcp.engine import worker_pool
+from mask2former_mcp.engine import shared_slots, worker_pool
 from mask2former_mcp.engine.worker_pool import AHEAD, SLOT
 
 
@@ -62,9 +62,32 @@ def test_a_task_larger_than_its_shared_memory_comes_back_whole() -> None:
 
 
 def test_where_memory_cannot_be_shared_tasks_go_through_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "sys", types.SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(shared_slots, "forks", lambda: False)
     (found,) = through([arrays(3)])
     assert_same(found, ("state", *arrays(3)))
+
+
+def no_memory(*_: Any) -> Any:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def test_where_no_memory_can_be_had_tasks_go_through_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_slots.mmap, "mmap", no_memory)
+    (found,) = through([arrays(3)])
+    assert_same(found, ("state", *arrays(3)))
+
+
+def is_shared(_state: str, array: Any) -> bool:
+    return any(np.shares_memory(np.frombuffer(slot, np.uint8), array) for slot in worker_pool._slots)
+
+
+@pytest.mark.skipif(not shared_slots.forks(), reason="nothing is forked here")
+def test_arrays_lie_in_memory_that_both_processes_see() -> None:
+    found: list[bool] = []
+    with worker_pool.in_order(is_shared, "state", found.append, 1) as pool:
+        pool.add(np.zeros(1 << 16))
+        pool.add(np.zeros(SLOT + 1, dtype=np.uint8))  # has no room there
+    assert found == [True, False]
 
 
 def test_what_a_task_held_can_be_changed_when_it_has_been_added() -> None:
