@@ -87,7 +87,7 @@ def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold:
 def class_regions(class_map: NDArray[np.integer], classes: Classes) -> list[Region]:
     """One region per class of an [H, W] map."""
     there = extents(class_map)
-    return [Region(cut_value(class_map, c, extent), c, classes[c].name) for c, extent in there.items() if c]
+    return [Region(cut_value(class_map, c, extent), c, _name(classes, c)) for c, extent in there.items() if c]
 
 
 def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Picture:
@@ -192,7 +192,10 @@ def comparison(scenes: Sequence[Scene], classes: Classes, *, mode: str, threshol
 def save(path: Path, picture: Picture) -> None:
     """Writes a PNG, or a JPEG where the name says so."""
     if path.suffix == ".jpg":  # the same bytes as Pillow's, which copies the picture twice on the way
-        _, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        if not done:
+            raise OSError(f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels make no JPEG, whose sides end at 65500")
         path.write_bytes(encoded.data)
     else:
         Image.fromarray(picture).save(path)
@@ -208,11 +211,17 @@ def _numbered(patches: Sequence[tuple[Patch, int, float | None]], classes: Class
     seen: dict[int, int] = {}
     regions, things = [], classes.things
     for patch, class_, score in sorted(patches, key=lambda each: each[1] in things):
-        name = classes[class_].name
+        name = _name(classes, class_)
         shown = f"{name} {score:.2f}" if score is not None and class_ in things else name
         regions.append(Region(patch, class_, shown, seen.get(class_, 0)))
         seen[class_] = seen.get(class_, 0) + 1
     return regions
+
+
+def _name(classes: Classes, class_: int) -> str:
+    """As it is printed: a name that the font cannot write would be a row of boxes."""
+    name = classes[class_].name
+    return name if name_plates.legible(name) else f"class {classes[class_].category_id}"
 
 
 def _shade(classes: Classes, region: Region) -> tuple[int, int, int]:
@@ -244,7 +253,7 @@ def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image
     places: list[tuple[int, int]] = []
     x, y = MARGIN, 4
     for class_ in present:
-        needed = swatch + 8 + int(letters.getlength(classes[class_].name)) + 22
+        needed = swatch + 8 + int(letters.getlength(_name(classes, class_))) + 22
         if x + needed > width and x > MARGIN:
             x, y = MARGIN, y + line
         places.append((x, y))
@@ -256,7 +265,7 @@ def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image
         draw.rounded_rectangle(
             (left, top + 4, left + swatch, top + 4 + swatch), 4, fill=color, outline=_contrast(color)
         )
-        draw.text((left + swatch + 8, top + 4 + swatch / 2), classes[class_].name, INK, letters, anchor="lm")
+        draw.text((left + swatch + 8, top + 4 + swatch / 2), _name(classes, class_), INK, letters, anchor="lm")
     return sheet
 
 

@@ -134,5 +134,7 @@ def _on_host(*tensors: Tensor) -> list[Numbers]:
     if tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
     copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
-    torch.cuda.current_stream(tensors[0].device).synchronize()
+    done = torch.cuda.Event(blocking=True)  # which does not keep a core busy that others need
+    done.record(torch.cuda.current_stream(tensors[0].device))
+    done.synchronize()
     return [copy.numpy() for copy in copies]

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
+import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 INK, DARKNESS = (32, 36, 42), 190  # of the plate: its colour, and its opacity of 255
 BESIDE, ABOVE, ROUND = 4, 3, 4  # pixels of the plate around the name, and of its corners
+_FONT = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
 FINE = 96  # rows and columns in which the deepest pixel is looked for
 
 Pixels = NDArray[np.uint8]  # [h, w, 3]
@@ -18,7 +21,7 @@ Pixels = NDArray[np.uint8]  # [h, w, 3]
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """A name as it is drawn: the picture's values times `keeps` / 255, plus `adds`. Its corner is (top, left) of the
+    """A name as it is drawn: the picture's values times `keeps` / 255, plus `adds`. top, left: of its corner, from the
     point that it names."""
 
     keeps: Pixels
@@ -36,7 +39,7 @@ class Plate:
         below[...] = cv2.add(cv2.multiply(below, self.keeps[inside], scale=1 / 255), self.adds[inside])
 
 
-@lru_cache(maxsize=512)  # most names, with their scores, come again in one of the next images
+@lru_cache(maxsize=128)  # a name comes again in one of the next images, if seldom with its score
 def plate(name: str, size: int) -> Plate:
     """size: of the letters, in pixels."""
     letters = font(size)
@@ -67,5 +70,13 @@ def deepest(mask: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 @lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic letters and more; no Chinese."""
+    return ImageFont.truetype(_FONT, size)
+
+
+@lru_cache
+def legible(name: str) -> bool:
+    """Whether the font has all of its characters."""
+    known = FT2Font(_FONT)
+    return all(known.get_char_index(ord(character)) for character in name)

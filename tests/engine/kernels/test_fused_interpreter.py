@@ -13,7 +13,7 @@ from mask2former_mcp.engine import fast, postprocess
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.fused_interpreter import FusedInterpreter
 from mask2former_mcp.engine.model.network import Prediction
-from mask2former_mcp.engine.scoring import Interpreter
+from mask2former_mcp.engine.scoring import Interpreter, Outcome
 from mask2former_mcp.spec.model import Model
 
 CUDA = torch.cuda.is_available()
@@ -21,7 +21,7 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 QUERIES, CLASSES, DIM = (100, 80, 32) if CUDA else (12, 9, 8)
 GRID, PADDED = ((160, 192), (640, 768)) if CUDA else ((12, 16), (48, 64))
 KEPT = [(640, 720), (600, 768), (640, 720)] if CUDA else [(48, 60), (40, 64), (48, 60)]
-ORIGINALS = [(1100, 1230), (300, 384), (1100, 1230)] if CUDA else [(61, 77), (20, 32), (61, 77)]
+ORIGINALS = [(1100, 1230), (300, 384), (1100, 1230)] if CUDA else [(37, 45), (20, 32), (37, 45)]
 KNOWN = Classes(tuple(Entry(c + 1, f"class {c + 1}", c % 2 == 0, (0, 0, 0)) for c in range(CLASSES)))
 # Share of pixels that may fall the other way, by the precision that the network's masks come in.
 SHARES = [(torch.float32, 1e-4), (torch.float16, 2e-3), (torch.bfloat16, 2e-3)]
@@ -50,6 +50,18 @@ def test_both_read_out_the_same(
     wanted = Interpreter(model, KNOWN)(Prediction(*(part.float() for part in half)), KEPT, PADDED, ORIGINALS)
     found = FusedInterpreter(model, KNOWN.things)(Prediction(*(p.to(DEVICE) for p in half)), KEPT, PADDED, ORIGINALS)
     assert len(found) == len(wanted) == 3
+    assert_alike(found, wanted, share)
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+def test_a_gpu_reads_out_plainly_what_a_cpu_does() -> None:
+    model = Model(mode="panoptic", test_topk_per_image=30, object_mask_threshold=0.3, overlap_threshold=0.3)
+    wanted = Interpreter(model, KNOWN)(prediction(), KEPT, PADDED, ORIGINALS)
+    found = Interpreter(model, KNOWN)(Prediction(*(p.to(DEVICE) for p in prediction())), KEPT, PADDED, ORIGINALS)
+    assert_alike(found, wanted, 1e-4)
+
+
+def assert_alike(found: list[Outcome], wanted: list[Outcome], share: float) -> None:
     for ours, plain in zip(found, wanted, strict=True):
         assert (ours.semantic != plain.semantic).mean() < share
         assert len(plain.panoptic.segments) > 1

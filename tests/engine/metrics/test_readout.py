@@ -94,6 +94,15 @@ def test_panoptic_of_nothing_confident_is_empty(query_outputs: tuple[Tensor, Ten
     assert not found.ids.any()
 
 
+def test_a_query_that_is_not_a_number_takes_no_part(query_outputs: tuple[Tensor, Tensor]) -> None:
+    probabilities = query_outputs[0].softmax(-1)
+    _, scores = postprocess.confident(probabilities, 0.3)
+    probabilities[3] = torch.nan
+    labels, found = postprocess.confident(probabilities, 0.3)
+    assert found[3] == 0
+    assert found.nonzero().tolist() == [[q] for q in scores.nonzero()[:, 0].tolist() if q != 3]
+
+
 def test_instances_are_the_best_pairs_with_mask_quality(query_outputs: tuple[Tensor, Tensor]) -> None:
     classes, masks = query_outputs
     found = postprocess.instances(classes, masks, resampler(), topk=15, things=THINGS)

@@ -1,5 +1,7 @@
 """Overlays drawn region by region in bounding boxes, against the same drawn slowly over the whole image."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -135,3 +137,15 @@ def test_the_deepest_pixel_of_lines_that_are_seldom_looked_at_lies_on_one() -> N
     lines = np.zeros((640, 640), dtype=bool)
     lines[:, 3::64] = lines[3::64] = True
     assert lines[name_plates.deepest(lines)]
+
+
+def test_a_name_that_the_font_cannot_write_becomes_its_category() -> None:
+    assert name_plates.legible("Würfel, кубик, κύβος 0.97")
+    classes = Classes((Entry(7, "立方体", True, (220, 60, 40)), Entry(8, "Würfel", True, (30, 90, 210))))
+    found = artifacts.class_regions(np.array([[1, 1], [2, 2]]), classes)
+    assert [region.name for region in found] == ["class 7", "Würfel"]
+
+
+def test_a_picture_that_no_jpeg_holds_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="66000 x 3 pixels make no JPEG"):
+        artifacts.save(tmp_path / "wide.jpg", np.zeros((3, 66000, 3), dtype=np.uint8))

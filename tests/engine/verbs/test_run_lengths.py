@@ -18,7 +18,9 @@ def test_masks_encode_as_pycocotools_encodes_them(share: float) -> None:
     masks[1, 0, 0] = True  # a run from the first pixel
     masks[2, -1, -1] = True  # and one to the last
     expected = coco_mask.encode(np.asfortranarray(masks.numpy().transpose(2, 1, 0).astype(np.uint8)))
-    assert run_lengths.encode([masks[:2], masks[2:2], masks[2:]], (17, 31), masks.device) == expected
+    parts = [masks[:2], masks[2:2], masks[2:]]
+    assert run_lengths.encode(parts, (17, 31), torch.device("cpu")) == expected
+    assert list(run_lengths.encode(parts, (17, 31), torch.device("cuda"))) == expected
     found = RunLengths((17, 31), *run_lengths.borders([masks[:2], masks[2:2], masks[2:]]), range(5))
     assert list(found) == expected
 
