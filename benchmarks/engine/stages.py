@@ -51,8 +51,9 @@ def main() -> None:
     known = usable.open_model(spec, spec.inference.checkpoint)
     assert known.classes is not None  # gpu.py's trainings have them
     paths = photos.find_images(spec.dataset.test.img_dir)
-    with result_files.writing(result_files.image_files(results, paths, known.classes, spec)) as writer:
-        segmenter, batches = inference.prepare(spec, known, paths, known.classes)
+    pictures = inference.kept_pictures(spec, len(paths))
+    with result_files.writing(result_files.image_files(results, paths, known.classes, spec, pictures)) as writer:
+        segmenter, batches = inference.prepare(spec, known, paths, known.classes, pictures)
         outcomes = [outcome for _, some in islice(segmenter(batches), WARM_UP) for outcome in some]
         segments = np.mean([len(o.panoptic.segments) for o in outcomes if o.panoptic is not None])
         instances = [o.instances for o in outcomes if o.instances is not None]
@@ -62,7 +63,7 @@ def main() -> None:
 
         def write() -> None:
             for shots, some in segmenter(batches):
-                writer.add(shots.indices, some)
+                writer.add(list(zip(shots.indices, some, shots.kept, strict=True)))
             writer.pool.finish()
 
         measured("read", len(paths), lambda: [None for _ in batches])

@@ -2,8 +2,8 @@
 
     python benchmarks/engine/writing.py [--times 8] [--side 640] [--processes 2]
 
-Made-up predictions of 20 segments with bent borders, 100 queries, 133 classes, panoptic mode. Files: reading the
-picture again, overlay, panoptic and semantic PNG, run lengths, as a writing process does it, alone on one core, in CPU
+Made-up predictions of 20 segments with bent borders, 100 queries, 133 classes, panoptic mode. Files: overlay, panoptic
+and semantic PNG, and of masks that a GPU found the run lengths, as a writing process does it, alone on one core, in CPU
 time, so that other work on the machine changes little. The same images come again and again, so that every name has
 been drawn before; also with each drawn anew. Read-out: what turns a prediction into segments, on a GPU in float16 where
 there is one. Then both together as the verb does them, several processes writing, on the clock; and what the main
@@ -18,6 +18,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,14 +27,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, fast, inference, loader, name_plates, result_files
+from mask2former_mcp.engine import device, fast, inference, loader, name_plates, photos, result_files
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
-from mask2former_mcp.engine.photos import Shots
-from mask2former_mcp.engine.result_files import ImageFiles, Writer
-from mask2former_mcp.engine.scoring import Interpreter, Outcome
+from mask2former_mcp.engine.photos import Kept, Shots
+from mask2former_mcp.engine.result_files import Found, ImageFiles, Writer
+from mask2former_mcp.engine.run_lengths import RunLengths
+from mask2former_mcp.engine.scoring import Interpreter
 from mask2former_mcp.engine.segmenting import Segmenter
+from mask2former_mcp.formats import images
 from mask2former_mcp.spec.experiment import load
 
 QUERIES, SEGMENTS, CLASSES = 100, 20, 133
@@ -102,17 +105,19 @@ def cpu_ms(call: Callable[[], object], each: int) -> float:
     return min(taken)
 
 
-def hand_over(writer: Writer, outcomes: Sequence[Outcome], times: int) -> None:
+def hand_over(writer: Writer, found: Sequence[Found], times: int) -> None:
     for _ in range(times):
-        writer.add(range(len(outcomes)), outcomes)
+        writer.add(found)
     writer.pool.finish()
 
 
-def write(files: ImageFiles, outcomes: Sequence[Outcome], *, anew: bool = False) -> None:
-    for index, outcome in enumerate(outcomes):
+def write(files: ImageFiles, found: Sequence[Found], *, anew: bool = False) -> None:
+    for index, outcome, kept in found:
         if anew:
             name_plates.plate.cache_clear()
-        files.write(index, outcome)
+        if outcome.instances is not None and isinstance(masks := outcome.instances.masks, RunLengths):
+            outcome = replace(outcome, instances=replace(outcome.instances, masks=replace(masks, _known={})))
+        files.write(index, outcome, kept)
 
 
 def main() -> None:
@@ -134,33 +139,39 @@ def main() -> None:
     }
     spec = load("inference", content)
     paths = sorted((root / "photos").iterdir())
-    files = result_files.image_files(root, paths, classes, spec)
+    pictures = photos.slots_for(BATCH, BATCH, 1, 0)
+    kept: list[Kept | None] = [(i, side, side) if pictures else None for i in range(BATCH)]
+    for path, at in zip(paths, kept, strict=True):
+        if at:
+            photos.kept(pictures, at)[...] = images.read(path)
+    files = result_files.image_files(root, paths, classes, spec, pictures)
     interpret = fast.interpreter(Interpreter(spec.model, classes, inference.least_score(spec)), DEVICE)
     sizes = [(side, side)] * BATCH
-    shots = Shots(torch.zeros(BATCH, 3, side, side), list(range(BATCH)), sizes, sizes, [])
+    shots = Shots(torch.zeros(BATCH, 3, side, side), list(range(BATCH)), sizes, sizes, kept, [])
     print(f"images of {side} x {side}, torch {torch.__version__}, {DEVICE}", flush=True)
     with result_files.writing(files, processes=processes) as writer:  # forked before the GPU is used
         segmenter = Segmenter(MadeUp(side), interpret, Normalize([0.0] * 3, [1.0] * 3), DEVICE)
         ((_, outcomes),) = segmenter([shots])
         segments = [len(o.panoptic.segments) for o in outcomes if o.panoptic is not None]
-        found = [len(o.instances.masks) for o in outcomes if o.instances is not None]
-        print(f"segments {np.mean(segments):.1f}, instances {np.mean(found):.1f} an image", flush=True)
+        masks = [len(o.instances.masks) for o in outcomes if o.instances is not None]
+        found = list(zip(range(BATCH), outcomes, kept, strict=True))
+        print(f"segments {np.mean(segments):.1f}, instances {np.mean(masks):.1f} an image", flush=True)
         start = time.perf_counter()
         for _ in segmenter([shots] * times):
             pass
         print(f"read-out: {1e3 * (time.perf_counter() - start) / (BATCH * times):.2f} ms an image", flush=True)
         start, own = time.perf_counter(), time.process_time()
         for one, read in segmenter([shots] * times):
-            writer.add(one.indices, read)
+            writer.add(list(zip(one.indices, read, one.kept, strict=True)))
         writer.pool.finish()
         taken, own = time.perf_counter() - start, time.process_time() - own
         pace, main_ms = BATCH * times / taken, 1e3 * own / (BATCH * times)
         print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)
-        handing = cpu_ms(lambda: hand_over(writer, outcomes, times), BATCH * times)
+        handing = cpu_ms(lambda: hand_over(writer, found, times), BATCH * times)
         print(f"handing over: {handing:.2f} CPU ms an image in the main process", flush=True)
-    alone, anew = (cpu_ms(lambda new=new: write(files, outcomes, anew=new), BATCH) for new in (False, True))
+    alone, anew = (cpu_ms(lambda new=new: write(files, found, anew=new), BATCH) for new in (False, True))
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    write(files, outcomes)
+    write(files, found)
     faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / BATCH
     print(f"files: {alone:.1f} CPU ms an image, {1e3 / alone:.0f} images/s a core; {faults:.0f} page faults an image")
     print(f"files, each name drawn anew: {anew:.1f} CPU ms an image")

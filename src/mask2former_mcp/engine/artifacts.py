@@ -195,7 +195,8 @@ def save(path: Path, picture: Picture) -> None:
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         if not done:
-            raise OSError(f"{path}: {picture.shape[1]} x {picture.shape[0]} pixels make no JPEG, whose sides end at 65500")
+            height, width = picture.shape[:2]
+            raise OSError(f"{path}: {width} x {height} pixels make no JPEG, whose sides end at 65500")
         path.write_bytes(encoded.data)
     else:
         Image.fromarray(picture).save(path)
@@ -241,7 +242,7 @@ def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _add_names(picture: Picture, drawn: Sequence[tuple[Region, Patch]]) -> None:
     height, width = picture.shape[:2]
-    size = max(11, round(min(height, width) / 30))
+    size = max(11, round(min(height, width) / 35))
     for region, patch in drawn:
         if region.name and np.count_nonzero(patch.mask) > SMALLEST_LABELLED * height * width:
             row, column = name_plates.deepest(patch.mask)

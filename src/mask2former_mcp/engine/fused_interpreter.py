@@ -86,7 +86,9 @@ class FusedInterpreter:
         (ids,) = _on_host(on_device.index_select(0, numbers).view(winners.shape))
         return [Panoptic(*each) for each in zip(ids, segments, strict=True)]
 
-    def _instances(self, grids: Tensor, sizes: Any, sums: Numbers, probabilities: Numbers, *_: Numbers) -> list[Instances]:
+    def _instances(
+        self, grids: Tensor, sizes: Any, sums: Numbers, probabilities: Numbers, *_: Numbers
+    ) -> list[Instances]:
         """As `postprocess.instances`, but what a mask is worth is known before it is made."""
         resampler = resample.to_original(*sizes, grids.dtype)
         found, wanted = [], []
@@ -134,7 +136,8 @@ def _on_host(*tensors: Tensor) -> list[Numbers]:
     if tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
     copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
-    done = torch.cuda.Event(blocking=True)  # which does not keep a core busy that others need
+    # Waited for without keeping a core busy that others need.
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record(torch.cuda.current_stream(tensors[0].device))
     done.synchronize()
     return [copy.numpy() for copy in copies]

@@ -29,9 +29,10 @@ def run(spec: Experiment, results_dir: Path) -> None:
     if (asked := spec.inference.num_gpus * spec.inference.num_nodes) > 1:
         print(f"inference uses one process, not {asked}: num_gpus and num_nodes are for train and evaluate", flush=True)
     # Early, where a fork costs little. What runs in these processes touches neither torch nor CUDA (worker_pool.py).
-    with result_files.writing(result_files.image_files(results_dir, paths, classes, spec)) as writer:
+    pictures = kept_pictures(spec, len(paths))
+    with result_files.writing(result_files.image_files(results_dir, paths, classes, spec, pictures)) as writer:
         progress = Progress(status, len(paths), message="Inference in progress", unit="image")
-        unreadable = _segment(spec, known, paths, classes, writer, progress)
+        unreadable = _segment(prepare(spec, known, paths, classes, pictures), paths, writer, progress)
     result_files.write_json(results_dir / "unreadable.json", unreadable)
     told = f", {len(unreadable)} could not be read and were passed over" if unreadable else ""
     status.running(f"Segmented {len(paths) - len(unreadable)} images{told}.", unreadable=len(unreadable))
@@ -41,15 +42,10 @@ def run(spec: Experiment, results_dir: Path) -> None:
 
 
 def _segment(
-    spec: Experiment,
-    known: Usable,
-    paths: Sequence[Path],
-    classes: Classes,
-    writer: Writer,
-    progress: Progress,
+    prepared: tuple[Segmenter, Batches], paths: Sequence[Path], writer: Writer, progress: Progress
 ) -> list[str]:
     """All images through the network and to the writer; returns why those that could not be read could not."""
-    segmenter, batches = prepare(spec, known, paths, classes)
+    segmenter, batches = prepared
     unreadable: dict[int, str] = {}
     for shots, outcomes in segmenter(batches):
         for each in shots.unreadable:
@@ -57,7 +53,7 @@ def _segment(
             progress.status.skipped(each.reason)
             print(f"skipped: {each.reason}", flush=True)
             progress.step(paths[each.index].name)
-        writer.add(shots.indices, outcomes)
+        writer.add(list(zip(shots.indices, outcomes, shots.kept, strict=True)))
         for index in shots.indices:
             progress.step(paths[index].name)
     reasons = [unreadable[index] for index in sorted(unreadable)]
@@ -66,13 +62,19 @@ def _segment(
     return reasons
 
 
+def kept_pictures(spec: Experiment, count: int) -> list[memoryview]:
+    """Where pictures wait for what is drawn on them; made before the processes that draw."""
+    workers, written = spec.dataset.test.num_workers, result_files.under_way(count)
+    return photos.slots_for(count, batch_size(spec), workers, written)
+
+
 def prepare(
-    spec: Experiment, known: Usable, paths: Sequence[Path], classes: Classes
+    spec: Experiment, known: Usable, paths: Sequence[Path], classes: Classes, pictures: Sequence[memoryview]
 ) -> tuple[Segmenter, Batches]:
     """What segments the images, and what it is given: they are read in processes that start with the first batch."""
     split, batch = spec.dataset.test, batch_size(spec)
     fabric = device_for(spec, known)
-    folder = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), known.size)
+    folder = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), known.size, pictures)
     graphs = not known.size and forward_graph.possible(known.model, fabric.device)
     groups = folder.groups(batch, grain=photos.GRAIN if batch > 1 or graphs else 1)
     model = known.model

@@ -4,6 +4,7 @@ Images of about one size stand in one batch, padded to one size, so that the for
 replayed. How far an image is padded follows from its group, and moves what is found in it by little.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,6 +24,8 @@ from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.spec.dataset import Augmentation
 
 Size = tuple[int, int]  # (height, width)
+Kept = tuple[int, int, int]  # the slot of a picture, its height and width
+PICTURE = 6 << 20  # bytes of the largest picture that is kept: one of 1920 x 1080
 READERS = 16  # headers of files read at once
 GRAIN = 32  # pixels: sizes that differ by less, rounded up, share a batch
 
@@ -36,11 +40,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """image [h, w, 3] at network size; original: the file's own size; room: as the group's; batch: its number."""
+    """image [h, w, 3] at network size; original: the file's own size, and kept the place of its pixels; room: as the
+    group's; batch: its number."""
 
     index: int
     image: NDArray[np.uint8]
     original: Size
+    kept: Kept | None
     room: Size | None
     batch: int
 
@@ -56,14 +62,16 @@ class Shots:
     """images [B, 3, H, W] uint8, in memory [B, H, W, 3] as files are read, padded with zeros right and below; what is
     behind the last of `indices` is blank.
 
-    indices, sizes at the network, original sizes: of those that could be read.
+    indices, sizes at the network, original sizes, and where their pixels were kept: of those that could be read.
     """
 
     images: Tensor
     indices: list[int]
     sizes: list[Size]
     originals: list[Size]
+    kept: list[Kept | None]
     unreadable: list[Unreadable]
+
 
 @dataclass(slots=True)
 class Parcel:
@@ -83,25 +91,39 @@ class Parcel:
 
 class Photos(Dataset["Photo | Unreadable"]):
     """The images, resized for the network; one that cannot be read is reported, not raised. Keys: (number of the image,
-    its room, number of its batch)."""
+    its room, number of its batch, place in the order of all). pictures: see `slots_for`."""
 
     def __init__(
-        self, paths: Sequence[Path], settings: Augmentation, target_size: Size | None, within: Size | None
+        self,
+        paths: Sequence[Path],
+        settings: Augmentation,
+        target_size: Size | None,
+        within: Size | None,
+        pictures: Sequence[memoryview] = (),
     ) -> None:
         self.paths, self.settings, self.target_size, self.within = paths, settings, target_size, within
+        self.pictures = pictures
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: tuple[int, Size | None, int]) -> "Photo | Unreadable":
-        index, room, batch = key
+    def __getitem__(self, key: tuple[int, Size | None, int, int]) -> "Photo | Unreadable":
+        index, room, batch, place = key
         try:
             original = images.read(self.paths[index])
         except FormatError as error:
             return Unreadable(index, str(error))
         size = (original.shape[0], original.shape[1])
         view = loader.evaluation_view(size, self.settings, self.target_size, self.within)
-        return Photo(index, view.image(original), size, room, batch)
+        return Photo(index, view.image(original), size, self._keep(original, place), room, batch)
+
+    def _keep(self, picture: NDArray[np.uint8], place: int) -> Kept | None:
+        """Puts it where `kept` finds it; None where it has no room."""
+        if not self.pictures or picture.nbytes > PICTURE:
+            return None
+        at = place % len(self.pictures), picture.shape[0], picture.shape[1]
+        kept(self.pictures, at)[...] = picture
+        return at
 
     def groups(self, batch: int, *, grain: int) -> list[Group]:
         """All images in batches of one size. The one size is known where the spec or a graph sets it; otherwise the
@@ -164,6 +186,7 @@ class Collate:
             [p.index for p in photos],
             sizes,
             [p.original for p in photos],
+            [p.kept for p in photos],
             [item for item in items if isinstance(item, Unreadable)],
         )
         return Parcel(shots, number, taken)
@@ -193,13 +216,33 @@ class Batches:
 
 def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int, pin: bool) -> Batches:
     """All groups as Shots, which so many processes read."""
-    keys = [[(i, group.room, n) for i in group.indices] for n, group in enumerate(groups)]
+    place = itertools.count()
+    keys = [[(i, group.room, n, next(place)) for i in group.indices] for n, group in enumerate(groups)]
     pixels = max((max(fill, len(g.indices)) * g.room[0] * g.room[1] for g in groups if g.room), default=0)
-    # As many as the loader's processes have been asked for (two each), and those that are looked at here.
-    slots = shared_slots.make(2 * workers + 3, 3 * pixels) if workers else []
+    slots = shared_slots.make(_under_way(workers), 3 * pixels) if workers else []
     if pin and torch.cuda.is_available():
         shared_slots.pin(slots)
     return Batches(loader.batches(photos, keys, Collate(fill, slots), workers, pin=pin), slots)
+
+
+def _under_way(workers: int) -> int:
+    """Batches at most: those that the loader's processes have been asked for (two each), and are looked at here."""
+    return 2 * workers + 3
+
+
+def slots_for(images: int, batch: int, workers: int, written: int) -> list[memoryview]:
+    """Where pictures are kept as they were read, for processes that draw on them and are forked from now on: what they
+    need not decode a second time. As many as are under way in the network's batches, and `written` behind it; none
+    where that is more than an eighth of the memory that is free.
+    """
+    count = min(images, batch * _under_way(workers) + written)
+    return shared_slots.make(count if count * PICTURE <= psutil.virtual_memory().available // 8 else 0, PICTURE)
+
+
+def kept(pictures: Sequence[memoryview], at: Kept) -> NDArray[np.uint8]:
+    """[H, W, 3], in the memory of its slot."""
+    slot, height, width = at
+    return np.frombuffer(pictures[slot], np.uint8, height * width * 3).reshape(height, width, 3)
 
 
 def find_images(folder: str, *, without: Path | None = None) -> list[Path]:

@@ -119,7 +119,7 @@ def instances(
     quality = [np.zeros(0, dtype=np.float32)]
 
     def insides() -> Iterator[Tensor]:
-        for part in torch.from_numpy(used).split(at_once(resample.size, mask_logits.device)):
+        for part in torch.split(torch.from_numpy(used), at_once(resample.size, mask_logits.device)):
             logits = resample.transposed(mask_logits[part.to(mask_logits.device)])  # [K, W, H]
             inside = logits > 0
             sums = (logits.sigmoid() * inside).flatten(1).sum(1)

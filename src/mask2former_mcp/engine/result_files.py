@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mask2former_mcp.engine import artifacts, loader, worker_pool
+from mask2former_mcp.engine import artifacts, loader, photos, worker_pool
 from mask2former_mcp.engine.classes import Classes
+from mask2former_mcp.engine.photos import Kept
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.engine.worker_pool import InOrder
 from mask2former_mcp.formats import images, label_png, panoptic
@@ -33,14 +34,14 @@ from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec.experiment import Experiment
 
-
 TOGETHER = 4  # images that one process is given at once
+Found = tuple[int, Outcome, Kept | None]  # the number of an image, what was found in it, and where its picture lies
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What the JSON files say of one image: panoptic, the entry of COCO panoptic; instances, COCO results, as the text of
-    a list without its brackets: there are many."""
+    """What the JSON files say of one image: panoptic, the entry of COCO panoptic; instances, COCO results, as the text
+    of a list without its brackets: there are many."""
 
     image: ImageEntry
     panoptic: dict[str, Any] | None
@@ -49,7 +50,8 @@ class Described:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The files of single images: all that a process needs to write them. category_ids: by class, 0 for none."""
+    """The files of single images: all that a process needs to write them. category_ids: by class, 0 for none; pictures:
+    where some lie as they were read."""
 
     folder: Path
     paths: tuple[Path, ...]
@@ -60,23 +62,24 @@ class ImageFiles:
     mode: str
     threshold: float
     min_score: float
+    pictures: Sequence[memoryview] = ()
 
-    def write_all(self, found: Sequence[tuple[int, Outcome]]) -> list[Described]:
+    def write_all(self, found: Sequence[Found]) -> list[Described]:
         """As `write`, of several."""
-        return [self.write(index, outcome) for index, outcome in found]
+        return [self.write(*one) for one in found]
 
-    def write(self, index: int, outcome: Outcome) -> Described:
-        """Raises OSError or ValueError, naming the image."""
+    def write(self, index: int, outcome: Outcome, kept: Kept | None = None) -> Described:
+        """kept: where its picture lies. Raises OSError or ValueError, naming the image."""
         try:
-            return self._write(index, outcome)
+            return self._write(index, outcome, kept)
         except OSError as cause:
             raise OSError(f"{self.names[index]}: its results could not be written: {cause}") from cause
         except ValueError as cause:
             raise ValueError(f"{self.names[index]}: its results could not be drawn: {cause}") from cause
 
-    def _write(self, index: int, outcome: Outcome) -> Described:
+    def _write(self, index: int, outcome: Outcome, kept: Kept | None) -> Described:
         stem, image_id = self.stems[index], index + 1
-        picture = images.read(self.paths[index])  # a second time: cheaper than bringing it here from the loader
+        picture = photos.kept(self.pictures, kept) if kept else images.read(self.paths[index])
         regions = artifacts.outcome_regions(outcome, self.classes, mode=self.mode, threshold=self.threshold)
         artifacts.save(self.folder / f"{stem}.jpg", artifacts.overlay(picture, regions, self.classes))
         described = None
@@ -109,7 +112,9 @@ class ImageFiles:
         ]
 
 
-def image_files(folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment) -> ImageFiles:
+def image_files(
+    folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment, pictures: Sequence[memoryview] = ()
+) -> ImageFiles:
     """Raises ValueError for category ids that no PNG can hold."""
     ids = np.array([0, *(classes[c].category_id for c in range(1, len(classes) + 1))], dtype=np.int64)
     if spec.model.mode != "instance" and ids.max() > panoptic.LARGEST_ID:
@@ -127,6 +132,7 @@ def image_files(folder: Path, paths: Sequence[Path], classes: Classes, spec: Exp
         spec.model.mode,
         spec.model.object_mask_threshold,
         spec.inference.min_score,
+        pictures,
     )
 
 
@@ -136,24 +142,30 @@ class Writer:
 
     pool: InOrder
 
-    def add(self, indices: Sequence[int], outcomes: Sequence[Outcome]) -> None:
-        """indices: the numbers of their images. A few together are handed over for little more than one alone."""
-        found = list(zip(indices, outcomes, strict=True))
+    def add(self, found: Sequence[Found]) -> None:
+        """A few together are handed over for little more than one alone."""
         for at in range(0, len(found), TOGETHER):
             self.pool.add(found[at : at + TOGETHER])
 
 
+def writers(count: int) -> int:
+    """Processes that write so many images: one a core but for the one that drives the network. The loader's take their
+    share of the cores from them: both wait when they are ahead."""
+    return min(count, max(1, loader.cores() - 1))
+
+
+def under_way(count: int) -> int:
+    """Images of `count` that are handed over and not written yet, at most."""
+    return TOGETHER * worker_pool.AHEAD * writers(count)
+
+
 @contextmanager
 def writing(files: ImageFiles, *, processes: int = 0) -> Iterator[Writer]:
-    """What takes outcomes; the JSON files are written when the block is done.
-
-    processes: that write; 0: one a core but for the one that drives the network. The loader's take their share of the
-    cores from them: both wait when they are ahead.
-    """
+    """What takes outcomes; the JSON files are written when the block is done. processes: that write; 0: `writers`."""
     described: list[Described] = []
     for kind in {"panoptic": ("panoptic", "semantic"), "semantic": ("semantic",)}.get(files.mode, ()):
         (files.folder / kind).mkdir(exist_ok=True)
-    processes = processes or min(len(files.paths), max(1, loader.cores() - 1))
+    processes = processes or writers(len(files.paths))
     with worker_pool.in_order(ImageFiles.write_all, files, described.extend, processes) as pool:
         yield Writer(pool)
     _write_lists(files, sorted(described, key=lambda one: one.image.id))

@@ -18,14 +18,14 @@ def forks() -> bool:
 def make(count: int, size: int) -> list[memoryview]:
     """`count` slots of `size` bytes for processes that are forked from now on. A page takes memory once it was used.
 
-    They have no bytes where nothing is forked, or the system has no such memory to give.
+    None where nothing is forked, or the system has no such memory to give.
     """
     if not forks() or not count * size:
-        return [memoryview(b"")] * count
+        return []
     try:
         memory = memoryview(mmap.mmap(-1, count * size))
     except OSError:
-        return [memoryview(b"")] * count
+        return []
     return [memory[start : start + size] for start in range(0, len(memory), size)]
 
 
@@ -33,7 +33,7 @@ _pinned: list[memoryview] = []  # never given back: a GPU may have been told to 
 
 
 def pin(slots: list[memoryview]) -> None:
-    """Lets a GPU copy from these slots by itself, as long as this process lives. Where it cannot, copies take longer."""
+    """Lets a GPU copy from these slots by itself, as long as this process lives. If it cannot, copies take longer."""
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     for slot in slots:
         if len(slot) and int(runtime.cudaHostRegister(np.frombuffer(slot, np.uint8).ctypes.data, len(slot), 0)) == 0:

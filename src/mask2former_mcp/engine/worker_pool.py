@@ -2,8 +2,9 @@
 
 Only so many tasks are under way at once that memory stays bounded: whoever adds one more waits for the oldest. On
 Linux the processes are forked, which costs no start and shares what the tasks need; they must touch neither CUDA nor
-threads that were there before. Arrays of a task are handed over in memory that both sides see (shared_slots.py): a copy, where
-a pipe takes many small ones. Those that do not fit there, and all where nothing is forked, go through the pipe.
+threads that were there before. Arrays of a task are handed over in memory that both sides see (shared_slots.py): a
+copy, where a pipe takes many small ones. Those that do not fit there, and all where nothing is forked, go through the
+pipe.
 """
 
 from __future__ import annotations
@@ -30,24 +31,26 @@ KEPT = 31 << 20  # bytes; see `_keep_memory`
 
 
 class InOrder:
-    """Takes tasks. Made by `in_order`.
-
-    slots: one part of the shared memory for each task that may be under way.
-    """
+    """Takes tasks, so many under way at most. Made by `in_order`. slots: for the arrays of each of them, if any."""
 
     def __init__(
-        self, pool: ProcessPoolExecutor, work: Callable[..., Any], take: Callable[[Any], None], slots: list[memoryview]
+        self,
+        pool: ProcessPoolExecutor,
+        work: Callable[..., Any],
+        take: Callable[[Any], None],
+        most: int,
+        slots: list[memoryview],
     ):
-        self._pool, self._work, self._receive, self._slots = pool, work, take, slots
+        self._pool, self._work, self._receive, self._most, self._slots = pool, work, take, most, slots
         self._pending: deque[Future[Any]] = deque()
         self._added = 0
 
     def add(self, *task: Any) -> None:
         """Raises what an earlier task raised."""
-        while len(self._pending) >= len(self._slots):
+        while len(self._pending) >= self._most:
             self._take()
-        slot = self._added % len(self._slots)  # the oldest task's, which has been taken
-        packed = _packed(task, self._slots[slot])
+        slot = self._added % self._most  # the oldest task's, which has been taken
+        packed = _packed(task, self._slots[slot] if self._slots else memoryview(b""))
         with _explained():
             self._pending.append(self._pool.submit(_do, self._work, slot, *packed))
         self._added += 1
@@ -81,12 +84,13 @@ def in_order(work: Callable[..., Any], state: Any, take: Callable[[Any], None], 
     take: called here with each result. The processes end with the block, and with this process, however it ends.
     """
     _keep_memory()
-    forked, slots = shared_slots.forks(), shared_slots.make(AHEAD * workers, SLOT)
-    context = multiprocessing.get_context("fork" if forked else None)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(state, slots if forked else []))
+    most = AHEAD * workers
+    slots = shared_slots.make(most, SLOT)
+    context = multiprocessing.get_context("fork" if shared_slots.forks() else None)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(state, slots))
     try:
         pool.submit(os.getpid).result()  # starts all that are forked
-        together = InOrder(pool, work, take, slots)
+        together = InOrder(pool, work, take, most, slots)
         yield together
         together.finish()
     finally:

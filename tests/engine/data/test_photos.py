@@ -1,6 +1,7 @@
 """Images put together by size before any is decoded, padded alike whatever lies beside them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,3 +98,26 @@ def test_what_processes_read_into_shared_memory_is_what_is_read_here(tmp_path: P
     assert here == there
     taken = [parcel.taken for parcel in shared.loader]
     assert taken[3:6] == [(3, 64, 96, 3) if shared_slots.forks() else None, None, None]
+
+
+def test_a_picture_is_kept_as_it_was_read_unless_it_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = folder(tmp_path, [(64, 90 - n) for n in range(12)])
+    monkeypatch.setattr(photos, "PICTURE", 64 * 88 * 3)  # without room for the first two
+    pictures = photos.slots_for(12, 2, 1, 1)
+    assert len(pictures) == (2 * 5 + 1 if shared_slots.forks() else 0)
+    whole = Photos(paths, SETTINGS, None, None, pictures)
+    for shots in photos.batches(whole, whole.groups(2, grain=32), 1, fill=0, pin=False):
+        for index, (height, width), kept in zip(shots.indices, shots.originals, shots.kept, strict=True):
+            if index < 2 or not pictures:
+                assert kept is None
+            else:
+                assert kept == (index % 11, height, width)
+                assert (photos.kept(pictures, kept) == 10 + index).all()
+
+
+def test_no_picture_is_kept_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos.psutil, "virtual_memory", lambda: SimpleNamespace(available=100 * photos.PICTURE))
+    assert photos.slots_for(1000, 2, 1, 3) == []
+    assert len(photos.slots_for(12, 2, 1, 2)) in (12, 0)

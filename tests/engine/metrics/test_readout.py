@@ -98,7 +98,7 @@ def test_a_query_that_is_not_a_number_takes_no_part(query_outputs: tuple[Tensor,
     probabilities = query_outputs[0].softmax(-1)
     _, scores = postprocess.confident(probabilities, 0.3)
     probabilities[3] = torch.nan
-    labels, found = postprocess.confident(probabilities, 0.3)
+    _, found = postprocess.confident(probabilities, 0.3)
     assert found[3] == 0
     assert found.nonzero().tolist() == [[q] for q in scores.nonzero()[:, 0].tolist() if q != 3]
 

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mask2former_mcp.engine import result_files, session
+from mask2former_mcp.engine import photos, result_files, session
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.postprocess import Instances, Panoptic, Segment
 from mask2former_mcp.engine.scoring import Outcome
@@ -57,12 +57,28 @@ def test_one_writer_and_several_write_the_same_files_in_whatever_order_images_co
         files = result_files.image_files(out, paths, CLASSES, spec)
         with result_files.writing(files, processes=processes) as writer:
             for index in order:
-                writer.add([index], [outcome(index, (30 + index, 40))])
+                writer.add([(index, outcome(index, (30 + index, 40)), None)])
         written.append(contents(out))
     assert written[0] == written[1]
     assert len([name for name in written[0] if name.startswith("panoptic/")]) == 12
     assert [i["file_name"] for i in json.loads(written[0]["images.json"])] == [p.name for p in paths]
     assert {row["category_id"] for row in json.loads(written[0]["instances.json"])} == {3, 6}
+
+
+def test_a_picture_that_was_kept_is_not_read_again(tiny: Spec, tmp_path: Path) -> None:
+    (path,) = folder_of_images(tmp_path / "photos", 1)
+    spec = load("inference", tiny(inference__checkpoint="a.pth", dataset__test__img_dir=str(tmp_path / "photos")))
+    pictures, at = [memoryview(bytearray(4000))] * 2, (1, 30, 40)
+    photos.kept(pictures, at)[...] = np.asarray(Image.open(path))
+    written = []
+    for kept in (None, at):
+        out = tmp_path / f"kept_{kept is not None}"
+        out.mkdir()
+        with result_files.writing(result_files.image_files(out, [path], CLASSES, spec, pictures)) as writer:
+            writer.add([(0, outcome(0, (30, 40)), kept)])
+        written.append(contents(out))
+        path.unlink(missing_ok=True)
+    assert written[0] == written[1]
 
 
 def test_what_a_writer_cannot_write_ends_the_job_with_the_cause_and_the_image(

@@ -30,7 +30,9 @@ def shots(*indices: int, blank: int = 0) -> Shots:
     for place, index in enumerate(indices):
         images[place] = index
     unreadable = [] if indices else [Unreadable(9, "torn")]
-    return Shots(images, list(indices), [(4, 6)] * len(indices), [(8, 12)] * len(indices), unreadable)
+    return Shots(
+        images, list(indices), [(4, 6)] * len(indices), [(8, 12)] * len(indices), [None] * len(indices), unreadable
+    )
 
 
 def test_every_batch_comes_out_in_order_with_its_own_outcomes() -> None:

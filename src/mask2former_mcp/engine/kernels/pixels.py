@@ -1,7 +1,7 @@
 """What queries and classes make of an image's pixels.
 
-Two kernels, one for the classes and one for the queries, each of which makes a pixel's mask logits anew out of the grid:
-cheaper than to keep them, and than one kernel that does both and has registers for neither.
+Two kernels, one for the classes and one for the queries, each of which makes a pixel's mask logits anew out of the
+grid: cheaper than to keep them, and than one kernel that does both and has registers for neither.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _count(
 
 def _tiles(pixels: int, block: int, most: int) -> int:
     """Blocks of pixels for each program: of a small image no more than it has, rounded up to a power of 2."""
-    return min(most, triton.next_power_of_2(triton.cdiv(pixels, block)))
+    return min(most, int(triton.next_power_of_2(triton.cdiv(pixels, block))))
 
 
 @triton.jit
