@@ -44,6 +44,12 @@ def size(path: Path) -> tuple[int, int]:
         return _upright(image.size, image)
 
 
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) as the pixels lie in the file, whatever EXIF says of them; from the header only."""
+    with _opened(path) as image:
+        return image.size
+
+
 def probe(path: Path, content: bytes | None = None) -> tuple[int, int]:
     """(width, height) of the upright image after decoding all of it, so that a truncated file is found.
 

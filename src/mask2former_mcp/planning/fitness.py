@@ -10,6 +10,7 @@ from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.errors import DatasetError
 
 _FEW = 10
+_KINDS = 3  # of warnings that a Plan tells
 _MEASURE = ("train", "evaluate", "quantize")
 
 
@@ -17,14 +18,17 @@ def problems(found: Mapping[str, DatasetFacts]) -> Iterator[str]:
     """Warnings of what was found in the annotations, by role. DatasetError where nothing can be learned from them."""
     for role, facts in found.items():
         if facts.errors:
-            shown = "; ".join(problem.message for problem in facts.problems if problem.severity == "error")
+            shown = "; ".join(problem.sentence for problem in facts.problems if problem.severity == "error")
             raise DatasetError(
                 f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
                 fix="Repair the annotation file; check_dataset lists every problem with file and id.",
             )
         if facts.warnings and not (role == "eval" and facts == found.get("train")):
-            first = next((problem.message for problem in facts.problems), "")
-            yield f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {first}"
+            kinds: dict[str, str] = {}  # the first of each
+            for problem in facts.problems:
+                kinds.setdefault(problem.code, problem.sentence)
+            shown = "; ".join(list(kinds.values())[:_KINDS])
+            yield f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {shown}"
 
 
 def few_images(action: str, images: Mapping[str, int]) -> Iterator[str]:
