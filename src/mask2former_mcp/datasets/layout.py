@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.datasets.reference import DatasetRef, Place, contents, find, find_images
+from mask2former_mcp.datasets.reference import KINDS, DatasetRef, Place, contents, find, find_images
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import ade, json_stream
 from mask2former_mcp.formats.fault import FormatError
@@ -103,8 +103,8 @@ def no_images(ref: DatasetRef) -> DatasetError:
     """The error for a folder to look at that holds nothing to see."""
     return DatasetError(
         f"{ref.uri} holds no images; it holds: {contents(ref.folder()) or 'nothing'}",
-        fix="Name an image file, a folder of image files, or one with images/ or images.tar.gz; no annotations are "
-        "needed to look at images.",
+        fix=f"Name an image file ({KINDS}), a folder of image files, or one with images/ or images.tar.gz; no "
+        "annotations are needed to look at images.",
     )
 
 

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from mask2former_mcp.formats.fault import FormatError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+# Images as well, but not read here.
+UNREAD = frozenset({".gif", ".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".svg", ".psd", ".dng", ".tga"})
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
 # What Pillow raises for files that are not images, or broken ones; struct.error: a damaged EXIF block.

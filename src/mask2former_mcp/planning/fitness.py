@@ -8,6 +8,8 @@ from typing import Any
 from mask2former_mcp.datasets.facts import DatasetFacts, absent
 from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.formats import images
+from mask2former_mcp.formats.fault import FormatError
 
 _FEW = 10
 _KINDS = 3  # of warnings that a Plan tells
@@ -31,14 +33,22 @@ def problems(found: Mapping[str, DatasetFacts]) -> Iterator[str]:
             yield f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {shown}"
 
 
-def few_images(action: str, images: Mapping[str, int]) -> Iterator[str]:
-    """A warning where the metric rests on a handful of images; `images` is by role."""
-    count = images.get("eval")
+def few_images(action: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """A warning where the metric rests on a handful of images; `counts` is of images by role."""
+    count = counts.get("eval")
     if action in _MEASURE and count is not None and count < _FEW:
         yield (
             f"only {count} validation image(s): the metric is mostly noise, and so is any choice made by it; "
             f"{_FEW} or more say something"
         )
+
+
+def must_open(image: Path) -> None:
+    """The one image that inference was asked for: with it unreadable there is nothing to do."""
+    try:
+        images.read(image)
+    except FormatError as fault:
+        raise DatasetError(str(fault), fix="Name an image that opens.") from fault
 
 
 def must_exist(

@@ -393,6 +393,25 @@ def test_a_folder_for_inference_needs_images_only(shop: Path, look: Callable[...
         look(shop, role="inference")
 
 
+def test_one_image_is_checked_for_inference(shop: Path, look: Callable[..., Report]) -> None:
+    picture = shop / "test" / "images" / "test_00000.jpg"
+    report = look(picture, role="inference")
+    assert (report.ready, report.counts) == (True, {"images": 1, "files_checked": 1})
+    _truncate("test_00000.jpg")(picture.parent, lambda *_: None)
+    assert found(look(picture, role="inference"), "unreadable")["file"] == str(picture)
+
+
+def test_images_of_a_kind_that_is_not_read_are_counted(shop: Path, look: Callable[..., Report]) -> None:
+    for name in ("a.gif", "b.GIF", "c.heic", "note.txt"):
+        (shop / "test" / "images" / name).write_bytes(b"")
+    report = look(shop / "test", role="inference")
+    assert report.ready
+    message = found(report, "unread_kind", "warning")["message"]
+    assert message.startswith(
+        "3 image file(s) are of a kind that is not read (2 .gif, 1 .heic): convert them to one of"
+    )
+
+
 def test_what_cannot_be_checked_at_all_is_an_error_not_a_report(shop: Path, look: Callable[..., Report]) -> None:
     with pytest.raises(DatasetError, match="no annotation file"):
         look(shop / "test")

@@ -171,6 +171,7 @@ def test_a_parents_hold_out_is_made_again(plan: Any, shelf: Any, home: Path, dat
     assert said(made, "ended as failed")
     run = plan("inference", parent_job_id="train-hhhh0000")
     assert run.spec["dataset"]["test"]["img_dir"] == str(data / "alone" / "images")
+    assert said(run, f"the images of {data / 'alone'} are segmented, which the network was trained and validated on;")
 
 
 def test_a_folder_that_only_holds_train_gets_a_hold_out(plan: Any, data: Path, tmp_path: Path) -> None:
