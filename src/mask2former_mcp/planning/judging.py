@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
+from mask2former_mcp.datasets.sources import NOT_THERE
 from mask2former_mcp.errors import NotAvailable, StoreError
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.lineage import Earlier
@@ -57,6 +58,11 @@ def judge(
 def by_urgency(notes: Iterable[str]) -> tuple[str, ...]:
     """Each once. What keeps the job from starting is read first, what was merely left out last."""
     return tuple(sorted(dict.fromkeys(notes), key=_urgency))
+
+
+def worth_telling(notes: Iterable[str]) -> Iterator[str]:
+    """Without the files that are not there and that nobody reads: for them there is the Plan."""
+    return (note for note in notes if not note.startswith(f"left out, {NOT_THERE} "))
 
 
 def _urgency(note: str) -> int:
