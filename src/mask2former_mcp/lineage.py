@@ -271,7 +271,7 @@ def _must_have_ended(parent: Parent) -> None:
 
 def _named(files: Mapping[tuple[int, int], Path]) -> str:
     names = [f"epoch={epoch},step={step}" for epoch, step in sorted(files)]
-    return ", ".join(names if len(names) <= 8 else [*names[:4], "...", *names[-3:]])
+    return "; ".join(names if len(names) <= 10 else [*names[:5], "...", *names[-5:]])
 
 
 def _is_usable(path: Path) -> bool:

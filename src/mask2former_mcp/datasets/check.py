@@ -10,7 +10,7 @@ from mask2former_mcp.datasets.compare import compare
 from mask2former_mcp.datasets.files import Roots, Watch, open_all, open_folder
 from mask2former_mcp.datasets.layout import Layout, inside_part, no_images
 from mask2former_mcp.datasets.problems import Problems
-from mask2former_mcp.datasets.reference import DatasetRef, Place, find_images
+from mask2former_mcp.datasets.reference import DatasetRef, Place, find_images, unread_images
 from mask2former_mcp.datasets.report import Report, of_survey, told
 from mask2former_mcp.datasets.survey import Survey, survey
 from mask2former_mcp.errors import DatasetError
@@ -52,7 +52,7 @@ def check(
         "role": role,
         "compare_with": compare_with.uri if compare_with else None,
         "sample": sample,
-        "state": [_state(one.outlined(home, end - time.monotonic()).folder()) for one in refs],
+        "state": [_state(one.outlined(home, end - time.monotonic())) for one in refs],
     }
     work = background.find(request, home)
     if work.finished() is None and not work.alive():
@@ -85,18 +85,22 @@ def check(
     )
 
 
-def _state(folder: Path) -> list[list[Any]]:
+def _state(ref: DatasetRef) -> list[list[Any]]:
     """Changes with the annotation files and with what the file folders hold: repaired data is another request."""
+    return [_stamp(ref.path)] if ref.is_image else _state_of_folder(ref.folder())
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+def _state_of_folder(folder: Path) -> list[list[Any]]:
     names = {*ANNOTATIONS.values(), *LABEL_MAPS.values(), IMAGES, *MASKS.values()}
     names |= {archives.stem(name) for name in names}
     names |= {other for name in names for other in ALSO_CALLED.get(name, ())}
-    found = []
     parts = [folder, *(folder / part for part in ("train", "val", *ALSO_CALLED["val"]))]
-    for path in (part / name for part in parts for name in sorted(names)):
-        if path.exists():
-            status = path.stat()
-            found.append([str(path), status.st_size, status.st_mtime_ns])
-    return found
+    return [_stamp(path) for part in parts for name in sorted(names) if (path := part / name).exists()]
 
 
 def run(request: Mapping[str, Any], home: Path, watch: Watch, *, big_archives: bool = True) -> Report:
@@ -228,13 +232,7 @@ def _ade_root(layout: Layout, ref: DatasetRef, home: Path, watch: Watch, big: bo
 
 def _inference(ref: DatasetRef, sample: int | None, home: Path, watch: Watch, big: bool) -> Report:
     problems = Problems()
-    place = find_images(ref)
-    if place is None:
-        raise no_images(ref)
-    folder = _unpacked(place, None, home, watch, big, problems)
-    paths = images.listing(folder) if folder else []
-    if folder and not paths:
-        problems.error("missing_file", "the folder holds no image file (subfolders are not searched)", folder)
+    paths = [ref.path] if ref.is_image else _pictures(ref, home, watch, big, problems)
     checked = open_folder(paths, problems, sample=sample, watch=watch)
     return Report(
         finished=True,
@@ -244,6 +242,21 @@ def _inference(ref: DatasetRef, sample: int | None, home: Path, watch: Watch, bi
         counts={"images": len(paths), "files_checked": checked},
         **told(problems),
     )
+
+
+def _pictures(ref: DatasetRef, home: Path, watch: Watch, big: bool, problems: Problems) -> list[Path]:
+    place = find_images(ref)
+    if place is None:
+        raise no_images(ref)
+    folder = _unpacked(place, None, home, watch, big, problems)
+    if folder is None:
+        return []
+    if unread := unread_images(folder):
+        problems.warning("unread_kind", unread, folder)
+    paths = images.listing(folder)
+    if not paths:
+        problems.error("missing_file", "the folder holds no image file (subfolders are not searched)", folder)
+    return paths
 
 
 def _until(when: float) -> Watch:

@@ -19,7 +19,7 @@ from mask2former_mcp.datasets.survey import survey
 from mask2former_mcp.errors import DatasetError, NotReady
 from mask2former_mcp.formats.names import LABEL_MAPS
 
-_VERSION = 2  # of the cached form
+_VERSION = 3  # of the cached form
 NAMED = 10_000  # file names that are kept: enough to see that a folder is the wrong one
 DEADLINE_S = 40.0
 

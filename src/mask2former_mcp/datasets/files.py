@@ -174,9 +174,21 @@ def _probe(seen: Seen, path: Path, entry: ImageEntry) -> tuple[int, int] | None:
         seen.fault(fault, entry.id)
         return None
     if entry.width is not None and entry.height is not None and size != (entry.width, entry.height):
-        rule = f"the image is {size[0]} x {size[1]}, the annotations say {entry.width} x {entry.height}"
+        said = (entry.width, entry.height)
+        turned, fix = _turned(path, size, said)
+        rule = f"the image is {size[0]} x {size[1]}{turned}, the annotations say {said[0]} x {said[1]}{fix}"
         seen.error("size_mismatch", rule, path, entry.id)
     return size
+
+
+def _turned(image: Path, upright: tuple[int, int], other: tuple[int, int]) -> tuple[str, str]:
+    """What to add to a mismatch, and what to do, where the other size is that of the image without its rotation."""
+    if other == upright or images.stored_size(image) != other:
+        return "", ""
+    return (
+        f" (after its EXIF rotation; as stored {other[0]} x {other[1]})",
+        ": remove the EXIF orientation from the image, or annotate it upright",
+    )
 
 
 def _image(roots: Roots, entry: ImageEntry) -> Seen:
@@ -196,11 +208,13 @@ def _panoptic_pair(roots: Roots, entry: ImageEntry, record: panoptic.Annotation)
     except FormatError as fault:
         seen.fault(fault, entry.id)
         return seen
-    _same_size(seen, size, ids.shape, path, entry.id)
+    _same_size(seen, roots.images / entry.file_name, size, ids.shape, path, entry.id)
     present = set(np.unique(ids).tolist())
     listed = {s.id for s in record.segments}
     if lost := sorted(listed - present):
-        seen.error("segment_missing", f"segments {_few(lost)} are listed but have no pixel in the mask", path, entry.id)
+        grey = "; the PNG is grey, so its values are taken as ids" if panoptic.is_grey(path) else ""
+        rule = f"segments {_few(lost)} are listed but have no pixel in the mask{grey}"
+        seen.error("segment_missing", rule, path, entry.id)
     if extra := sorted(present - listed - {0}):
         seen.warning(
             "segment_unlisted", f"pixels of ids {_few(extra)} belong to no segment (read as void)", path, entry.id
@@ -218,7 +232,7 @@ def _ade_pair(roots: Roots, entry: ImageEntry, mask: str, known: frozenset[int])
     except FormatError as fault:
         seen.fault(fault, where)
         return seen
-    _same_size(seen, size, classes.shape, path, where)
+    _same_size(seen, roots.images / entry.file_name, size, classes.shape, path, where)
     present = set(np.unique(classes).tolist())
     if unknown := sorted(present - known):
         seen.error("unknown_category", f"classes {_few(unknown)} are not in the label map", path, where)
@@ -228,9 +242,12 @@ def _ade_pair(roots: Roots, entry: ImageEntry, mask: str, known: frozenset[int])
     return seen
 
 
-def _same_size(seen: Seen, size: tuple[int, int] | None, shape: tuple[int, ...], path: Path, id: int | str) -> None:
+def _same_size(
+    seen: Seen, image: Path, size: tuple[int, int] | None, shape: tuple[int, ...], path: Path, id: int | str
+) -> None:
     if size is not None and (shape[1], shape[0]) != size:
-        rule = f"the mask is {shape[1]} x {shape[0]}, its image {size[0]} x {size[1]}"
+        turned, fix = _turned(image, size, (shape[1], shape[0]))
+        rule = f"the mask is {shape[1]} x {shape[0]}, its image {size[0]} x {size[1]}{turned}{fix}"
         seen.error("size_mismatch", rule, path, id)
 
 

@@ -6,11 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mask2former_mcp.datasets.reference import DatasetRef, Place, contents, find, find_images
+from mask2former_mcp.datasets.reference import KINDS, DatasetRef, Place, contents, find, find_images
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import ade, json_stream
 from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
+from mask2former_mcp.staging import archives
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +104,23 @@ def no_images(ref: DatasetRef) -> DatasetError:
     """The error for a folder to look at that holds nothing to see."""
     return DatasetError(
         f"{ref.uri} holds no images; it holds: {contents(ref.folder()) or 'nothing'}",
-        fix="Name an image file, a folder of image files, or one with images/ or images.tar.gz; no annotations are "
-        "needed to look at images.",
+        fix=f"Name an image file ({KINDS}), a folder of image files, or one with images/ or images.tar.gz; no "
+        "annotations are needed to look at images.",
     )
 
 
 def missing(name: str, ref: DatasetRef, format: str) -> DatasetError:
     """The error for a file that the format reads and the folder does not have."""
-    archives = [IMAGES, *([MASKS[format]] if format in MASKS else [])]
-    wanted = [ANNOTATIONS[format], LABEL_MAPS[format], *(f"{a.removesuffix('.tar.gz')}/ or {a}" for a in archives)]
+    label_map = [LABEL_MAPS[format]] if format == "ade" else []  # elsewhere the job writes its own
+    wanted = [ANNOTATIONS[format], *label_map, IMAGES, *([MASKS[format]] if format in MASKS else [])]
     inside = contents(ref.folder()) or "nothing"
     return DatasetError(
-        f"{ref.uri} has no {name}, which format {format} reads; it holds: {inside}",
-        fix=f"Format {format} needs {', '.join(wanted)}. Put the file there, or name another dataset_format.",
+        f"{ref.uri} has no {_either(name)}, which format {format} reads; it holds: {inside}",
+        fix=f"Format {format} needs {', '.join(map(_either, wanted))}. Put it there, or name another dataset_format.",
         details={"file": name, "folder": ref.uri, "format": format},
     )
+
+
+def _either(name: str) -> str:
+    """An archive's name stands for the extracted folder too."""
+    return f"{archives.stem(name)}/ or {name}" if archives.is_archive(name) else name

@@ -21,6 +21,10 @@ class Problem:
     file: str | None = None
     id: int | str | None = None
 
+    @property
+    def sentence(self) -> str:
+        return self.message + (f" (id {self.id})" if self.id is not None else "")
+
     def as_dict(self) -> dict[str, Any]:
         return {"code": self.code, "severity": self.severity, "message": self.message, "file": self.file, "id": self.id}
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from mask2former_mcp.staging import archives
 from mask2former_mcp.staging.uri import Uri
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+KINDS = ", ".join(sorted(images.SUFFIXES))  # of image files that are read
 _RULE = "A dataset is a folder: a local path such as /data/shop, or s3://bucket/prefix."
 
 
@@ -108,7 +110,11 @@ def _a_file(path: Path) -> DatasetError:
         return DatasetError(
             f"dataset {path} is one image", fix=f"{_RULE} Only inference takes a single image, as inference_dataset."
         )
-    return DatasetError(f"dataset {path} is a file", fix=_RULE)
+    if path.suffix.lower() in images.UNREAD:
+        return DatasetError(
+            f"dataset {path} is an image of a kind that is not read", fix=f"Convert it to one of {KINDS}."
+        )
+    return DatasetError(f"dataset {path} is a file", fix=f"{_RULE} inference_dataset may be one image: {KINDS}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,16 @@ def find_images(ref: DatasetRef, *, expects: str | None = None) -> Place | None:
 def holds_images(folder: Path) -> bool:
     """True when image files lie directly in the folder."""
     return any(p.suffix.lower() in images.SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
+
+
+def unread_images(folder: Path) -> str:
+    """What to say of image files in the folder whose kind is not read; empty where there is none."""
+    suffixes = (p.suffix.lower() for p in folder.iterdir() if not p.name.startswith("."))
+    found = Counter(suffix for suffix in suffixes if suffix in images.UNREAD)
+    if not found:
+        return ""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.items()))
+    return f"{found.total()} image file(s) are of a kind that is not read ({kinds}): convert them to one of {KINDS}"
 
 
 def contents(folder: Path, limit: int = 12) -> str:

@@ -13,6 +13,7 @@ from mask2former_mcp.formats.names import ANNOTATIONS, IMAGES, LABEL_MAPS, MASKS
 from mask2former_mcp.staging import archives
 
 _HERE = "."  # the row's path: the dataset folder itself
+NOT_THERE = "not in"  # begins the reason for a file that is neither there nor read
 _PICTURES = "{job_dir}/derived/pictures"
 
 
@@ -92,7 +93,7 @@ class _Resolution:
         elif read:
             raise missing(name, ref, self.format)
         else:
-            self._leave_out(f"not in {ref.uri}, and {self.format} does not read it here", row.key)
+            self._leave_out(f"{NOT_THERE} {ref.uri}, and {self.format} does not read it here", row.key)
 
     def _categories_of(self, ref: DatasetRef) -> Place | None:
         """The annotation file, where it holds the classes' names (ADE's does not)."""

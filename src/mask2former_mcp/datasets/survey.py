@@ -73,18 +73,22 @@ class _Reader:
         self.uses: Counter[int] = Counter()
         self.names: set[str] = set()
         self.sections: set[str] = set()
+        self.nameless: dict[int, dict[str, Any]] = {}  # categories by id
 
     def take(self, key: str, entry: Any) -> None:
         self.sections.add(key)
         try:
             if key == "categories":
-                self._category(records.category(entry, self.file, isthing_required=self.isthing_required))
+                category = records.category(entry, self.file, isthing_required=self.isthing_required)
+                if category.name != entry.get("name"):
+                    self.nameless[category.id] = entry
+                self._category(category)
             elif key == "images":
                 self._image(records.image(entry, self.file, size_required=self.size_required))
             elif key == "annotations":
                 self._annotation(entry)
         except FormatError as fault:
-            self.problems.fault(fault)
+            self.problems.error(fault.code, f"{key}: {fault.reason}", fault.file, fault.id)
             if key == "categories":
                 self._keep_unreadable_category(entry)
 
@@ -121,6 +125,13 @@ class _Reader:
         for section in ("images", "categories", "annotations"):
             if section not in self.sections:
                 problems.error("missing_key", f'"{section}" is missing or empty', self.file)
+        if self.nameless:
+            first, entry = next(iter(self.nameless.items()))
+            found_there = ", ".join(key[:40] for key in list(entry)[:8])
+            why = f'found "name": {entry["name"]!r:.40}' if "name" in entry else f"keys found: {found_there}"
+            who = f"category {first} has" if len(self.nameless) == 1 else f"categories {_few(list(self.nameless))} have"
+            rule = f"{who} no name; {why}; where no label map names it, category {first} is called class_{first}"
+            problems.warning("category_name", rule, self.file, first)
         for id_ in self.uses.keys() - found.categories.keys():
             rule = f"category {id_} is not in categories ({self.uses[id_]} uses)"
             problems.error("unknown_category", rule, self.file, self.used[id_])
@@ -288,7 +299,7 @@ def _judge_labels(found: Survey) -> None:
     for label in found.labels:
         category = found.categories[label.id]
         if label.name != category.name and category.name != f"class_{category.id}":
-            rule = f"named {label.name!r} here and {category.name!r} in the annotations"
+            rule = f"named {label.name!r} here and {category.name!r} in the annotations: the label map's name is used"
             found.problems.warning("label_map_name", rule, path, label.id)
         if found.layout.format == "coco_panoptic" and label.isthing != category.isthing:
             rule = f"isthing is {int(label.isthing)} here and {int(category.isthing)} in the annotations"

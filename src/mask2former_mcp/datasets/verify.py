@@ -55,8 +55,7 @@ def _looked_at(layout: Layout, decode: int, watch: Watch) -> Survey:
 
 
 def _sentence(problem: Problem) -> str:
-    where = f"{problem.file}: " if problem.file else ""
-    return f"{where}{problem.message}" + (f" (id {problem.id})" if problem.id is not None else "")
+    return f"{problem.file}: {problem.sentence}" if problem.file else problem.sentence
 
 
 def _ignore(_stage: str, _done: int, _total: int) -> None:

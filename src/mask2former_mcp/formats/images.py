@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from mask2former_mcp.formats.fault import FormatError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+# Images as well, but not read here.
+UNREAD = frozenset({".gif", ".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".svg", ".psd", ".dng", ".tga"})
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 _ORIENTATION = 0x0112
 # What Pillow raises for files that are not images, or broken ones; struct.error: a damaged EXIF block.
@@ -42,6 +44,12 @@ def size(path: Path) -> tuple[int, int]:
         if image.format == "PNG" and "exif" not in image.info:
             return image.size  # getexif() would decode all of it, in search of EXIF behind the pixels
         return _upright(image.size, image)
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) as the pixels lie in the file, whatever EXIF says of them; from the header only."""
+    with _opened(path) as image:
+        return image.size
 
 
 def probe(path: Path, content: bytes | None = None) -> tuple[int, int]:

@@ -131,6 +131,12 @@ def read_ids(path: Path) -> NDArray[np.int32]:
     return decode_ids(pixels)
 
 
+def is_grey(path: Path) -> bool:
+    """Whether the ids of a panoptic PNG that was read are its grey values."""
+    with Image.open(path) as image:
+        return image.mode == "L"
+
+
 def decode_ids(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """[H, W, 3] RGB -> [H, W] ids."""
     red, green, blue = (pixels[..., c].astype(np.int32) for c in range(3))

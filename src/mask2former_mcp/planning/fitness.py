@@ -8,8 +8,11 @@ from typing import Any
 from mask2former_mcp.datasets.facts import DatasetFacts, absent
 from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.errors import DatasetError
+from mask2former_mcp.formats import images
+from mask2former_mcp.formats.fault import FormatError
 
 _FEW = 10
+_KINDS = 3  # of warnings that a Plan tells
 _MEASURE = ("train", "evaluate", "quantize")
 
 
@@ -17,24 +20,35 @@ def problems(found: Mapping[str, DatasetFacts]) -> Iterator[str]:
     """Warnings of what was found in the annotations, by role. DatasetError where nothing can be learned from them."""
     for role, facts in found.items():
         if facts.errors:
-            shown = "; ".join(problem.message for problem in facts.problems if problem.severity == "error")
+            shown = "; ".join(problem.sentence for problem in facts.problems if problem.severity == "error")
             raise DatasetError(
                 f"the {role} dataset has {facts.errors} error(s): {shown[:600]}",
                 fix="Repair the annotation file; check_dataset lists every problem with file and id.",
             )
         if facts.warnings and not (role == "eval" and facts == found.get("train")):
-            first = next((problem.message for problem in facts.problems), "")
-            yield f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {first}"
+            kinds: dict[str, str] = {}  # the first of each
+            for problem in facts.problems:
+                kinds.setdefault(problem.code, problem.sentence)
+            shown = "; ".join(list(kinds.values())[:_KINDS])
+            yield f"the {role} dataset has {facts.warnings} warning(s), see check_dataset: {shown}"
 
 
-def few_images(action: str, images: Mapping[str, int]) -> Iterator[str]:
-    """A warning where the metric rests on a handful of images; `images` is by role."""
-    count = images.get("eval")
+def few_images(action: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """A warning where the metric rests on a handful of images; `counts` is of images by role."""
+    count = counts.get("eval")
     if action in _MEASURE and count is not None and count < _FEW:
         yield (
             f"only {count} validation image(s): the metric is mostly noise, and so is any choice made by it; "
             f"{_FEW} or more say something"
         )
+
+
+def must_open(image: Path) -> None:
+    """The one image that inference was asked for: with it unreadable there is nothing to do."""
+    try:
+        images.read(image)
+    except FormatError as fault:
+        raise DatasetError(str(fault), fix="Name an image that opens.") from fault
 
 
 def must_exist(

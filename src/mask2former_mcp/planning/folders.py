@@ -113,9 +113,20 @@ def complete(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str], 
             return _measured(asked, folders, warnings) and was_holdout
         case "inference" if "inference_dataset" not in folders:
             folders["inference_dataset"] = _required(asked, folders, "eval_dataset", "inference_dataset")
+            if "eval_dataset" not in asked.arguments:
+                warnings.append(_not_named(asked, folders["inference_dataset"]))
     if was_holdout:
         del folders["eval_dataset"]  # its annotation files were the parent's own; this action reads none
     return False
+
+
+def _not_named(asked: Asked, ref: DatasetRef) -> str:
+    """Which images are segmented where nobody chose any, and what the network has seen of them."""
+    known = asked.parent.datasets if asked.parent else {}
+    is_train, is_eval = (known.get(role, {}).get("uri") == ref.uri for role in ("train", "eval"))
+    used = " and ".join(word for word, is_used in (("trained", is_train), ("validated", is_eval)) if is_used)
+    seen = f", which the network was {used} on" if used else ""
+    return f"no inference_dataset: the images of {ref.uri} are segmented{seen}; pass inference_dataset to choose others"
 
 
 def _measured(asked: Asked, folders: dict[str, DatasetRef], warnings: list[str]) -> bool:

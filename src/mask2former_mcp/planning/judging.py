@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
+from mask2former_mcp.datasets.sources import NOT_THERE
 from mask2former_mcp.errors import NotAvailable, StoreError
 from mask2former_mcp.jobs.plan import Estimate
 from mask2former_mcp.lineage import Earlier
@@ -14,6 +15,7 @@ from mask2former_mcp.planning.request import ActionRequest
 from mask2former_mcp.planning.rules import Rules, Situation
 
 _HOUR_S = 3600
+_LARGE_GB, _LARGE_PART = 5.0, 0.1  # of the free disk
 _CANNOT = "cannot start yet: "
 
 
@@ -25,11 +27,13 @@ def judge(
     bundle: Bundle,
     rules: Rules,
     earlier: Callable[[str], Sequence[Earlier]],
+    free_gb: float,
 ) -> tuple[Estimate, tuple[str, ...]]:
     """The estimate and notes; an error for a spec that breaks a rule, or for a job that cannot start here. With
     dry_run, what cannot run yet is a note.
 
-    lacks: what its platform is known to lack. earlier: what finished jobs of an action took.
+    lacks: what its platform is known to lack. earlier: what finished jobs of an action took. free_gb: where the results
+    will be.
     """
     machine = situation.machine
     gpu_notes, no_gpus = place.check_gpus(situation.spec, situation.action, machine, situation.platform)
@@ -45,6 +49,7 @@ def judge(
             fix="Mend what is named, or ask for another platform or runtime; dry_run=true shows the whole Plan.",
         )
     notes = [*gpu_notes, *found.warnings, *_slow(request, estimate, machine, bundle), *_tight(estimate, machine)]
+    notes += _large(situation, estimate, free_gb)
     if search and not is_searched:
         notes.append("automl settings are given, but this run trains directly: they are not used")
     return estimate, (*notes, *store_notes, *(f"{_CANNOT}{reason}" for reason in missing))
@@ -53,6 +58,11 @@ def judge(
 def by_urgency(notes: Iterable[str]) -> tuple[str, ...]:
     """Each once. What keeps the job from starting is read first, what was merely left out last."""
     return tuple(sorted(dict.fromkeys(notes), key=_urgency))
+
+
+def worth_telling(notes: Iterable[str]) -> Iterator[str]:
+    """Without the files that are not there and that nobody reads: for them there is the Plan."""
+    return (note for note in notes if not note.startswith(f"left out, {NOT_THERE} "))
 
 
 def _urgency(note: str) -> int:
@@ -91,4 +101,14 @@ def _tight(estimate: Estimate, machine: Machine) -> Iterator[str]:
         yield (
             f"about {estimate.memory_gb:.0f} GB of memory are needed, and this {what} has {have:.0f} GB: make the "
             "batch, the images or the network smaller"
+        )
+
+
+def _large(situation: Situation, estimate: Estimate, free_gb: float) -> Iterator[str]:
+    """Checkpoints of every epoch add up: say so before the disk is full."""
+    if situation.action == "train" and (estimate.disk_gb or 0.0) > min(_LARGE_GB, _LARGE_PART * free_gb):
+        interval = situation.spec["train"]["checkpoint_interval"]
+        yield (
+            f"the checkpoints will take about {estimate.disk_gb:.1f} GB, and {free_gb:.0f} GB are free: a larger "
+            f"train.checkpoint_interval than {interval} keeps fewer"
         )

@@ -1,8 +1,10 @@
 """What this machine can give a job."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -38,3 +40,9 @@ def look(settings: Settings, environ: Mapping[str, str] = os.environ) -> Machine
         memory_gb=psutil.virtual_memory().total / 2**30,
         trouble=trouble,
     )
+
+
+def free_gb(folder: Path) -> float:
+    """Room on the disk where the folder is, or will be."""
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    return shutil.disk_usage(there).free / 1e9

@@ -10,6 +10,7 @@ from mask2former_mcp import policy
 from mask2former_mcp.bundle import Bundle
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs import contained
+from mask2former_mcp.jobs.folders import stored_results_dir
 from mask2former_mcp.jobs.plan import AutomlDecision, Plan, Staging
 from mask2former_mcp.lineage import Earlier, Parent
 from mask2former_mcp.planning import (
@@ -121,8 +122,9 @@ class Planner:
         spec, home = draft.situation.spec, self.settings.home
         staging = (*data.staging, *draft.staging, *inferred.staging(chosen, home))
         validate.check_schema(spec, schema, self.rules.remarks)
+        free_gb = machine.free_gb(home / stored_results_dir(home, "", where.results_dir))
         estimate, judged = judging.judge(
-            request, draft.situation, where.missing, automl, self.bundle, self.rules, self.parents.earlier
+            request, draft.situation, where.missing, automl, self.bundle, self.rules, self.parents.earlier, free_gb
         )
         has_key, key_notes = self._key(terms.source, action, where)
         notes = (

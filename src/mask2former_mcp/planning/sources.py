@@ -12,7 +12,7 @@ from typing import Any
 from mask2former_mcp.data_source import DataSource
 from mask2former_mcp.datasets import detect, sources
 from mask2former_mcp.datasets.facts import DatasetFacts, facts
-from mask2former_mcp.datasets.reference import DatasetRef, find
+from mask2former_mcp.datasets.reference import DatasetRef, find, unread_images
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.formats import label_map
 from mask2former_mcp.formats.fault import FormatError
@@ -78,9 +78,12 @@ def gather(asked: Asked, settings: Settings) -> Data:
     }
     images = {role: known.images for role, known in found.items()}
     if asked.action == "inference" and places["inference_dataset"].is_image:
+        fitness.must_open(places["inference_dataset"].path)
         images["inference"] = 1
     elif asked.action == "inference" and Path(pictures := str(values.get("dataset.test.img_dir", ""))).is_dir():
         images["inference"] = len(listing(Path(pictures)))
+        if unread := unread_images(Path(pictures)):
+            warnings.append(unread)
     datasets = {
         role: _described(places[source], dataset_format, found.get(role))
         for role, source in (("train", "train_datasets"), ("eval", "eval_dataset"), ("inference", "inference_dataset"))

@@ -6,7 +6,9 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context
 
 from mask2former_mcp.errors import InvalidRequest
+from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.planning import judging
 from mask2former_mcp.planning.request import REQUESTS, ActionRequest
 from mask2former_mcp.server.answers import answer
 from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, summary
@@ -57,7 +59,8 @@ def _action_tool(services: Services, action: str) -> RequestTool:
             return answer(plan.model_dump(mode="json"), _plan_headline(plan))
         with anyio.CancelScope(shield=True):  # from here on there is a job, and its id is answered
             job = await anyio.to_thread.run_sync(services.jobs.submit, plan)
-        return answer(summary(job), headline(job), *(f"Warning: {warning}" for warning in plan.warnings))
+        told = Folders.of(services.settings.home, job).fill(list(judging.worth_telling(plan.warnings)))
+        return answer(summary(job), headline(job), *(f"Warning: {warning}" for warning in told))
 
     # Additive (a new job, new files), not idempotent unless a run_name makes it so. The job may fetch from S3, fetch
     # published weights and pull images.

@@ -131,7 +131,7 @@ def test_a_missing_file_is_named_by_its_uri(store: Any, tmp_path: Path) -> None:
     make(tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare" / "images")
     upload(store, tmp_path / "bare", "bare")
-    with pytest.raises(DatasetError, match=r"s3://shop/bare has no images\.tar\.gz"):
+    with pytest.raises(DatasetError, match=r"s3://shop/bare has no images/ or images\.tar\.gz"):
         plan(tmp_path / "home", train_dataset="s3://shop/bare")
 
 

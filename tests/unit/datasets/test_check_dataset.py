@@ -126,6 +126,8 @@ def _erase_segment(folder: Path, _: Change) -> None:
         ("coco_panoptic", edited(PANOPTIC, lambda c: c["annotations"][4].update(image_id=77)), "unknown_image", "error", PANOPTIC, 77),
         ("coco_panoptic", edited(PANOPTIC, lambda c: c["annotations"][3]["segments_info"][0].update(category_id=99)), "unknown_category", "error", PANOPTIC, 4),
         ("coco_panoptic", edited(PANOPTIC, lambda c: c["categories"][0].pop("isthing")), "missing_key", "error", PANOPTIC, 1),
+        ("coco_panoptic", edited(PANOPTIC, lambda c: c["categories"][0].pop("name")), "category_name", "warning", PANOPTIC, 1),
+        ("coco", edited(COCO, lambda c: c["categories"][1].update(name="")), "category_name", "warning", COCO, 2),
         ("coco_panoptic", edited(PANOPTIC, lambda c: c["annotations"][0]["segments_info"][0].pop("iscrowd")), "iscrowd_missing", "warning", PANOPTIC, 1),
         ("coco_panoptic", edited(PANOPTIC, lambda c: c["categories"].append({"id": 300, "name": "far", "isthing": 0})), "class_id", "warning", PANOPTIC, 300),
         ("coco_panoptic", edited(PANOPTIC, lambda c: c["categories"].append({"id": 14, "name": "new", "isthing": 0})), "unannotated_class", "warning", PANOPTIC, 14),
@@ -189,6 +191,77 @@ def test_a_fault_of_ade_data_is_found_and_named(
     problem = found(look(ade_shop / "train", "ade"), code, severity)
     assert problem["file"].endswith(file)
     assert problem["id"] == id
+
+
+def misspell(entry: Json) -> None:
+    entry["nmae"] = entry.pop("name")
+
+
+def test_misspelt_names_of_classes_are_told_once_with_the_keys_that_are_there(
+    shop: Path, look: Callable[..., Report], edit: Change
+) -> None:
+    edit(shop / "train" / PANOPTIC, lambda c: misspell(c["categories"][0]))
+    report = look(shop / "train")
+    assert report.ready
+    assert found(report, "category_name", "warning")["message"] == (
+        "category 1 has no name; keys found: id, isthing, nmae; where no label map names it, category 1 is called class_1"
+    )
+    edit(shop / "train" / PANOPTIC, lambda c: [misspell(entry) for entry in c["categories"][1:]])
+    report = look(shop / "train")
+    assert report.by_code["category_name"] == 1
+    assert (
+        "categories [1, 2, 3, 4, 5, 6, 11, 12, ...] (9) have no name"
+        in found(report, "category_name", "warning")["message"]
+    )
+
+
+def test_a_name_that_is_no_text_is_shown(shop: Path, look: Callable[..., Report], edit: Change) -> None:
+    edit(shop / "train" / PANOPTIC, lambda c: c["categories"][0].update(name=5))
+    assert (
+        'category 1 has no name; found "name": 5;' in found(look(shop / "train"), "category_name", "warning")["message"]
+    )
+
+
+def test_a_fault_says_which_section_its_record_is_in(shop: Path, look: Callable[..., Report], edit: Change) -> None:
+    edit(shop / "train" / PANOPTIC, lambda c: c["categories"][0].pop("isthing"))
+    message = found(look(shop / "train"), "missing_key")["message"]
+    assert message == 'categories: the required key "isthing" is missing'
+
+
+def test_a_label_map_that_names_a_class_otherwise_wins_and_says_so(
+    shop: Path, look: Callable[..., Report], edit: Change
+) -> None:
+    edit(shop / "train" / PANOPTIC, lambda c: c["categories"][0].update(name="crate"))
+    assert found(look(shop / "train"), "label_map_name", "warning")["message"].endswith(
+        "and 'crate' in the annotations: the label map's name is used"
+    )
+
+
+@pytest.mark.parametrize("format", ["coco_panoptic", "coco"])
+def test_a_size_that_fits_before_exif_turns_the_image_says_so(
+    shop: Path, look: Callable[..., Report], edit: Change, format: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 60)).save(shop / "train" / "images" / "train_00000.jpg", exif=exif)
+    for name in (PANOPTIC, COCO):
+        edit(shop / "train" / name, lambda c: c["images"][0].update(width=96, height=60))
+    _small_mask(shop / "train", edit)
+    path = shop / "train" / FIRST
+    panoptic.write_ids(path, np.zeros((60, 96), np.int32))
+    turned = "60 x 96 (after its EXIF rotation; as stored 96 x 60)"
+    cure = ": remove the EXIF orientation from the image, or annotate it upright"
+    messages = [p["message"] for p in look(shop / "train", format).problems if p["code"] == "size_mismatch"]
+    assert f"the image is {turned}, the annotations say 96 x 60{cure}" in messages
+    assert (f"the mask is 96 x 60, its image {turned}{cure}" in messages) is (format == "coco_panoptic")
+
+
+def test_a_grey_mask_whose_segments_are_not_found_is_said_to_be_grey(shop: Path, look: Callable[..., Report]) -> None:
+    path = shop / "train" / FIRST
+    Image.fromarray(np.zeros(panoptic.read_ids(path).shape, np.uint8)).save(path)
+    assert found(look(shop / "train"), "segment_missing")["message"].endswith(
+        "no pixel in the mask; the PNG is grey, so its values are taken as ids"
+    )
 
 
 def test_more_than_254_classes_cannot_be_told_apart(shop: Path, look: Callable[..., Report], edit: Change) -> None:
@@ -318,6 +391,25 @@ def test_a_folder_for_inference_needs_images_only(shop: Path, look: Callable[...
     assert found(report, "unreadable")["file"].endswith("broken.png")
     with pytest.raises(DatasetError, match="no images"):
         look(shop, role="inference")
+
+
+def test_one_image_is_checked_for_inference(shop: Path, look: Callable[..., Report]) -> None:
+    picture = shop / "test" / "images" / "test_00000.jpg"
+    report = look(picture, role="inference")
+    assert (report.ready, report.counts) == (True, {"images": 1, "files_checked": 1})
+    _truncate("test_00000.jpg")(picture.parent, lambda *_: None)
+    assert found(look(picture, role="inference"), "unreadable")["file"] == str(picture)
+
+
+def test_images_of_a_kind_that_is_not_read_are_counted(shop: Path, look: Callable[..., Report]) -> None:
+    for name in ("a.gif", "b.GIF", "c.heic", "note.txt"):
+        (shop / "test" / "images" / name).write_bytes(b"")
+    report = look(shop / "test", role="inference")
+    assert report.ready
+    message = found(report, "unread_kind", "warning")["message"]
+    assert message.startswith(
+        "3 image file(s) are of a kind that is not read (2 .gif, 1 .heic): convert them to one of"
+    )
 
 
 def test_what_cannot_be_checked_at_all_is_an_error_not_a_report(shop: Path, look: Callable[..., Report]) -> None:

@@ -38,6 +38,18 @@ def test_a_missing_folder_names_what_is_there(shop: Path) -> None:
         local(shop / "train" / "annotations.json").folder()
 
 
+@pytest.mark.parametrize(
+    ("name", "message", "fix"),
+    [("anim.gif", "an image of a kind that is not read", "Convert it to one of"), ("a.txt", "is a file", "one image")],
+)
+def test_a_file_that_is_no_image_to_read_is_told_the_kinds(tmp_path: Path, name: str, message: str, fix: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DatasetError, match=message) as caught:
+        local(tmp_path / name).folder()
+    assert fix in caught.value.fix
+    assert ".bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp" in caught.value.fix
+
+
 def test_the_extracted_folder_wins_over_the_archive(shop: Path) -> None:
     train = shop / "train"
     (train / "images.zip").write_bytes(b"")

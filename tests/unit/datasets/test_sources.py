@@ -51,6 +51,16 @@ def test_a_file_that_the_format_reads_must_be_there(shop: Path) -> None:
         sources.resolve(rows("train"), folders(shop), "coco_panoptic")
 
 
+def test_missing_masks_are_called_as_a_folder_first_and_no_label_map_is_asked_for(shop: Path) -> None:
+    shutil.rmtree(shop / "train" / "images_panoptic")
+    with pytest.raises(DatasetError, match=r"has no images_panoptic/ or images_panoptic\.tar\.gz, which") as caught:
+        sources.resolve(rows("train"), folders(shop), "coco_panoptic")
+    assert caught.value.fix.startswith(
+        "Format coco_panoptic needs annotations_panoptic.json, images/ or images.tar.gz, images_panoptic/ or "
+        "images_panoptic.tar.gz. "
+    )
+
+
 def test_a_file_that_the_format_does_not_read_is_left_out_with_a_note(shop: Path) -> None:
     (shop / "train" / "annotations.json").unlink()
     found = sources.resolve(rows("train"), folders(shop), "coco_panoptic")

@@ -60,6 +60,18 @@ def test_without_any_metric_best_is_undecided_and_latest_is_never_guessed(parent
     assert "epoch=1,step=100" in caught.value.fix
 
 
+def test_at_most_ten_checkpoints_are_named(parent: Parent) -> None:
+    with pytest.raises(NotFound) as caught:
+        lineage.checkpoint(parent, "epoch=999")
+    assert caught.value.fix == ("It has epoch=1,step=100; epoch=3,step=300; epoch=5,step=450; epoch=5,step=500.")
+    for epoch in range(10, 40):
+        (parent.results_dir / "train" / f"model_epoch_{epoch:03d}_step_00900.pth").write_bytes(b"w")
+    with pytest.raises(NotFound) as caught:
+        lineage.checkpoint(parent, "epoch=999")
+    assert caught.value.fix.count("epoch=") == 10
+    assert "; ...; epoch=35,step=900; " in caught.value.fix
+
+
 def test_an_only_checkpoint_needs_no_metric(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "model_epoch_000_step_00010.pth").write_bytes(b"x")

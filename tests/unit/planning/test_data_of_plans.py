@@ -78,6 +78,30 @@ def test_annotations_that_a_hold_out_does_not_divide_are_left_out_with_a_note(
     assert said(made, "coco_panoptic does not read: dataset.train.instance_json, dataset.val.instance_json")
 
 
+def edited(data: Path, folder: Path, key: str) -> Path:
+    """A copy of `alone` whose categories lack a key."""
+    shutil.copytree(data / "alone", folder)
+    path = folder / "annotations_panoptic.json"
+    document = json.loads(path.read_text())
+    for category in document["categories"]:
+        del category[key]
+    path.write_text(json.dumps(document))
+    return folder
+
+
+def test_each_category_that_is_at_fault_is_named(plan: Any, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        plan("train", train_dataset=str(edited(data, tmp_path / "flat", "isthing")))
+    for id_ in (7, 3, 11):
+        assert f'categories: the required key "isthing" is missing (id {id_})' in caught.value.message
+
+
+def test_categories_without_names_are_told_beside_other_warnings(plan: Any, data: Path, tmp_path: Path) -> None:
+    made = plan("train", train_dataset=str(edited(data, tmp_path / "nameless", "name")))
+    assert said(made, "categories [7, 3, 11] (3) have no name; keys found: id, isthing;")
+    assert said(made, "class 'class_3' has no annotation")
+
+
 def test_one_image_cannot_be_held_out(plan: Any, tmp_path: Path, data: Path) -> None:
     folder = tmp_path / "single"
     (folder / "images").mkdir(parents=True)
@@ -147,6 +171,7 @@ def test_a_parents_hold_out_is_made_again(plan: Any, shelf: Any, home: Path, dat
     assert said(made, "ended as failed")
     run = plan("inference", parent_job_id="train-hhhh0000")
     assert run.spec["dataset"]["test"]["img_dir"] == str(data / "alone" / "images")
+    assert said(run, f"the images of {data / 'alone'} are segmented, which the network was trained and validated on;")
 
 
 def test_a_folder_that_only_holds_train_gets_a_hold_out(plan: Any, data: Path, tmp_path: Path) -> None:

@@ -31,6 +31,22 @@ def test_mini_is_offered_where_a_default_network_takes_hours(plan: Any, data: Pa
     assert mini.spec["model"]["sem_seg_head"]["num_classes"] == 3
 
 
+def test_many_checkpoints_are_told_before_they_fill_the_disk(
+    plan: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"train_dataset": str(data / "shop"), "preset": "mini"}
+    monkeypatch.setattr("mask2former_mcp.planning.machine.free_gb", lambda folder: 1000.0)
+    long = plan("train", **asked, num_epochs=400)
+    assert said(long, f"the checkpoints will take about {long.estimate.disk_gb:.1f} GB, and 1000 GB are free")
+    assert said(long, "a larger train.checkpoint_interval than 1 keeps fewer")
+    assert not said(
+        plan("train", **asked, num_epochs=400, overrides={"train.checkpoint_interval": 100}), "the checkpoints"
+    )
+    assert not said(plan("train", **asked, num_epochs=30), "the checkpoints")
+    monkeypatch.setattr("mask2former_mcp.planning.machine.free_gb", lambda folder: 2.0)
+    assert said(plan("train", **asked, num_epochs=30), "and 2 GB are free")
+
+
 def test_hardware_guidance_is_a_warning(plan: Any, data: Path) -> None:
     assert said(plan("train", train_dataset=str(data / "shop")), "4 are recommended")
     small = Machine(gpus=1, gpu_memory_gb=11.0, cpus=8, memory_gb=32.0)

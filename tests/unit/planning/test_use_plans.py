@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from mask2former_mcp.errors import DatasetError, InvalidRequest
 from mask2former_mcp.lineage import Parent
@@ -55,6 +56,12 @@ def test_inference_takes_a_plain_folder_of_images(plan: Any, trained: Any, data:
 def test_inference_without_a_folder_uses_the_evaluation_images(plan: Any, trained: Any, data: Path) -> None:
     made = plan("inference", parent_job_id=trained.job_id)
     assert made.spec["dataset"]["test"]["img_dir"] == str(data / "shop" / "val" / "images")
+    folder = data / "shop" / "val"
+    assert said(
+        made, f"no inference_dataset: the images of {folder} are segmented, which the network was validated on;"
+    )
+    named = plan("inference", parent_job_id=trained.job_id, eval_dataset=str(folder))
+    assert not said(named, "no inference_dataset")
 
 
 def test_an_export_is_measured_and_used_like_a_checkpoint(plan: Any, trained: Any, exported: Any) -> None:
@@ -137,6 +144,24 @@ def test_inference_takes_one_image(plan: Any, trained: Any, data: Path) -> None:
     assert made.spec["dataset"]["test"]["img_dir"] == "{job_dir}/derived/pictures"
     assert [item.kind for item in made.staging] == ["copy"]
     assert made.estimate.steps == 1
+
+
+def test_one_image_that_does_not_open_is_refused_by_its_own_name(plan: Any, trained: Any, tmp_path: Path) -> None:
+    picture = tmp_path / "trunc.jpg"
+    Image.new("RGB", (64, 64), (9, 80, 200)).save(picture)
+    picture.write_bytes(picture.read_bytes()[:-200])
+    with pytest.raises(DatasetError, match=rf"^{picture}: not a readable image"):
+        plan("inference", parent_job_id=trained.job_id, inference_dataset=str(picture))
+
+
+def test_images_of_a_kind_that_is_not_read_are_told_before_inference(
+    plan: Any, trained: Any, data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(data / "pictures", tmp_path / "pictures"))
+    assert not said(plan("inference", parent_job_id=trained.job_id, inference_dataset=str(folder)), "of a kind")
+    (folder / "anim.gif").write_bytes(b"")
+    made = plan("inference", parent_job_id=trained.job_id, inference_dataset=str(folder))
+    assert said(made, "1 image file(s) are of a kind that is not read (1 .gif)")
 
 
 def test_a_threshold_chooses_the_rows_of_the_instances_too(plan: Any, trained: Any) -> None:
