@@ -91,7 +91,8 @@ def class_regions(class_map: NDArray[np.integer], classes: Classes) -> list[Regi
 
 
 def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Picture:
-    """The image under its regions: translucent colour, a contour each, names where they fit.
+    """The image under its regions: translucent colour, where they overlap the last one's, a contour each, names where
+    they fit.
 
     Everything is done within the bounding box of a region: the whole image for each would take most of the time.
     """
@@ -101,11 +102,10 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = image.copy() if size == source else cv2.resize(image, size[::-1], interpolation=method)
     drawn = [(region, scaled(region.patch, size)) for region in regions if region.patch.mask.size]
+    dimmed = cv2.convertScaleAbs(picture, alpha=1 - FILL)
     for region, patch in drawn:
-        below = picture[patch.place]
         tint = [FILL * shade for shade in _shade(classes, region)]
-        tinted = cv2.add(cv2.convertScaleAbs(below, alpha=1 - FILL), (*tint, 0))
-        cv2.copyTo(tinted, patch.mask.view(np.uint8), below)
+        cv2.copyTo(cv2.add(dimmed[patch.place], (*tint, 0)), patch.mask.view(np.uint8), picture[patch.place])
     for region, patch in drawn:
         outlines, _ = cv2.findContours(
             patch.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(patch.left, patch.top)

@@ -28,12 +28,13 @@ def scene(size: tuple[int, int]) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def slowly(image: np.ndarray, masks: list[np.ndarray], colors: list[tuple[int, int, int]], size: tuple[int, int]):
-    """Each mask resized as a whole and blended over all pixels; contours along every one of its pixels."""
+    """Each mask resized as a whole and blended with all pixels; contours along every one of its pixels."""
     canvas = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if size < image.shape[:2] else cv2.INTER_CUBIC)
     canvas = canvas.astype(np.float32)
+    plain = canvas.copy()
     large = [cv2.resize(m.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5 for m in masks]
     for mask, color in zip(large, colors, strict=True):
-        canvas[mask] = canvas[mask] * 0.5 + np.array(color) * 0.5
+        canvas[mask] = plain[mask] * 0.5 + np.array(color) * 0.5
     picture = canvas.round().clip(0, 255).astype(np.uint8)
     for mask, color in zip(large, colors, strict=True):
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
