@@ -4,10 +4,9 @@
 
 Made-up predictions of 20 segments with bent borders, 100 queries, 133 classes, panoptic mode. Files: overlay, panoptic
 and semantic PNG, and of masks that a GPU found the run lengths, as a writing process does it, alone on one core, in CPU
-time, so that other work on the machine changes little. The same images come again and again, so that every name has
-been drawn before; also with each drawn anew. Read-out: what turns a prediction into segments, on a GPU in float16 where
-there is one. Then both together as the verb does them, several processes writing, on the clock; and what the main
-process spends to hand images over that have been read out.
+time, so that other work on the machine changes little. Read-out: what turns a prediction into segments, on a GPU in
+float16 where there is one. Then both together as the verb does them, several processes writing, on the clock; and what
+the main process spends to hand images over that have been read out.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, fast, inference, loader, name_plates, photos, result_files
+from mask2former_mcp.engine import device, fast, inference, loader, photos, result_files
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
@@ -111,10 +110,8 @@ def hand_over(writer: Writer, found: Sequence[Found], times: int) -> None:
     writer.pool.finish()
 
 
-def write(files: ImageFiles, found: Sequence[Found], *, anew: bool = False) -> None:
+def write(files: ImageFiles, found: Sequence[Found]) -> None:
     for index, outcome, kept in found:
-        if anew:
-            name_plates.plate.cache_clear()
         if outcome.instances is not None and isinstance(masks := outcome.instances.masks, RunLengths):
             outcome = replace(outcome, instances=replace(outcome.instances, masks=replace(masks, _known={})))
         files.write(index, outcome, kept)
@@ -169,12 +166,11 @@ def main() -> None:
         print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)
         handing = cpu_ms(lambda: hand_over(writer, found, times), BATCH * times)
         print(f"handing over: {handing:.2f} CPU ms an image in the main process", flush=True)
-    alone, anew = (cpu_ms(lambda new=new: write(files, found, anew=new), BATCH) for new in (False, True))
+    alone = cpu_ms(lambda: write(files, found), BATCH)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     write(files, found)
     faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / BATCH
     print(f"files: {alone:.1f} CPU ms an image, {1e3 / alone:.0f} images/s a core; {faults:.0f} page faults an image")
-    print(f"files, each name drawn anew: {anew:.1f} CPU ms an image")
 
 
 if __name__ == "__main__":

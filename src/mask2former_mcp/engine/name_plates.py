@@ -39,21 +39,50 @@ class Plate:
         below[...] = cv2.add(cv2.multiply(below, self.keeps[inside], scale=1 / 255), self.adds[inside])
 
 
-@lru_cache(maxsize=128)  # a name comes again in one of the next images, if seldom with its score
 def plate(name: str, size: int) -> Plate:
     """size: of the letters, in pixels."""
+    words = [_word(word, size) for word in name.split(" ")]
+    space = round(font(size).getlength(" "))
+    height = words[0].shape[0] + 2 * ABOVE
+    width = sum(word.shape[1] + space for word in words) - space + 2 * BESIDE
+    ink: NDArray[np.uint8] = np.zeros((height, width), dtype=np.uint8)
+    column = BESIDE
+    for word in words:
+        ink[ABOVE : height - ABOVE, column : column + word.shape[1]] = word
+        column += word.shape[1] + space
+    found = Plate(_KEEPS[ink], _ADDS[ink], -(height // 2), -(width // 2))
+    for turned in (np.s_[:], np.s_[::-1]):
+        for mirrored in (np.s_[:], np.s_[::-1]):
+            found.keeps[turned, mirrored][:ROUND, :ROUND] = _CORNER_KEEPS
+            found.adds[turned, mirrored][:ROUND, :ROUND] = _CORNER_ADDS
+    return found
+
+
+@lru_cache(maxsize=1024)  # the same few come again and again, which cannot be said of names with their scores
+def _word(word: str, size: int) -> NDArray[np.uint8]:
+    """[height of a line, w] opacity of its letters."""
     letters = font(size)
-    blank = Image.new("L", (1, 1))
-    bounds = ImageDraw.Draw(blank).textbbox((0, 0), name, letters, anchor="mm")
-    left, top = math.floor(bounds[0]) - BESIDE, math.floor(bounds[1]) - ABOVE
-    width, height = math.ceil(bounds[2]) + BESIDE + 1 - left, math.ceil(bounds[3]) + ABOVE + 1 - top
-    back, text = blank.resize((width, height)), blank.resize((width, height))
-    ImageDraw.Draw(back).rounded_rectangle((0, 0, width - 1, height - 1), ROUND, fill=DARKNESS)
-    ImageDraw.Draw(text).text((-left, -top), name, 255, letters, anchor="mm")
-    dark, white = (np.asarray(image, dtype=np.float32)[..., None] / 255 for image in (back, text))
-    clear = 1 - white
-    keeps, adds = 255 * (1 - dark) * clear, dark * clear * np.array(INK, dtype=np.float32) + 255 * white
-    return Plate(np.repeat(keeps.round().astype(np.uint8), 3, -1), adds.round().astype(np.uint8), top, left)
+    _, top, _, bottom = letters.getbbox("\u00c1gj|")
+    image = Image.new("L", (math.ceil(letters.getlength(word)), math.ceil(bottom) - math.floor(top)))
+    ImageDraw.Draw(image).text((0, -math.floor(top)), word, 255, letters)
+    return np.asarray(image)
+
+
+def _drawn(dark: NDArray[np.float64], white: NDArray[np.float64]) -> tuple[Pixels, Pixels]:
+    """`keeps` and `adds` under a plate and letters of these opacities, 0..1."""
+    keeps, adds = 255 * (1 - dark) * (1 - white), (dark * (1 - white))[..., None] * INK + 255 * white[..., None]
+    return np.repeat(keeps.round().astype(np.uint8)[..., None], 3, -1), adds.round().astype(np.uint8)
+
+
+def _corner() -> NDArray[np.float64]:
+    """[ROUND, ROUND] how much of each pixel the plate has at its upper left corner."""
+    rows, columns = np.indices((ROUND, ROUND)) - (ROUND - 0.5)
+    return np.clip(ROUND + 0.5 - np.hypot(rows, columns), 0, 1)
+
+
+_OPACITY = np.arange(256) / 255
+_KEEPS, _ADDS = _drawn(np.full(256, DARKNESS / 255), _OPACITY)
+_CORNER_KEEPS, _CORNER_ADDS = _drawn(_corner() * DARKNESS / 255, np.zeros((ROUND, ROUND)))
 
 
 def deepest(mask: NDArray[np.bool_]) -> tuple[int, int]:
