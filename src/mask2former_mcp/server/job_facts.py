@@ -59,7 +59,7 @@ def next_step(job: Job) -> str:
     if job.plan.study is not None and not job.state.terminal and settings_of(job).max_trials > 1:
         return f"wait_for_job(job_id='{job.id}'); get_job(job_id='{job.id}') shows the leaderboard"
     if job.state is JobState.CANCELLED:
-        return f"resume_job(job_id='{job.id}') continues from the last checkpoint"
+        return f"resume_job(job_id='{job.id}')"
     if job.state is JobState.SUCCEEDED:
         return _FOLLOW_UPS.get(job.action, "list_artifacts(job_id='{id}')").format(id=job.id)
     return f"wait_for_job(job_id='{job.id}')"

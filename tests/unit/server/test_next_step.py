@@ -42,6 +42,10 @@ def test_after_a_failure_the_first_look_goes_where_the_cause_shows(code, first):
     assert step.endswith("then resume_job(job_id='train-7f3k9q2d')")
 
 
+def test_what_resume_does_with_a_cancelled_job_is_said_by_its_message_alone():
+    assert next_step(replace(FAILED, state=JobState.CANCELLED)) == "resume_job(job_id='train-7f3k9q2d')"
+
+
 def test_a_job_says_when_it_was_made_of_what_and_under_which_name():
     assert about(FAILED) == {
         "created_at": "1970-01-01T00:00:00+00:00",
