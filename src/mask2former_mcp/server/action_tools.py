@@ -62,7 +62,7 @@ def _action_tool(services: Services, action: str) -> RequestTool:
     # Additive (a new job, new files), not idempotent unless a run_name makes it so. The job may fetch from S3, fetch
     # published weights and pull images.
     title = _TITLES.get(action, action.capitalize())
-    behaviour = Behaviour(title, read_only=False, idempotent=False, open_world=True)
+    behaviour = Behaviour(title, read_only=False, idempotent=False, open_world=True, starts=True)
     return request_tool(action, _DESCRIPTIONS[action], REQUESTS[action], handle, behaviour, _OUTPUT)
 
 
