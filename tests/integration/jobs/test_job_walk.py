@@ -109,8 +109,11 @@ def test_without_an_engine_nothing_is_stored_and_the_error_says_how_to_install_i
 def test_a_run_name_is_the_same_job_again_and_another_plan_is_refused(bench: Any, jobs: Jobs) -> None:
     first = jobs.submit(bench.plan(run_name="belt"))
     assert jobs.submit(bench.plan(run_name="belt")).id == first.id
-    with pytest.raises(InvalidRequest, match=first.id):
+    with pytest.raises(InvalidRequest, match=f"{first.id}, whose plan differs in its digest"):
         jobs.submit(bench.plan(run_name="belt", digest="e" * 64))
+    other = {"digest": "e" * 64, "datasets": {"train": {"uri": "/x"}}, "spec_overrides": {"train.num_epochs": 9}}
+    with pytest.raises(InvalidRequest, match=r"differs in datasets, train\.num_epochs$"):
+        jobs.submit(bench.plan(run_name="belt", **other))
     assert bench.finish(jobs, first).state is JobState.SUCCEEDED
     assert jobs.submit(bench.plan(run_name="belt")).id == first.id
     assert len(bench.starts(jobs, first)) == 1
