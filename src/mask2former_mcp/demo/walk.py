@@ -66,7 +66,7 @@ async def walk(plan: Walk, console: Console, environ: Mapping[str, str] | None =
     console.print(metrics_table(found["metrics"], title="Mask2Former on images it was not trained on"))
     console.print(f"Training took {duration(found['seconds']['train'])}.")
     for what, path in found["files"].items():
-        console.print(f"{what}: {path}", soft_wrap=True)
+        console.print(f"{what}: {path}", markup=False, soft_wrap=True)
     return found
 
 
@@ -178,16 +178,16 @@ class _Steps:
         """The best checkpoint, of a study its winner's."""
         study = (await self._call("get_job", {"job_id": job_id})).get("study")
         folder, found = await self._artifacts(study["winner"]["job_id"] if study else job_id)
-        return next(folder / item["path"] for item in found if item.get("best"))
+        return folder / next(item["path"] for item in found if item.get("best"))
 
     async def onnx(self, job_id: str) -> Path:
         folder, found = await self._artifacts(job_id)
-        return next(folder / item["path"] for item in found if item["kind"] == "onnx")
+        return folder / next(item["path"] for item in found if item["kind"] == "onnx")
 
     async def overlays(self, job_id: str) -> Path:
         """Their folder."""
         folder, found = await self._artifacts(job_id)
-        return next((folder / item["path"]).parent for item in found if item["path"].endswith(".jpg"))
+        return (folder / next(item["path"] for item in found if item["path"].endswith(".jpg"))).parent
 
     async def picture(self, job_id: str, target: Path) -> Path:
         """A sheet of the evaluation's panels."""

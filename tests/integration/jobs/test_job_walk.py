@@ -45,9 +45,7 @@ def test_a_training_walks_from_queued_to_succeeded_with_metrics_of_every_epoch(b
         (0, "inference finished."),
     ],
 )
-def test_an_inference_says_how_many_images_it_passed_over(
-    bench: Any, jobs: Jobs, passed_over: int, words: str
-) -> None:
+def test_an_inference_says_how_many_images_it_passed_over(bench: Any, jobs: Jobs, passed_over: int, words: str) -> None:
     says = {"message": "Segmented 18 images, 2 were passed over.", "unreadable": passed_over}
     ended = bench.finish(jobs, jobs.submit(bench.plan("inference", fake={"says": says})))
     assert (ended.state, ended.message) == (JobState.SUCCEEDED, words)
