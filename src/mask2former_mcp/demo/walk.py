@@ -178,16 +178,16 @@ class _Steps:
         """The best checkpoint, of a study its winner's."""
         study = (await self._call("get_job", {"job_id": job_id})).get("study")
         folder, found = await self._artifacts(study["winner"]["job_id"] if study else job_id)
-        return folder / next(item["path"] for item in found if item.get("best"))
+        return folder / next(str(item["path"]) for item in found if item.get("best"))
 
     async def onnx(self, job_id: str) -> Path:
         folder, found = await self._artifacts(job_id)
-        return folder / next(item["path"] for item in found if item["kind"] == "onnx")
+        return folder / next(str(item["path"]) for item in found if item["kind"] == "onnx")
 
     async def overlays(self, job_id: str) -> Path:
         """Their folder."""
         folder, found = await self._artifacts(job_id)
-        return (folder / next(item["path"] for item in found if item["path"].endswith(".jpg"))).parent
+        return (folder / next(str(item["path"]) for item in found if item["path"].endswith(".jpg"))).parent
 
     async def picture(self, job_id: str, target: Path) -> Path:
         """A sheet of the evaluation's panels."""
