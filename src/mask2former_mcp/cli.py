@@ -145,8 +145,12 @@ def _logs(arguments: argparse.Namespace, environ: dict[str, str]) -> int:
     from mask2former_mcp.server.services import Services
     from mask2former_mcp.server.untrusted import clean_line
 
-    for line in Services(environ).jobs.logs(arguments.job_id, tail=arguments.tail).lines:
+    jobs = Services(environ).jobs
+    page = jobs.logs(arguments.job_id, tail=arguments.tail)
+    for line in page.lines:
         print(clean_line(line))
+    if page.size == 0:
+        print(clean_line(jobs.why_empty(page.job_id)), file=sys.stderr)
     return 0
 
 

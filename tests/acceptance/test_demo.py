@@ -39,4 +39,10 @@ def test_a_demo_with_a_search_prints_its_trials_and_a_winner_no_worse_than_the_p
     (best,) = re.findall(r"^  best mIoU ([\d.]+), at epoch", shown, re.MULTILINE)
     assert float(best) >= values[0]
     assert found["metrics"]["best checkpoint"]["mIoU"] == pytest.approx(float(best), abs=2e-3)
-    assert found["picture"].is_file()
+    assert "Dataset checked: 12 images with" in shown
+    assert "train 100%: succeeded\n" in shown
+    for name, path in found["files"].items():
+        assert path.exists()
+        assert f"{name}: {path}\n" in shown
+    assert (found["files"]["Model"].suffix, found["files"]["ONNX"].name) == (".pth", "model.onnx")
+    assert len(list(found["files"]["Overlays of test images"].glob("*.jpg"))) == 2

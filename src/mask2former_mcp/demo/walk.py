@@ -4,6 +4,7 @@ It calls the same tools with the same arguments as an agent would; nothing here 
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from mask2former_mcp.demo import scenes
+from mask2former_mcp.demo.progress import Shown
 from mask2former_mcp.reports.curves import curves
 from mask2former_mcp.reports.panels import sheet
 from mask2former_mcp.reports.tables import leaderboard_table, metrics_table
@@ -27,6 +28,7 @@ from mask2former_mcp.server.job_facts import duration
 _ROOT = Path(__file__).resolve().parents[3]
 _WAIT_S = 20  # of one wait_for_job call; progress arrives in between
 _PICTURES = 4
+_NAMED_ELSEWHERE = re.compile(r"^\S+ | \d+%")  # of a headline: the job's id, then the percentage
 
 
 class DemoFailed(Exception):
@@ -48,7 +50,7 @@ class Walk:
 
 
 async def walk(plan: Walk, console: Console, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The whole way; returns {metrics: {row: figures}, picture, curves, jobs: {action: job_id}, seconds: {action: s}}.
+    """The whole way; returns {metrics: {row: figures}, files: {name: path}, jobs: {action: id}, seconds: {action: s}}.
 
     Raises DemoFailed with the tool's own explanation when a step fails.
     """
@@ -63,8 +65,8 @@ async def walk(plan: Walk, console: Console, environ: Mapping[str, str] | None =
         raise failure
     console.print(metrics_table(found["metrics"], title="Mask2Former on images it was not trained on"))
     console.print(f"Training took {duration(found['seconds']['train'])}.")
-    console.print(f"Training curves: {found['curves']}", soft_wrap=True)
-    console.print(f"Input, ground truth, prediction: {found['picture']}", soft_wrap=True)
+    for what, path in found["files"].items():
+        console.print(f"{what}: {path}", markup=False, soft_wrap=True)
     return found
 
 
@@ -77,12 +79,19 @@ async def _take(plan: Walk, steps: "_Steps") -> dict[str, Any]:
         await steps.leaderboard(train["job_id"])
     parent = {"parent_job_id": train["job_id"]}
     evaluated = await steps.job("evaluate", parent)
-    await steps.job("export", parent)
-    await steps.job("inference", {**parent, "inference_dataset": str(plan.folder / "test" / "images")})
+    exported = await steps.job("export", parent)
+    segmented = await steps.job("inference", {**parent, "inference_dataset": str(plan.folder / "test" / "images")})
     return {
         "metrics": {"while training (best epoch)": train["metrics"], "best checkpoint": evaluated["metrics"]},
-        "picture": await steps.picture(evaluated["job_id"], plan.folder.parent / "prediction.png"),
-        "curves": await steps.curves(train["job_id"], plan.folder.parent / "curves.png"),
+        "files": {
+            "Model": await steps.model(train["job_id"]),
+            "ONNX": await steps.onnx(exported["job_id"]),
+            "Overlays of test images": await steps.overlays(segmented["job_id"]),
+            "Training curves": await steps.curves(train["job_id"], plan.folder.parent / "curves.png"),
+            "Input, ground truth, prediction": await steps.picture(
+                evaluated["job_id"], plan.folder.parent / "prediction.png"
+            ),
+        },
         "jobs": steps.jobs,
         "seconds": steps.seconds,
     }
@@ -97,8 +106,8 @@ def server_parameters(environ: Mapping[str, str]) -> StdioServerParameters:
 
 def _make_data(plan: Walk, console: Console) -> None:
     """Idempotent: `scenes.make` leaves a folder that already holds these images as it is."""
-    with _bar(console) as bar:
-        task = bar.add_task("data", total=1.0, eta=f"drawing images into {plan.folder}")
+    with Shown(console, "data") as shown:
+        shown.update(0.0, f"drawing images into {plan.folder}")
         scenes.make(
             plan.folder,
             train=plan.train_images,
@@ -106,9 +115,9 @@ def _make_data(plan: Walk, console: Console) -> None:
             test=plan.test_images,
             size=plan.size,
             seed=plan.seed,
-            progress=lambda done, total: bar.update(task, completed=done / total),
+            progress=lambda done, total: shown.update(done / total, f"drawing images into {plan.folder}"),
         )
-        bar.update(task, completed=1.0, eta=f"in {plan.folder}")
+        shown.update(1.0, f"in {plan.folder}")
 
 
 class _Steps:
@@ -134,18 +143,18 @@ class _Steps:
             report = await self._call("check_dataset", arguments)
         if not report["ready"]:
             raise DemoFailed(f"check_dataset: {report['problems'][:3]}")
-        self.console.print(f"Dataset checked: {report['counts']}", highlight=False)
+        words = "Dataset checked: {images} images with {annotations} annotations of {classes} classes."
+        self.console.print(words.format(**report["counts"]), highlight=False)
 
     async def job(self, action: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Start the action and wait for its end, with a bar. Raises DemoFailed unless it succeeded."""
         started = time.monotonic()
         summary = await self._call(action, arguments)
         self.jobs[action] = summary["job_id"]
-        with _bar(self.console) as bar:
-            task = bar.add_task(action, total=1.0, eta="")
+        with Shown(self.console, action) as shown:
             while summary["status"] not in ("succeeded", "failed", "cancelled", "lost"):
-                summary = await self._wait(summary["job_id"], bar, task)
-            bar.update(task, completed=summary["progress"], eta=summary["status"])
+                summary = await self._wait(summary["job_id"], shown)
+            shown.update(summary["progress"], summary["status"])
         if summary["message"]:
             self.console.print(f"  {summary['message']}", markup=False, highlight=False, soft_wrap=True)
         self.seconds[action] = time.monotonic() - started
@@ -153,9 +162,9 @@ class _Steps:
             raise DemoFailed(f"{action} {summary['status']}: {summary['message']} Next: {summary['next']}")
         return summary
 
-    async def _wait(self, job_id: str, bar: Progress, task: TaskID) -> dict[str, Any]:
+    async def _wait(self, job_id: str, shown: Shown) -> dict[str, Any]:
         async def show(progress: float, _: float | None, message: str | None) -> None:
-            bar.update(task, completed=progress, eta=(message or "").partition(" ")[2])
+            shown.update(progress, _NAMED_ELSEWHERE.sub("", message or "", count=2))
 
         return await self._call("wait_for_job", {"job_id": job_id, "timeout_s": _WAIT_S}, progress_callback=show)
 
@@ -165,12 +174,31 @@ class _Steps:
         self.console.print(leaderboard_table(study["leaderboard"], title=f"Trials of {job_id}"))
         self.console.print(f"  {study['winner']['reason']}", markup=False, highlight=False, soft_wrap=True)
 
+    async def model(self, job_id: str) -> Path:
+        """The best checkpoint, of a study its winner's."""
+        study = (await self._call("get_job", {"job_id": job_id})).get("study")
+        folder, found = await self._artifacts(study["winner"]["job_id"] if study else job_id)
+        return folder / next(str(item["path"]) for item in found if item.get("best"))
+
+    async def onnx(self, job_id: str) -> Path:
+        folder, found = await self._artifacts(job_id)
+        return folder / next(str(item["path"]) for item in found if item["kind"] == "onnx")
+
+    async def overlays(self, job_id: str) -> Path:
+        """Their folder."""
+        folder, found = await self._artifacts(job_id)
+        return (folder / next(str(item["path"]) for item in found if item["path"].endswith(".jpg"))).parent
+
     async def picture(self, job_id: str, target: Path) -> Path:
-        """A sheet of the evaluation's panels. The files lie in the folder that list_artifacts names."""
-        listed = await self._call("list_artifacts", {"job_id": job_id, "limit": 100})
-        panels = sorted(item["path"] for item in listed["artifacts"] if "/panels/" in f"/{item['path']}")
-        folder = Path(listed["folder"])
+        """A sheet of the evaluation's panels."""
+        folder, found = await self._artifacts(job_id)
+        panels = sorted(item["path"] for item in found if "/panels/" in f"/{item['path']}")
         return sheet([folder / path for path in panels[:_PICTURES]], target)
+
+    async def _artifacts(self, job_id: str) -> tuple[Path, list[dict[str, Any]]]:
+        """A job's files, and the folder that their paths lie in."""
+        listed = await self._call("list_artifacts", {"job_id": job_id, "limit": 100})
+        return Path(listed["folder"]), listed["artifacts"]
 
     async def curves(self, job_id: str, target: Path) -> Path:
         """How mIoU, PQ and AP rose over the epochs."""
@@ -184,14 +212,3 @@ class _Steps:
             text = " ".join(block.text for block in result.content if isinstance(block, TextContent))
             raise DemoFailed(f"{tool}: {text}")
         return dict(result.structured_content or {})
-
-
-def _bar(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[eta]}"),
-    )
-    return Progress(*columns, console=console)

@@ -50,7 +50,7 @@ def plate(name: str, size: int) -> Plate:
     for word in words:
         ink[ABOVE : height - ABOVE, column : column + word.shape[1]] = word
         column += word.shape[1] + space
-    found = Plate(_KEEPS[ink], _ADDS[ink], -(height // 2), -(width // 2))
+    found = Plate(np.take(_KEEPS, ink, 0), np.take(_ADDS, ink, 0), -(height // 2), -(width // 2))
     for turned in (np.s_[:], np.s_[::-1]):
         for mirrored in (np.s_[:], np.s_[::-1]):
             found.keeps[turned, mirrored][:ROUND, :ROUND] = _CORNER_KEEPS
@@ -77,7 +77,8 @@ def _drawn(dark: NDArray[np.float64], white: NDArray[np.float64]) -> tuple[Pixel
 def _corner() -> NDArray[np.float64]:
     """[ROUND, ROUND] how much of each pixel the plate has at its upper left corner."""
     rows, columns = np.indices((ROUND, ROUND)) - (ROUND - 0.5)
-    return np.clip(ROUND + 0.5 - np.hypot(rows, columns), 0, 1)
+    inside: NDArray[np.float64] = np.clip(ROUND + 0.5 - np.hypot(rows, columns), 0, 1)
+    return inside
 
 
 _OPACITY = np.arange(256) / 255

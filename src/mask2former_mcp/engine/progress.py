@@ -55,7 +55,7 @@ class Progress:
         if terminal or now - self._printed >= PRINT_EVERY_S or self.done == self.total:
             self._printed = now
             percent = 100 * self.done / self.total
-            text = f"{percent:3.0f} %  {self.unit} {self.done}/{self.total}  {note}  ETA {clock(eta)}"
+            text = f"{percent:3.0f} %  {self.unit} {self.done}/{self.total}  {note}  ETA {clock(eta, whole=True)}"
             end = "\n" if not terminal or self.done == self.total else ""
             print(f"\r{text:<100}" if terminal else text, end=end, flush=True)
 
@@ -90,8 +90,8 @@ class Progress:
         return (after - before) / (last - first) if last > first else 0.0
 
 
-def clock(seconds: float) -> str:
-    """h:mm:ss, with a fraction below 10 seconds."""
-    whole = int(seconds)
-    text = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return f"{text}.{int(seconds % 1 * 1000):03d}" if seconds < 10 else text
+def clock(seconds: float, *, whole: bool = False) -> str:
+    """h:mm:ss, with a fraction below 10 seconds unless `whole`."""
+    full = round(seconds) if whole else int(seconds)
+    text = f"{full // 3600}:{full // 60 % 60:02d}:{full % 60:02d}"
+    return text if whole or seconds >= 10 else f"{text}.{int(seconds % 1 * 1000):03d}"

@@ -101,7 +101,8 @@ def fit(work: Run) -> None:
             if spec.checkpoint_interval_unit == "step" and state.step % spec.checkpoint_interval == 0:
                 work.save()
             work.asked.obey(at_step=True)
-        print(_pace(work), flush=True)
+        if pace := _pace(work):
+            print(pace, flush=True)
         end_epoch(work, epoch)
     work.status.running("Training loop complete.", epoch=work.epochs - 1, step=state.step)
 
@@ -268,12 +269,14 @@ def _summary(work: Run) -> str:
 def _pace(work: Run) -> str:
     """How fast the last steps were, and on a GPU how much memory all steps needed."""
     each = work.progress.recent_seconds_per_step()
-    text = f"{work.state.images / each:.1f} images/s" if each else "one step"
-    if (share := work.progress.recent_waiting()) > WAITS:
-        text += f" (waited {share:.0%} of the time for data: raise dataset.train.num_workers)"
-    if work.fabric.device.type != "cuda":
-        return text
-    return f"{text}, {torch.cuda.max_memory_reserved(work.fabric.device) / 2**30:.1f} GiB reserved"
+    parts = []
+    if each:
+        share = work.progress.recent_waiting()
+        waited = f" (waited {share:.0%} of the time for data: raise dataset.train.num_workers)" if share > WAITS else ""
+        parts.append(f"{work.state.images / each:.1f} images/s{waited}")
+    if work.fabric.device.type == "cuda":
+        parts.append(f"{torch.cuda.max_memory_reserved(work.fabric.device) / 2**30:.1f} GiB reserved")
+    return ", ".join(parts)
 
 
 def _shares(work: Run) -> Iterator[Share]:

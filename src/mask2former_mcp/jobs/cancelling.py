@@ -11,7 +11,7 @@ def ask_to_end(store: JobStore, job_id: str) -> None:
     """A queued job ends at once, another one when its processes are gone; one that has ended stays as it is."""
     if store.transition(
         job_id, JobState.CANCELLED, expect=(JobState.QUEUED,), text="cancelled while queued", phase="cancelled",
-        message="Cancelled before it started.",
+        message="Cancelled while it was queued. resume_job queues it again.",
     ):  # fmt: skip
         return
     live = (JobState.PREPARING, JobState.RUNNING)

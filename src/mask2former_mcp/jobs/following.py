@@ -88,7 +88,7 @@ class Follower:
         return hidden(text.translate(_CONTROL), self._secrets)
 
 
-def success_message(store: JobStore, job: Job) -> str:
+def success_message(store: JobStore, job: Job, run: Run) -> str:
     """What a finished job says of itself."""
     epochs = store.series.epochs(job.id)
     parts: list[str] = []
@@ -99,6 +99,8 @@ def success_message(store: JobStore, job: Job) -> str:
         parts.append(f"Best {job.plan.metric} {epochs[best][job.plan.metric]:.4f} at epoch {best} (counted from 0).")
     if job.action == "quantize" and (cost := _cost_of_quantization(epochs.get(0, {}))):
         parts.append(cost)
+    if job.action == "inference" and run.passed_over:
+        parts.append(f"{run.passed_over} inference/unreadable.json names them.")
     return " ".join(parts) or f"{job.action} finished."
 
 

@@ -59,7 +59,7 @@ def prepare(
     notes: list[str] = []
     source = None
     if job.attempt > 1 and job.action == "train":
-        earlier = gathered(job, folders) if folders.own else action_dir
+        earlier = checkpoint_folder(job, spec, folders)
         broken = set_aside_broken(earlier)
         notes += [f"set aside {name}: the file is not complete" for name in broken]
         source = newest_intact(earlier)
@@ -122,6 +122,11 @@ def action_folder(job: Job, spec: Mapping[str, Any], folders: Folders) -> Path:
         return Path(own)
     is_deploy = job.plan.runtime == "tao" and job.action != "gen_trt_engine" and bool(block.get("trt_engine"))
     return folders.output / (f"trt_{job.action}" if is_deploy else job.action)
+
+
+def checkpoint_folder(job: Job, spec: Mapping[str, Any], folders: Folders) -> Path:
+    """Where the checkpoints of earlier attempts lie."""
+    return gathered(job, folders) if folders.own else action_folder(job, spec, folders)
 
 
 def devices_wanted(job: Job) -> int:

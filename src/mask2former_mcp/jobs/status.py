@@ -35,6 +35,7 @@ class Run:
     progress: float = 0.0
     eta_s: float | None = None
     epoch: int | None = None  # of the last loop line
+    passed_over: str = ""  # what an inference says when it could not read some images
     measured: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
@@ -76,11 +77,13 @@ class StatusReader:
         status = str(line.get("status") or "").upper()
         if status == "STARTED":
             run.segments += 1
-            run.done, run.failure, run.epoch, self._looping = False, None, None, False
+            run.done, run.failure, run.epoch, run.passed_over, self._looping = False, None, None, "", False
             self._resumed, self._held = False, {}
         if message.lower().startswith("resuming training"):
             self._resumed = True
         run.message = message
+        if _whole(line.get("unreadable")):
+            run.passed_over = message
         if status == "FAILURE":
             run.done, run.failure = False, message or "failed without a reason"
         elif _DONE.search(message):

@@ -212,11 +212,19 @@ def _same_plan(job: Job, plan: Plan) -> Job:
     if job.plan.digest == plan.digest:
         return job
     raise InvalidRequest(
-        f"run_name {job.run_name!r} belongs to job {job.id}, which has another plan"
-        f" (digest {job.plan.digest}, asked {plan.digest})",
+        f"run_name {job.run_name!r} belongs to job {job.id}, whose plan differs in"
+        f" {', '.join(_differences(job.plan, plan)) or 'its digest'}",
         fix="Choose another run_name, or repeat the arguments of that job exactly.",
         details={"job_id": job.id},
     )
+
+
+def _differences(one: Plan, other: Plan) -> list[str]:
+    """What two Plans do not share, by its name: dotted keys of the spec, and the rest that the digest covers."""
+    before, after = one.spec_overrides, other.spec_overrides
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    parts = ("action", "platform", "runtime", "image", "datasets", "checkpoint", "study")
+    return [*(part for part in parts if getattr(one, part) != getattr(other, part)), *keys]
 
 
 def _read_cursor(cursor: str) -> list[Any]:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from mask2former_mcp.errors import Mask2FormerError, PlatformAway
 from mask2former_mcp.jobs import artifacts, following
 from mask2former_mcp.jobs.cached import cache_bound
+from mask2former_mcp.jobs.checkpoints import newest_intact
 from mask2former_mcp.jobs.contained import as_outside
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
@@ -23,7 +24,7 @@ from mask2former_mcp.jobs.gathering import gather
 from mask2former_mcp.jobs.job import MAX_PHASE, Job, JobState
 from mask2former_mcp.jobs.keys import hidden, job_keys
 from mask2former_mcp.jobs.logs import last_lines, of_attempt
-from mask2former_mcp.jobs.prepare import action_folder, prepare, resolved_spec
+from mask2former_mcp.jobs.prepare import action_folder, checkpoint_folder, prepare, resolved_spec
 from mask2former_mcp.jobs.retrying import not_prepared, try_again
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.turn import Turn
@@ -224,7 +225,8 @@ class Supervisor:
     def _conclude(self, job: Job, follower: following.Follower, seen: Observation, *, stopping: bool) -> None:
         folders = Folders.of(self.store.home, job)
         if seen.exit_code is None:  # only reached while stopping
-            self._end(job, judge(-9, follower.run, (), (), stopping=True), None)
+            verdict = judge(-9, follower.run, (), (), stopping=True)
+            self._end(job, replace(verdict, message=self._cancelled(job, folders)), None)
             return
         missing: tuple[str, ...] = ()
         if seen.exit_code == 0:
@@ -237,11 +239,25 @@ class Supervisor:
         verdict = judge(
             seen.exit_code, follower.run, missing, tail, stopping=stopping, out_of_memory=seen.out_of_memory
         )
-        verdict = replace(verdict, message=as_outside(verdict.message, folders, job.attempt))
+        message = as_outside(verdict.message, folders, job.attempt)
+        if verdict.state is JobState.SUCCEEDED:
+            message = following.success_message(self.store, job, follower.run)
+        elif verdict.state is JobState.CANCELLED:
+            message = self._cancelled(job, folders)
+        verdict = replace(verdict, message=message)
         if verdict.state is JobState.FAILED and seen.cut_off:
             self._lost(job, seen)
         else:
             self._end_or_retry(job, verdict, seen.exit_code)
+
+    def _cancelled(self, job: Job, folders: Folders) -> str:
+        """What resume_job will do."""
+        if job.action != "train":
+            return "Cancelled. resume_job runs it again from the beginning."
+        kept = newest_intact(checkpoint_folder(job, resolved_spec(job, folders), folders))
+        if kept is None:
+            return "Cancelled before its first checkpoint: resume_job starts from the beginning."
+        return f"Cancelled. resume_job goes on from {kept.path.name}."
 
     def _end_or_retry(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
         verdict = replace(verdict, message=self._masked(job, verdict.message))
@@ -262,8 +278,7 @@ class Supervisor:
         ]
 
     def _end(self, job: Job, verdict: Verdict, exit_code: int | None) -> None:
-        succeeded = verdict.state is JobState.SUCCEEDED
-        message = self._masked(job, following.success_message(self.store, job) if succeeded else verdict.message)
+        message = self._masked(job, verdict.message)
         self.store.history.end(job.id, job.attempt, verdict.state, exit_code)
         # Before the end is recorded: a supervisor that is killed meanwhile has a successor that goes on.
         state, message, code = self.delivering.finish(job, verdict.state, message, verdict.error_code)

@@ -32,7 +32,7 @@ def judge(
     out_of_memory: bool = False,
 ) -> Verdict:
     """`missing` are the artifact patterns without a file; `stopping`: somebody asked for the end; `out_of_memory`: the
-    platform saw the memory limit hit.
+    platform saw the memory limit hit. What was done or cancelled is told by the caller.
 
     TAO's container exits 0 when it is interrupted and writes no FAILURE line when it runs out of memory, so neither
     the code nor the file is proof alone. A run that had finished before the request to stop reached it has succeeded.
@@ -40,7 +40,7 @@ def judge(
     if exit_code == 0 and run.done and not missing:
         return Verdict(JobState.SUCCEEDED, "")
     if stopping:
-        return Verdict(JobState.CANCELLED, "Cancelled. Checkpoints are kept; resume_job continues.", None)
+        return Verdict(JobState.CANCELLED, "")
     if out_of_memory:
         return Verdict(JobState.FAILED, _MEMORY_LIMIT, "out_of_memory")
     if exit_code != 0 or run.failure is not None:

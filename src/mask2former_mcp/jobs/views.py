@@ -57,6 +57,15 @@ class JobViews:
             job_id=job.id,
         )
 
+    def why_empty(self, job_id: str) -> str:
+        """Why a job has no line of log."""
+        job = self.store.get(job_id)
+        if JobState.RUNNING in {event.to_state for event in self.store.history.events(job.id)}:
+            return f"The log is empty: the engine wrote nothing{'' if job.state.terminal else ' yet'}."
+        if job.state.terminal:
+            return f"There is no log: the engine was never started. {job.message}".strip()
+        return f"There is no log yet: {job.id} is {job.state} ({job.phase})."
+
     def _heard(self, job: Job) -> Job:
         """Whose log is read."""
         if job.plan.study is None:

@@ -2,7 +2,6 @@
 there was one, and everything else by the model of `pace.py`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ def _train(situation: Situation, here: Pace, gpus: int, earlier: Sequence[Earlie
     batch, epochs = int(data["train"]["batch_size"]), int(train["num_epochs"])
     images = situation.images.get("train")
     ranks, times = max(1, gpus) * int(train["num_nodes"]), int(train.get("accumulate_grad_batches", 1))
-    per_epoch = train.get("iters_per_epoch") or (math.ceil(images / (batch * ranks * times)) if images else None)
+    per_epoch = train.get("iters_per_epoch") or (max(1, images // (batch * ranks * times)) if images else None)
     height, width = data["augmentation"]["train_crop_size"]
     steps = epochs * int(per_epoch or 0)
     memory = _round(here.memory(height * width, batch, steps=steps))

@@ -7,11 +7,12 @@ from mcp.server.mcpserver import Context
 
 from mask2former_mcp.errors import InvalidRequest
 from mask2former_mcp.jobs.folders import Folders
-from mask2former_mcp.jobs.plan import Plan
+from mask2former_mcp.jobs.job import Job
+from mask2former_mcp.jobs.plan import Estimate, Plan
 from mask2former_mcp.planning import judging
 from mask2former_mcp.planning.request import REQUESTS, ActionRequest
 from mask2former_mcp.server.answers import answer
-from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, headline, summary
+from mask2former_mcp.server.job_facts import SUMMARY_SCHEMA, duration, headline, summary
 from mask2former_mcp.server.schema import Schema
 from mask2former_mcp.server.services import Services
 from mask2former_mcp.server.start_check import lacking, refuse_hopeless
@@ -58,15 +59,25 @@ def _action_tool(services: Services, action: str) -> RequestTool:
         if request.dry_run:
             return answer(plan.model_dump(mode="json"), _plan_headline(plan))
         with anyio.CancelScope(shield=True):  # from here on there is a job, and its id is answered
-            job = await anyio.to_thread.run_sync(services.jobs.submit, plan)
+            job, existed = await anyio.to_thread.run_sync(_submitted, services, plan)
         told = Folders.of(services.settings.home, job).fill(list(judging.worth_telling(plan.warnings)))
-        return answer(summary(job), headline(job), *(f"Warning: {warning}" for warning in told))
+        warnings = (f"Warning: {warning}" for warning in told)
+        if existed:
+            known = f"This job existed already (same run_name): nothing new was started. {job.message}".strip()
+            return answer(summary(job, message=known), headline(job), *warnings)
+        return answer(summary(job), headline(job), *warnings)
 
     # Additive (a new job, new files), not idempotent unless a run_name makes it so. The job may fetch from S3, fetch
     # published weights and pull images.
     title = _TITLES.get(action, action.capitalize())
-    behaviour = Behaviour(title, read_only=False, idempotent=False, open_world=True)
+    behaviour = Behaviour(title, read_only=False, idempotent=False, open_world=True, starts=True)
     return request_tool(action, _DESCRIPTIONS[action], REQUESTS[action], handle, behaviour, _OUTPUT)
+
+
+def _submitted(services: Services, plan: Plan) -> tuple[Job, bool]:
+    """The job, and whether it existed already."""
+    existed = plan.run_name is not None and services.jobs.store.named(plan.run_name, plan) is not None
+    return services.jobs.submit(plan), existed
 
 
 def _planned(services: Services, request: ActionRequest) -> Plan:
@@ -82,8 +93,16 @@ def _planned(services: Services, request: ActionRequest) -> Plan:
 
 
 def _plan_headline(plan: Plan) -> str:
-    about = f"Plan to {plan.action} (nothing started). AutoML: {plan.automl.route}, {plan.automl.reason}"
-    return f"{about} Estimate basis: {plan.estimate.basis}."
+    about = f"Plan to {plan.action} (nothing started). AutoML: {plan.automl.route}, {plan.automl.reason.rstrip('.')}"
+    return f"{about}. Estimate: {_estimated(plan.estimate)}."
+
+
+def _estimated(found: Estimate) -> str:
+    """Time, memory and disk where they are known, and from what."""
+    amounts = [] if found.seconds is None else [f"about {duration(found.seconds)}"]
+    needs = {"memory": found.memory_gb, "disk": found.disk_gb}
+    amounts += [f"{gb:.1f} GB {what}" for what, gb in needs.items() if gb is not None]
+    return f"{', '.join(amounts)} (basis: {found.basis})" if amounts else found.basis
 
 
 def _refuse_another_digest(services: Services, request: ActionRequest, plan: Plan) -> None:

@@ -30,8 +30,9 @@ def answer(facts: Mapping[str, Any], *headlines: str, text: str | None = None) -
     )
 
 
-def refusal(error: Mask2FormerError) -> CallToolResult:
-    """An error the caller can act on: stable code, cause, the exact fix, and whether anything was started."""
+def refusal(error: Mask2FormerError, *, starts: bool) -> CallToolResult:
+    """An error the caller can act on: stable code, cause, the exact fix, and of a tool that `starts` jobs whether one
+    was started."""
     facts: dict[str, Any] = {
         "code": error.code,
         "message": error.message,
@@ -40,8 +41,9 @@ def refusal(error: Mask2FormerError) -> CallToolResult:
         **({"details": error.details} if error.details else {}),
     }
     structured = presentable(facts)
-    outcome = "It was started." if error.started else "Nothing was started."
-    text = f"{structured['code']}: {structured['message']}\nFix: {structured['fix']}\n{outcome}"
+    text = f"{structured['code']}: {structured['message']}\nFix: {structured['fix']}"
+    if starts:
+        text += "\nIt was started." if error.started else "\nNothing was started."
     if error.details:
         text += f"\nDetails: {_json(structured['details'])}"
     return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=structured, is_error=True)

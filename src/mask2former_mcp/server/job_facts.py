@@ -20,7 +20,7 @@ _PROPERTIES: dict[str, Schema] = {
     "phase": {"type": "string"},
     "progress": {"type": "number"},
     "eta_s": _NULLABLE_NUMBER,
-    "metrics": {"type": "object"},
+    "metrics": {"type": "object", "description": "A training's are its best epoch's."},
     "message": {"type": "string"},
     "error_code": {"type": ["string", "null"]},
     "next": {"type": "string"},
@@ -59,7 +59,7 @@ def next_step(job: Job) -> str:
     if job.plan.study is not None and not job.state.terminal and settings_of(job).max_trials > 1:
         return f"wait_for_job(job_id='{job.id}'); get_job(job_id='{job.id}') shows the leaderboard"
     if job.state is JobState.CANCELLED:
-        return f"resume_job(job_id='{job.id}') continues from the last checkpoint"
+        return f"resume_job(job_id='{job.id}')"
     if job.state is JobState.SUCCEEDED:
         return _FOLLOW_UPS.get(job.action, "list_artifacts(job_id='{id}')").format(id=job.id)
     return f"wait_for_job(job_id='{job.id}')"
@@ -111,8 +111,10 @@ def unreadable(rows: Sequence[StoreError]) -> dict[str, Any]:
 
 
 def headline(job: Job) -> str:
-    """One line a person understands: `train-7f3k9q2d running 42 % (training, 3 min left)`."""
+    """One line a person understands: `train-7f3k9q2d running 42% (epoch 5 of 12, best mIoU 0.712, 3 min left)`."""
     parts = [job.phase] if job.phase else []
+    if job.action == "train" and not job.state.terminal and job.plan.metric in job.metrics:
+        parts.append(f"best {job.plan.metric} {job.metrics[job.plan.metric]:.3f}")
     if not job.state.terminal and job.eta_s is not None:
         parts.append(f"{duration(job.eta_s)} left")
     percent = "" if job.state.terminal else f" {job.progress:.0%}"

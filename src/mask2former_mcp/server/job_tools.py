@@ -136,7 +136,7 @@ def _changing_tools(services: Services) -> list[RequestTool]:
             "Continue an ended job from its last checkpoint: same id, same folder, next attempt.",
             ResumeJobRequest,
             partial(_resume, services),
-            Behaviour("Resume job", read_only=False, idempotent=False, open_world=True),
+            Behaviour("Resume job", read_only=False, idempotent=False, open_world=True, starts=True),
             SUMMARY_SCHEMA,
         ),
     ]
@@ -207,7 +207,11 @@ def _logs(services: Services, request: JobLogsRequest) -> CallToolResult:
     if request.cursor is None and page.size > MAX_READ:
         facts["searched"] = f"the last {MAX_READ} of {page.size} bytes; cursor='0' reads from the start"
         note += f" ({facts['searched']})"
-    text = fenced(kept, f"Log of {whose}{note}") if kept else f"Log of {whose}: no such lines{note}."
+    if page.size == 0:
+        facts["message"] = clean_line(services.jobs.why_empty(page.job_id))
+        text = f"Log of {whose}: {facts['message']}"
+    else:
+        text = fenced(kept, f"Log of {whose}{note}") if kept else f"Log of {whose}: no such lines{note}."
     return answer(facts, text=f"{text}\nnext_cursor: {page.next_cursor}")
 
 

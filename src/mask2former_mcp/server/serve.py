@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 
 from mask2former_mcp.server.app import build
@@ -19,6 +20,7 @@ def serve_stdio(environ: Mapping[str, str] = os.environ) -> None:
 def serve_http(port: int = DEFAULT_PORT, environ: Mapping[str, str] = os.environ) -> None:
     """There is no authentication yet, so there is no way to bind another interface; the SDK checks Host and Origin."""
     _log_to_stderr()
+    print(f"mask2former-mcp over HTTP: http://{LOOPBACK}:{port}/mcp", file=sys.stderr, flush=True)
     build(Services(environ)).run("streamable-http", host=LOOPBACK, port=port)
 
 

@@ -41,6 +41,7 @@ class Behaviour:
     destructive: bool = False
     idempotent: bool = True
     open_world: bool = False
+    starts: bool = False  # jobs; no annotation, but errors say whether one was started
 
     def annotations(self) -> ToolAnnotations:
         return ToolAnnotations(
@@ -63,6 +64,7 @@ class RequestTool(Tool):
 
     request: type[BaseModel]
     handler: Handler
+    starts: bool
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Answer:
         """Never raises for what the caller did or for what we did wrong; only the protocol's own errors pass."""
@@ -74,7 +76,7 @@ class RequestTool(Tool):
                 fix="Call it again with the same arguments: what was read until now is kept.",
             )
         except Mask2FormerError as error:
-            return refusal(error)
+            return refusal(error, starts=self.starts)
         except MCPError:
             raise
         except Exception as error:
@@ -83,7 +85,8 @@ class RequestTool(Tool):
                 InternalError(
                     f"{self.name} failed inside the server ({type(error).__name__}).",
                     fix="Your arguments need not be wrong. Call doctor; the server's stderr has the trace.",
-                )
+                ),
+                starts=self.starts,
             )
 
 
@@ -104,6 +107,7 @@ def request_tool(
         annotations=behaviour.annotations(),
         request=request,
         handler=handler,
+        starts=behaviour.starts,
     )
 
 

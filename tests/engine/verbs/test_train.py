@@ -344,6 +344,15 @@ def test_a_training_that_waits_for_its_images_says_so(
     assert re.search(r"images/s \(waited \d+% of the time for data: raise dataset\.train", capsys.readouterr().out)
 
 
+def test_of_a_single_step_no_pace_is_told_and_the_time_left_is_in_whole_seconds(
+    tiny: Spec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, tiny(train__num_epochs=1), "train.iters_per_epoch=1") == 0
+    _, step, after, *_ = capsys.readouterr().out.splitlines()
+    assert re.search(r"ETA 0:00:00\s*$", step)
+    assert after.startswith("epoch 1/1: ")
+
+
 def test_steps_can_be_the_unit_of_checkpoints(tiny: Spec, tmp_path: Path) -> None:
     spec = tiny(train__num_epochs=1, train__checkpoint_interval=3, train__checkpoint_interval_unit="step")
     assert train(tmp_path, spec, "train.iters_per_epoch=7") == 0

@@ -61,6 +61,8 @@ def run(action: str, spec: dict[str, Any], fake: dict[str, Any], folder: Path) -
         train(spec["train"], fake, folder)
     elif "kpi" in fake:
         line(folder, "RUNNING", "Test metrics generated.", kpi=fake["kpi"])
+    if fields := fake.get("says"):
+        line(folder, "RUNNING", **fields)
     if text := fake.get("stderr"):
         print(text, file=sys.stderr, flush=True)
     if text := fake.get("failure"):

@@ -23,10 +23,22 @@ def test_cancel_ends_the_whole_process_tree_and_keeps_checkpoints(bench: Any, jo
     assert jobs.cancel(job.id).state in (JobState.STOPPING, JobState.CANCELLED)
     ended = bench.finish(jobs, job)
     assert (ended.state, ended.error_code) == (JobState.CANCELLED, None)
+    assert ended.message == "Cancelled. resume_job goes on from model_epoch_001_step_00019.pth."
     assert not bench.runs(bench.starts(jobs, job)[0])
     assert not bench.runs(grandchild)
     assert len(list(bench.folder(jobs, job).glob("model_epoch_*.pth"))) == 2
     assert jobs.cancel(job.id).state is JobState.CANCELLED
+
+
+def test_a_job_cancelled_without_a_checkpoint_says_that_it_would_start_again(bench: Any, jobs: Jobs) -> None:
+    job = bench.hang(jobs, fake={"no_checkpoint": True})
+    jobs.cancel(job.id)
+    words = "Cancelled before its first checkpoint: resume_job starts from the beginning."
+    assert bench.finish(jobs, job).message == words
+    job = jobs.submit(bench.plan("evaluate", fake={"start_s": 600}))
+    bench.reach(jobs, job, JobState.RUNNING)
+    jobs.cancel(job.id)
+    assert bench.finish(jobs, job).message == "Cancelled. resume_job runs it again from the beginning."
 
 
 def test_a_process_that_ignores_the_request_is_killed_after_the_grace(bench: Any) -> None:
@@ -41,7 +53,9 @@ def test_a_job_cancelled_while_queued_never_starts(bench: Any, jobs: Jobs) -> No
     first = bench.hang(jobs)
     second = jobs.submit(bench.plan(epochs=1))
     bench.until(lambda: first.id in jobs.get(second.id).phase, "the second job to say behind whom it waits")
-    assert jobs.cancel(second.id).state is JobState.CANCELLED
+    cancelled = jobs.cancel(second.id)
+    assert cancelled.state is JobState.CANCELLED
+    assert cancelled.message == "Cancelled while it was queued. resume_job queues it again."
     jobs.cancel(first.id)
     bench.finish(jobs, first)
     bench.until(lambda: not bench.runs(bench.supervisor(jobs, second)), "its supervisor to end")

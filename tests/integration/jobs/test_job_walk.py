@@ -38,6 +38,19 @@ def test_a_training_walks_from_queued_to_succeeded_with_metrics_of_every_epoch(b
     assert [(e.job_id, e.steps) for e in jobs.earlier("train")] == [(job.id, 29)]
 
 
+@pytest.mark.parametrize(
+    ("passed_over", "words"),
+    [
+        (2, "Segmented 18 images, 2 were passed over. inference/unreadable.json names them."),
+        (0, "inference finished."),
+    ],
+)
+def test_an_inference_says_how_many_images_it_passed_over(bench: Any, jobs: Jobs, passed_over: int, words: str) -> None:
+    says = {"message": "Segmented 18 images, 2 were passed over.", "unreadable": passed_over}
+    ended = bench.finish(jobs, jobs.submit(bench.plan("inference", fake={"says": says})))
+    assert (ended.state, ended.message) == (JobState.SUCCEEDED, words)
+
+
 def test_taos_status_lines_are_read_with_all_their_quirks(bench: Any, jobs: Jobs) -> None:
     job = jobs.submit(bench.plan(fake={"style": "tao", "nan": [1], "done_status": "RUNNING"}))
     ended = bench.finish(jobs, job)
@@ -94,8 +107,11 @@ def test_without_an_engine_nothing_is_stored_and_the_error_says_how_to_install_i
 def test_a_run_name_is_the_same_job_again_and_another_plan_is_refused(bench: Any, jobs: Jobs) -> None:
     first = jobs.submit(bench.plan(run_name="belt"))
     assert jobs.submit(bench.plan(run_name="belt")).id == first.id
-    with pytest.raises(InvalidRequest, match=first.id):
+    with pytest.raises(InvalidRequest, match=f"{first.id}, whose plan differs in its digest"):
         jobs.submit(bench.plan(run_name="belt", digest="e" * 64))
+    other = {"digest": "e" * 64, "datasets": {"train": {"uri": "/x"}}, "spec_overrides": {"train.num_epochs": 9}}
+    with pytest.raises(InvalidRequest, match=r"differs in datasets, train\.num_epochs$"):
+        jobs.submit(bench.plan(run_name="belt", **other))
     assert bench.finish(jobs, first).state is JobState.SUCCEEDED
     assert jobs.submit(bench.plan(run_name="belt")).id == first.id
     assert len(bench.starts(jobs, first)) == 1

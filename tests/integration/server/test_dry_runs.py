@@ -1,5 +1,6 @@
 """A dry run of each action through the server: the whole Plan, and nothing that stays."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,12 @@ from mcp import Client
 from mask2former_mcp.planning.request import REQUESTS
 from mask2former_mcp.server.app import build
 from mask2former_mcp.server.services import Services
+
+ESTIMATES = {
+    "train": r"[^.]\. Estimate: about [\d.]+ (s|min|h), [\d.]+ GB memory, [\d.]+ GB disk \(basis: .+\)\.$",
+    "quantize": r"[^.]\. Estimate: [\d.]+ GB memory \(basis: model\)\.$",
+    "gen_trt_engine": r"[^.]\. Estimate: none for TensorRT builds\.$",
+}
 
 
 def test_a_dry_run_of_every_action_starts_and_stores_nothing(
@@ -38,5 +45,6 @@ def test_a_dry_run_of_every_action_starts_and_stores_nothing(
         assert not result.is_error, result.structured_content
         assert result.structured_content["action"] == action
         assert result.structured_content["spec_overrides"]["results_dir"] == "{results_dir}"
+        assert re.search(ESTIMATES.get(action, ""), result.content[0].text.partition("\n")[0]), action
     assert jobs.structured_content["jobs"] == []
     assert list(Path(environ["M2F_HOME"]).glob("jobs/*")) == []

@@ -8,6 +8,8 @@ import anyio
 import pytest
 from mcp import Client
 
+from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.planning.request import TrainRequest
 from mask2former_mcp.server.app import build
 from mask2former_mcp.server.services import Services
 
@@ -62,3 +64,16 @@ def test_an_engine_needs_the_package_that_no_extra_installs(environ, graph, tmp_
     refused = refusal(services, "gen_trt_engine", **graph)
     assert "needs the package tensorrt" in refused["message"]
     assert f'{sys.executable} -m pip install "tensorrt<11"' in refused["fix"]
+
+
+def test_a_start_under_a_known_run_name_says_that_the_job_existed_already(environ, tiny_training):
+    services = Services(environ)
+    asked = {**tiny_training, "run_name": "belt"}
+    plan = services.planner.plan(TrainRequest(**asked))
+    queued = Job(id="train-1", action="train", state=JobState.QUEUED, plan=plan, created_at=1.0, run_name="belt")
+    store = services.jobs.store
+    store.insert(queued)
+    store.transition("train-1", JobState.FAILED, expect=(JobState.QUEUED,), text="failed", message="No room.")
+    facts = call(services, "train", **asked).structured_content
+    assert facts["job_id"] == "train-1"
+    assert facts["message"] == "This job existed already (same run_name): nothing new was started. No room."

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,32 @@ def test_of_a_huge_log_the_end_is_read_and_the_answer_says_so(services):
     first = anyio.run(partial(ask, cursor="0")).structured_content
     assert first["lines"] == ["needle at the start"]
     assert "searched" not in first
+
+
+@pytest.mark.parametrize(
+    ("walk", "words"),
+    [
+        ((), "There is no log yet: train-bare is queued (waiting for a CPU slot)."),
+        ((JobState.FAILED,), "There is no log: the engine was never started. No room."),
+        ((JobState.RUNNING,), "The log is empty: the engine wrote nothing yet."),
+        ((JobState.RUNNING, JobState.FAILED), "The log is empty: the engine wrote nothing."),
+    ],
+)
+def test_where_there_is_no_log_the_answer_says_why(services, walk, words):
+    store = services.jobs.store
+    bare = replace(
+        store.get(ID), id="train-bare", state=JobState.QUEUED, results_dir="bare", study_id=None,
+        phase="waiting for a CPU slot",
+    )  # fmt: skip
+    stand = store.insert(bare)[0].state
+    for state in walk:
+        store.transition(bare.id, state, expect=(stand,), text="walked", message="No room.")
+        stand = state
+
+    async def ask() -> Any:
+        async with Client(build(services, reconcile=False)) as client:
+            return await client.call_tool("get_job_logs", {"job_id": bare.id})
+
+    found = anyio.run(ask)
+    assert found.structured_content["message"] == words
+    assert words in found.content[0].text

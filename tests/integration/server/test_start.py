@@ -2,6 +2,7 @@
 
 import json
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -64,3 +65,15 @@ def test_broken_settings_do_not_keep_the_server_from_explaining_them(environ):
     home.mkdir(parents=True)
     (home / "config.toml").write_text("this is not toml [")
     assert seconds_to_first_answer(environ) < 30
+
+
+def test_over_http_it_says_at_which_address(environ):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(ROOT / "server.py"), "--http", "--port", str(port)]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        said = server.stderr.readline()
+        server.kill()
+    assert said == f"mask2former-mcp over HTTP: http://127.0.0.1:{port}/mcp\n"

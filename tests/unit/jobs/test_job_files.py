@@ -18,6 +18,7 @@ from mask2former_mcp.jobs.job import Job
 from mask2former_mcp.jobs.keys import hidden, job_keys
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.series import best_epoch, headline, thin
+from mask2former_mcp.jobs.status import Run
 from mask2former_mcp.jobs.store import JobStore
 
 
@@ -137,7 +138,7 @@ def test_a_training_that_taught_nothing_says_so_at_its_end(store: JobStore, add:
         store.history.begin(job_id, 1, resumed_from=None, resume_epoch=None, status_offset=0)
         for epoch, (loss, value) in enumerate(epochs):
             store.series.write(job_id, 1, epoch, {"train_loss": loss, "mIoU": value})
-        said[job_id] = success_message(store, job)
+        said[job_id] = success_message(store, job, Run())
     assert said["train-1"] == "Best mIoU 0.5000 at epoch 2 (counted from 0)."
     assert "diverged: train_loss went from 60 to 8e+06" in said["train-2"]
     assert "finds nothing" not in said["train-2"]

@@ -24,7 +24,8 @@ def test_a_headline_cannot_hide_text_add_lines_or_grow_without_bound():
 
 
 def test_a_refusal_has_code_message_fix_and_started_in_both():
-    result = refusal(InvalidRequest("num_epochs=0: must be at least 1.", fix="Set num_epochs to 1 or more."))
+    error = InvalidRequest("num_epochs=0: must be at least 1.", fix="Set num_epochs to 1 or more.")
+    result = refusal(error, starts=True)
     assert result.is_error
     assert result.structured_content == {
         "code": "invalid_request",
@@ -34,6 +35,7 @@ def test_a_refusal_has_code_message_fix_and_started_in_both():
     }
     text = result.content[0].text
     assert all(part in text for part in ("invalid_request", "num_epochs=0", "Set num_epochs", "Nothing was started"))
+    assert "started" not in refusal(error, starts=False).content[0].text
 
 
 def test_an_encryption_key_is_masked_wherever_it_stands():

@@ -6,7 +6,7 @@ import pytest
 
 from mask2former_mcp.jobs.job import Job, JobState
 from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan
-from mask2former_mcp.server.job_facts import about, listed, next_step
+from mask2former_mcp.server.job_facts import about, headline, listed, next_step
 
 PLAN = Plan(
     action="train",
@@ -40,6 +40,17 @@ def test_after_a_failure_the_first_look_goes_where_the_cause_shows(code, first):
     step = next_step(replace(FAILED, error_code=code))
     assert step.startswith(first)
     assert step.endswith("then resume_job(job_id='train-7f3k9q2d')")
+
+
+def test_what_resume_does_with_a_cancelled_job_is_said_by_its_message_alone():
+    assert next_step(replace(FAILED, state=JobState.CANCELLED)) == "resume_job(job_id='train-7f3k9q2d')"
+
+
+def test_the_metrics_of_a_running_training_are_said_to_be_its_best():
+    running = replace(
+        FAILED, state=JobState.RUNNING, phase="epoch 5 of 12", progress=0.42, eta_s=180.0, metrics={"mIoU": 0.7123}
+    )
+    assert headline(running) == f"{FAILED.id} running 42% (epoch 5 of 12, best mIoU 0.712, 3 min left)"
 
 
 def test_a_job_says_when_it_was_made_of_what_and_under_which_name():

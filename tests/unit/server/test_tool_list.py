@@ -115,3 +115,12 @@ def test_every_tool_is_described_and_has_an_output_schema_of_an_object(tools):
         assert tool.description, tool.name
         assert tool.output_schema is not None, tool.name
         assert tool.output_schema["type"] == "object", tool.name
+
+
+def test_an_error_says_that_nothing_was_started_only_where_something_could_have_been(tmp_path):
+    async def ask() -> dict[str, str]:
+        async with Client(build(Services({"M2F_HOME": str(tmp_path)}), reconcile=False)) as client:
+            refused = {name: await client.call_tool(name, {"no_such_argument": 1}) for name in NAMES}
+            return {name: answer.content[0].text for name, answer in refused.items()}
+
+    assert {name for name, text in anyio.run(ask).items() if "Nothing was started" in text} == STARTS
