@@ -105,7 +105,7 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     dimmed = cv2.convertScaleAbs(picture, alpha=1 - FILL)
     for region, patch in drawn:
         tint = [FILL * shade for shade in _shade(classes, region)]
-        cv2.copyTo(cv2.add(dimmed[patch.place], (*tint, 0)), patch.mask.view(np.uint8), picture[patch.place])
+        cv2.add(dimmed[patch.place], (*tint, 0), picture[patch.place], patch.mask.view(np.uint8))
     for region, patch in drawn:
         outlines, _ = cv2.findContours(
             patch.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(patch.left, patch.top)

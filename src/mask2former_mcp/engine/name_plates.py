@@ -42,7 +42,7 @@ class Plate:
 def plate(name: str, size: int) -> Plate:
     """size: of the letters, in pixels."""
     words = [_word(word, size) for word in name.split(" ")]
-    space = round(font(size).getlength(" "))
+    space = _space(size)
     height = words[0].shape[0] + 2 * ABOVE
     width = sum(word.shape[1] + space for word in words) - space + 2 * BESIDE
     ink: NDArray[np.uint8] = np.zeros((height, width), dtype=np.uint8)
@@ -66,6 +66,11 @@ def _word(word: str, size: int) -> NDArray[np.uint8]:
     image = Image.new("L", (math.ceil(letters.getlength(word)), math.ceil(bottom) - math.floor(top)))
     ImageDraw.Draw(image).text((0, -math.floor(top)), word, 255, letters)
     return np.asarray(image)
+
+
+@lru_cache
+def _space(size: int) -> int:
+    return round(font(size).getlength(" "))
 
 
 def _drawn(dark: NDArray[np.float64], white: NDArray[np.float64]) -> tuple[Pixels, Pixels]:
