@@ -51,9 +51,9 @@ def main() -> None:
     known = usable.open_model(spec, spec.inference.checkpoint)
     assert known.classes is not None  # gpu.py's trainings have them
     paths = photos.find_images(spec.dataset.test.img_dir)
-    pictures = inference.kept_pictures(spec, len(paths))
-    with result_files.writing(result_files.image_files(results, paths, known.classes, spec, pictures)) as writer:
-        segmenter, batches = inference.prepare(spec, known, paths, known.classes, pictures)
+    kept = inference.kept_pictures(spec, len(paths))
+    with result_files.writing(result_files.image_files(results, paths, known.classes, spec, kept)) as writer:
+        segmenter, batches = inference.prepare(spec, known, paths, known.classes, kept)
         outcomes = [outcome for _, some in islice(segmenter(batches), WARM_UP) for outcome in some]
         segments = np.mean([len(o.panoptic.segments) for o in outcomes if o.panoptic is not None])
         instances = [o.instances for o in outcomes if o.instances is not None]

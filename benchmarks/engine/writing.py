@@ -26,11 +26,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import device, fast, inference, loader, photos, result_files
+from mask2former_mcp.engine import device, fast, inference, loader, pictures, result_files
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
-from mask2former_mcp.engine.photos import Kept, Shots
+from mask2former_mcp.engine.photos import Shots
 from mask2former_mcp.engine.result_files import Found, ImageFiles, Writer
 from mask2former_mcp.engine.run_lengths import RunLengths
 from mask2former_mcp.engine.scoring import Interpreter
@@ -136,12 +136,9 @@ def main() -> None:
     }
     spec = load("inference", content)
     paths = sorted((root / "photos").iterdir())
-    pictures = photos.slots_for(BATCH, BATCH, 1, 0)
-    kept: list[Kept | None] = [(i, side, side) if pictures else None for i in range(BATCH)]
-    for path, at in zip(paths, kept, strict=True):
-        if at:
-            photos.kept(pictures, at)[...] = images.read(path)
-    files = result_files.image_files(root, paths, classes, spec, pictures)
+    room = pictures.room_for(BATCH)
+    kept = [room.keep(images.read(path), place) for place, path in enumerate(paths)]
+    files = result_files.image_files(root, paths, classes, spec, room)
     interpret = fast.interpreter(Interpreter(spec.model, classes, inference.least_score(spec)), DEVICE)
     sizes = [(side, side)] * BATCH
     shots = Shots(torch.zeros(BATCH, 3, side, side), list(range(BATCH)), sizes, sizes, kept, [])

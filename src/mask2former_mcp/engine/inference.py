@@ -7,10 +7,11 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from mask2former_mcp.engine import classes as class_table
-from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, result_files, trained, usable
+from mask2former_mcp.engine import device, fast, forward_graph, loader, photos, pictures, result_files, trained, usable
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.photos import Batches, Photos
+from mask2former_mcp.engine.pictures import Pictures
 from mask2former_mcp.engine.progress import Progress
 from mask2former_mcp.engine.result_files import Writer
 from mask2former_mcp.engine.segmenting import Segmenter
@@ -29,10 +30,10 @@ def run(spec: Experiment, results_dir: Path) -> None:
     if (asked := spec.inference.num_gpus * spec.inference.num_nodes) > 1:
         print(f"inference uses one process, not {asked}: num_gpus and num_nodes are for train and evaluate", flush=True)
     # Early, where a fork costs little. What runs in these processes touches neither torch nor CUDA (worker_pool.py).
-    pictures = kept_pictures(spec, len(paths))
-    with result_files.writing(result_files.image_files(results_dir, paths, classes, spec, pictures)) as writer:
+    kept = kept_pictures(spec, len(paths))
+    with result_files.writing(result_files.image_files(results_dir, paths, classes, spec, kept)) as writer:
         progress = Progress(status, len(paths), message="Inference in progress", unit="image")
-        unreadable = _segment(prepare(spec, known, paths, classes, pictures), paths, writer, progress)
+        unreadable = _segment(prepare(spec, known, paths, classes, kept), paths, writer, progress)
     result_files.write_json(results_dir / "unreadable.json", unreadable)
     told = f", {len(unreadable)} could not be read and were passed over" if unreadable else ""
     status.running(f"Segmented {len(paths) - len(unreadable)} images{told}.", unreadable=len(unreadable))
@@ -62,19 +63,19 @@ def _segment(
     return reasons
 
 
-def kept_pictures(spec: Experiment, count: int) -> list[memoryview]:
-    """Where pictures wait for what is drawn on them; made before the processes that draw."""
-    workers, written = spec.dataset.test.num_workers, result_files.under_way(count)
-    return photos.slots_for(count, batch_size(spec), workers, written)
+def kept_pictures(spec: Experiment, count: int) -> Pictures:
+    """Where pictures wait for what is drawn on them: as many as are read, segmented and written at once."""
+    read = photos.under_way(spec.dataset.test.num_workers) * batch_size(spec)
+    return pictures.room_for(min(count, read + result_files.under_way(count)))
 
 
 def prepare(
-    spec: Experiment, known: Usable, paths: Sequence[Path], classes: Classes, pictures: Sequence[memoryview]
+    spec: Experiment, known: Usable, paths: Sequence[Path], classes: Classes, kept: Pictures
 ) -> tuple[Segmenter, Batches]:
     """What segments the images, and what it is given: they are read in processes that start with the first batch."""
     split, batch = spec.dataset.test, batch_size(spec)
     fabric = device_for(spec, known)
-    folder = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), known.size, pictures)
+    folder = Photos(paths, spec.dataset.augmentation, loader.pair(split.target_size), known.size, kept)
     graphs = not known.size and forward_graph.possible(known.model, fabric.device)
     groups = folder.groups(batch, grain=photos.GRAIN if batch > 1 or graphs else 1)
     model = known.model

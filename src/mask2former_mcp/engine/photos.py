@@ -12,20 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former_mcp.engine import loader, shared_slots
+from mask2former_mcp.engine.pictures import NOWHERE, Kept, Pictures
 from mask2former_mcp.formats import images
 from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.spec.dataset import Augmentation
 
 Size = tuple[int, int]  # (height, width)
-Kept = tuple[int, int, int]  # the slot of a picture, its height and width
-PICTURE = 6 << 20  # bytes of the largest picture that is kept: one of 1920 x 1080
 READERS = 16  # headers of files read at once
 GRAIN = 32  # pixels: sizes that differ by less, rounded up, share a batch
 
@@ -40,8 +38,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """image [h, w, 3] at network size; original: the file's own size, and kept the place of its pixels; room: as the
-    group's; batch: its number."""
+    """image [h, w, 3] at network size; original: the file's own size; kept: what it was read as, where there was room;
+    room: as the group's; batch: its number."""
 
     index: int
     image: NDArray[np.uint8]
@@ -62,7 +60,7 @@ class Shots:
     """images [B, 3, H, W] uint8, in memory [B, H, W, 3] as files are read, padded with zeros right and below; what is
     behind the last of `indices` is blank.
 
-    indices, sizes at the network, original sizes, and where their pixels were kept: of those that could be read.
+    indices, sizes at the network, original sizes, what was kept of the files: of those that could be read.
     """
 
     images: Tensor
@@ -91,7 +89,7 @@ class Parcel:
 
 class Photos(Dataset["Photo | Unreadable"]):
     """The images, resized for the network; one that cannot be read is reported, not raised. Keys: (number of the image,
-    its room, number of its batch, place in the order of all). pictures: see `slots_for`."""
+    its room, number of its batch, place in the order of all). pictures: where they are kept as they were read."""
 
     def __init__(
         self,
@@ -99,7 +97,7 @@ class Photos(Dataset["Photo | Unreadable"]):
         settings: Augmentation,
         target_size: Size | None,
         within: Size | None,
-        pictures: Sequence[memoryview] = (),
+        pictures: Pictures = NOWHERE,
     ) -> None:
         self.paths, self.settings, self.target_size, self.within = paths, settings, target_size, within
         self.pictures = pictures
@@ -115,15 +113,7 @@ class Photos(Dataset["Photo | Unreadable"]):
             return Unreadable(index, str(error))
         size = (original.shape[0], original.shape[1])
         view = loader.evaluation_view(size, self.settings, self.target_size, self.within)
-        return Photo(index, view.image(original), size, self._keep(original, place), room, batch)
-
-    def _keep(self, picture: NDArray[np.uint8], place: int) -> Kept | None:
-        """Puts it where `kept` finds it; None where it has no room."""
-        if not self.pictures or picture.nbytes > PICTURE:
-            return None
-        at = place % len(self.pictures), picture.shape[0], picture.shape[1]
-        kept(self.pictures, at)[...] = picture
-        return at
+        return Photo(index, view.image(original), size, self.pictures.keep(original, place), room, batch)
 
     def groups(self, batch: int, *, grain: int) -> list[Group]:
         """All images in batches of one size. The one size is known where the spec or a graph sets it; otherwise the
@@ -219,30 +209,15 @@ def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int,
     place = itertools.count()
     keys = [[(i, group.room, n, next(place)) for i in group.indices] for n, group in enumerate(groups)]
     pixels = max((max(fill, len(g.indices)) * g.room[0] * g.room[1] for g in groups if g.room), default=0)
-    slots = shared_slots.make(_under_way(workers), 3 * pixels) if workers else []
+    slots = shared_slots.make(under_way(workers), 3 * pixels) if workers else []
     if pin and torch.cuda.is_available():
         shared_slots.pin(slots)
     return Batches(loader.batches(photos, keys, Collate(fill, slots), workers, pin=pin), slots)
 
 
-def _under_way(workers: int) -> int:
+def under_way(workers: int) -> int:
     """Batches at most: those that the loader's processes have been asked for (two each), and are looked at here."""
     return 2 * workers + 3
-
-
-def slots_for(images: int, batch: int, workers: int, written: int) -> list[memoryview]:
-    """Where pictures are kept as they were read, for processes that draw on them and are forked from now on: what they
-    need not decode a second time. As many as are under way in the network's batches, and `written` behind it; none
-    where that is more than an eighth of the memory that is free.
-    """
-    count = min(images, batch * _under_way(workers) + written)
-    return shared_slots.make(count if count * PICTURE <= psutil.virtual_memory().available // 8 else 0, PICTURE)
-
-
-def kept(pictures: Sequence[memoryview], at: Kept) -> NDArray[np.uint8]:
-    """[H, W, 3], in the memory of its slot."""
-    slot, height, width = at
-    return np.frombuffer(pictures[slot], np.uint8, height * width * 3).reshape(height, width, 3)
 
 
 def find_images(folder: str, *, without: Path | None = None) -> list[Path]:

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mask2former_mcp.engine import artifacts, loader, photos, worker_pool
+from mask2former_mcp.engine import artifacts, loader, worker_pool
 from mask2former_mcp.engine.classes import Classes
-from mask2former_mcp.engine.photos import Kept
+from mask2former_mcp.engine.pictures import NOWHERE, Kept, Pictures
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.engine.worker_pool import InOrder
 from mask2former_mcp.formats import images, label_png, panoptic
@@ -35,7 +35,7 @@ from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec.experiment import Experiment
 
 TOGETHER = 4  # images that one process is given at once
-Found = tuple[int, Outcome, Kept | None]  # the number of an image, what was found in it, and where its picture lies
+Found = tuple[int, Outcome, Kept | None]  # the number of an image, what was found in it, its picture if kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ class Described:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The files of single images: all that a process needs to write them. category_ids: by class, 0 for none; pictures:
-    where some lie as they were read."""
+    """The files of single images: all that a process needs to write them. category_ids: by class, 0 for none."""
 
     folder: Path
     paths: tuple[Path, ...]
@@ -62,14 +61,14 @@ class ImageFiles:
     mode: str
     threshold: float
     min_score: float
-    pictures: Sequence[memoryview] = ()
+    pictures: Pictures = NOWHERE
 
     def write_all(self, found: Sequence[Found]) -> list[Described]:
         """As `write`, of several."""
         return [self.write(*one) for one in found]
 
     def write(self, index: int, outcome: Outcome, kept: Kept | None = None) -> Described:
-        """kept: where its picture lies. Raises OSError or ValueError, naming the image."""
+        """kept: its picture, if so. Raises OSError or ValueError, naming the image."""
         try:
             return self._write(index, outcome, kept)
         except OSError as cause:
@@ -79,7 +78,9 @@ class ImageFiles:
 
     def _write(self, index: int, outcome: Outcome, kept: Kept | None) -> Described:
         stem, image_id = self.stems[index], index + 1
-        picture = photos.kept(self.pictures, kept) if kept else images.read(self.paths[index])
+        picture = self.pictures.get(kept) if kept else None
+        if picture is None:
+            picture = images.read(self.paths[index])
         regions = artifacts.outcome_regions(outcome, self.classes, mode=self.mode, threshold=self.threshold)
         artifacts.save(self.folder / f"{stem}.jpg", artifacts.overlay(picture, regions, self.classes))
         described = None
@@ -113,7 +114,7 @@ class ImageFiles:
 
 
 def image_files(
-    folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment, pictures: Sequence[memoryview] = ()
+    folder: Path, paths: Sequence[Path], classes: Classes, spec: Experiment, pictures: Pictures = NOWHERE
 ) -> ImageFiles:
     """Raises ValueError for category ids that no PNG can hold."""
     ids = np.array([0, *(classes[c].category_id for c in range(1, len(classes) + 1))], dtype=np.int64)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former_mcp.engine import fast, forward_graph, photos, shared_slots
+from mask2former_mcp.engine import fast, forward_graph, photos, pictures, shared_slots
 from mask2former_mcp.engine.photos import Batches, Group, Photos, grouped
 from mask2former_mcp.spec.dataset import Augmentation
 
@@ -104,20 +104,21 @@ def test_a_picture_is_kept_as_it_was_read_unless_it_is_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = folder(tmp_path, [(64, 90 - n) for n in range(12)])
-    monkeypatch.setattr(photos, "PICTURE", 64 * 88 * 3)  # without room for the first two
-    pictures = photos.slots_for(12, 2, 1, 1)
-    assert len(pictures) == (2 * 5 + 1 if shared_slots.forks() else 0)
-    whole = Photos(paths, SETTINGS, None, None, pictures)
+    monkeypatch.setattr(pictures, "LARGEST", 64 * 88 * 3)  # without room for the first two
+    room = pictures.room_for(11)
+    assert len(room.slots) == (11 if shared_slots.forks() else 0)
+    whole = Photos(paths, SETTINGS, None, None, room)
     for shots in photos.batches(whole, whole.groups(2, grain=32), 1, fill=0, pin=False):
-        for index, (height, width), kept in zip(shots.indices, shots.originals, shots.kept, strict=True):
-            if index < 2 or not pictures:
+        for index, size, kept in zip(shots.indices, shots.originals, shots.kept, strict=True):
+            if index < 2 or not room.slots:
                 assert kept is None
             else:
-                assert kept == (index % 11, height, width)
-                assert (photos.kept(pictures, kept) == 10 + index).all()
+                found = room.get(kept)
+                assert found.shape == (*size, 3)
+                assert (found == 10 + index).all()
 
 
 def test_no_picture_is_kept_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photos.psutil, "virtual_memory", lambda: SimpleNamespace(available=100 * photos.PICTURE))
-    assert photos.slots_for(1000, 2, 1, 3) == []
-    assert len(photos.slots_for(12, 2, 1, 2)) in (12, 0)
+    monkeypatch.setattr(pictures.psutil, "virtual_memory", lambda: SimpleNamespace(available=100 * pictures.LARGEST))
+    assert pictures.room_for(13) is pictures.NOWHERE
+    assert len(pictures.room_for(12).slots) == (12 if shared_slots.forks() else 0)

@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mask2former_mcp.engine import photos, result_files, session
+from mask2former_mcp.engine import result_files, session
 from mask2former_mcp.engine.classes import Classes, Entry
+from mask2former_mcp.engine.pictures import Pictures
 from mask2former_mcp.engine.postprocess import Instances, Panoptic, Segment
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.spec.experiment import load
@@ -65,20 +66,24 @@ def test_one_writer_and_several_write_the_same_files_in_whatever_order_images_co
     assert {row["category_id"] for row in json.loads(written[0]["instances.json"])} == {3, 6}
 
 
-def test_a_picture_that_was_kept_is_not_read_again(tiny: Spec, tmp_path: Path) -> None:
+def test_a_picture_that_was_kept_is_not_read_again_unless_another_took_its_slot(tiny: Spec, tmp_path: Path) -> None:
     (path,) = folder_of_images(tmp_path / "photos", 1)
     spec = load("inference", tiny(inference__checkpoint="a.pth", dataset__test__img_dir=str(tmp_path / "photos")))
-    pictures, at = [memoryview(bytearray(4000))] * 2, (1, 30, 40)
-    photos.kept(pictures, at)[...] = np.asarray(Image.open(path))
+    room, pixels = Pictures([memoryview(bytearray(4000))] * 2), np.asarray(Image.open(path))
+    first = room.keep(pixels, 3)
+    kept = room.keep(255 - pixels, 5)
+    assert kept is not None
+    np.testing.assert_array_equal(room.get(kept), 255 - pixels)
     written = []
-    for kept in (None, at):
-        out = tmp_path / f"kept_{kept is not None}"
+    for at in (None, first, room.keep(pixels, 7)):
+        out = tmp_path / f"by_{len(written)}"
         out.mkdir()
-        with result_files.writing(result_files.image_files(out, [path], CLASSES, spec, pictures)) as writer:
-            writer.add([(0, outcome(0, (30, 40)), kept)])
+        with result_files.writing(result_files.image_files(out, [path], CLASSES, spec, room)) as writer:
+            writer.add([(0, outcome(0, (30, 40)), at)])
         written.append(contents(out))
-        path.unlink(missing_ok=True)
-    assert written[0] == written[1]
+        if at == first:
+            path.unlink()
+    assert written[0] == written[1] == written[2]
 
 
 def test_what_a_writer_cannot_write_ends_the_job_with_the_cause_and_the_image(
