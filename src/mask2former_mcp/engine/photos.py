@@ -217,7 +217,7 @@ def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int,
 
 def under_way(workers: int) -> int:
     """Batches at most: those that the loader's processes have been asked for (two each), and are looked at here."""
-    return 2 * workers + 3
+    return 2 * min(workers, loader.cores()) + 3
 
 
 def find_images(folder: str, *, without: Path | None = None) -> list[Path]:
