@@ -67,6 +67,7 @@ def main() -> None:
             writer.pool.finish()
 
         measured("read", len(paths), lambda: [None for _ in batches])
+        # Nobody waits here: what comes out of images that the next ones have replaced is not looked at.
         measured("and segmented", len(paths), lambda: [segmenter.predict(shots) and None for shots in batches])
         measured("and read out", len(paths), lambda: [None for _ in segmenter(batches)])
         measured("and written", len(paths), write)

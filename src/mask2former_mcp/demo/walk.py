@@ -28,7 +28,7 @@ from mask2former_mcp.server.job_facts import duration
 _ROOT = Path(__file__).resolve().parents[3]
 _WAIT_S = 20  # of one wait_for_job call; progress arrives in between
 _PICTURES = 4
-_NAMED_ELSEWHERE = re.compile(r"^\S+ | \d+%")  # of a headline: the job's id, then the percentage
+_NAMED_ELSEWHERE = re.compile(r"^\S+ (\w+)( \d+%)?")  # of a headline: the job's id, its state, the percentage
 
 
 class DemoFailed(Exception):
@@ -120,6 +120,12 @@ def _make_data(plan: Walk, console: Console) -> None:
         shown.update(1.0, f"in {plan.folder}")
 
 
+def _first(folder: Path, found: list[dict[str, Any]], what: str) -> Path:
+    if not found:
+        raise DemoFailed(f"{folder}: {what} should be there, and is not")
+    return folder / str(found[0]["path"])
+
+
 class _Steps:
     """The tool calls of the walk, each shown to the person who watches."""
 
@@ -164,7 +170,7 @@ class _Steps:
 
     async def _wait(self, job_id: str, shown: Shown) -> dict[str, Any]:
         async def show(progress: float, _: float | None, message: str | None) -> None:
-            shown.update(progress, _NAMED_ELSEWHERE.sub("", message or "", count=2))
+            shown.update(progress, _NAMED_ELSEWHERE.sub(r"\1", message or ""))
 
         return await self._call("wait_for_job", {"job_id": job_id, "timeout_s": _WAIT_S}, progress_callback=show)
 
@@ -178,16 +184,16 @@ class _Steps:
         """The best checkpoint, of a study its winner's."""
         study = (await self._call("get_job", {"job_id": job_id})).get("study")
         folder, found = await self._artifacts(study["winner"]["job_id"] if study else job_id)
-        return folder / next(str(item["path"]) for item in found if item.get("best"))
+        return _first(folder, [item for item in found if item.get("best")], "a best checkpoint")
 
     async def onnx(self, job_id: str) -> Path:
         folder, found = await self._artifacts(job_id)
-        return folder / next(str(item["path"]) for item in found if item["kind"] == "onnx")
+        return _first(folder, [item for item in found if item["kind"] == "onnx"], "an ONNX file")
 
     async def overlays(self, job_id: str) -> Path:
         """Their folder."""
         folder, found = await self._artifacts(job_id)
-        return (folder / next(str(item["path"]) for item in found if item["path"].endswith(".jpg"))).parent
+        return _first(folder, [item for item in found if item["path"].endswith(".jpg")], "overlays").parent
 
     async def picture(self, job_id: str, target: Path) -> Path:
         """A sheet of the evaluation's panels."""

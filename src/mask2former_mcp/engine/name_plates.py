@@ -1,6 +1,7 @@
 """Names on pictures: white on a dark plate that lets the picture through, deepest inside what they name."""
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 INK, DARKNESS = (32, 36, 42), 190  # of the plate: its colour, and its opacity of 255
 BESIDE, ABOVE, ROUND = 4, 3, 4  # pixels of the plate around the name, and of its corners
 _FONT = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+SWASH = 3  # pixels of a letter that may lie outside its box, at most
 FINE = 96  # rows and columns in which the deepest pixel is looked for
 
 Pixels = NDArray[np.uint8]  # [h, w, 3]
@@ -41,15 +43,17 @@ class Plate:
 
 def plate(name: str, size: int) -> Plate:
     """size: of the letters, in pixels."""
-    words = [_word(word, size) for word in name.split(" ")]
+    leftwards = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
+    words = [_word(word, size) for word in ([name] if leftwards else name.split(" "))]
     space = _space(size)
-    height = words[0].shape[0] + 2 * ABOVE
-    width = sum(word.shape[1] + space for word in words) - space + 2 * BESIDE
+    height = words[0].shape[0] + 2 * (ABOVE - SWASH)
+    width = sum(word.shape[1] - 2 * SWASH + space for word in words) - space + 2 * BESIDE
     ink: NDArray[np.uint8] = np.zeros((height, width), dtype=np.uint8)
-    column = BESIDE
+    column = BESIDE - SWASH
     for word in words:
-        ink[ABOVE : height - ABOVE, column : column + word.shape[1]] = word
-        column += word.shape[1] + space
+        below = ink[ABOVE - SWASH : height - ABOVE + SWASH, column : column + word.shape[1]]
+        np.maximum(below, word, out=below)
+        column += word.shape[1] - 2 * SWASH + space
     found = Plate(np.take(_KEEPS, ink, 0), np.take(_ADDS, ink, 0), -(height // 2), -(width // 2))
     for turned in (np.s_[:], np.s_[::-1]):
         for mirrored in (np.s_[:], np.s_[::-1]):
@@ -60,11 +64,12 @@ def plate(name: str, size: int) -> Plate:
 
 @lru_cache(maxsize=1024)  # the same few come again and again, which cannot be said of names with their scores
 def _word(word: str, size: int) -> NDArray[np.uint8]:
-    """[height of a line, w] opacity of its letters."""
+    """[height of a line, w] opacity of its letters, with SWASH pixels around."""
     letters = font(size)
     _, top, _, bottom = letters.getbbox("\u00c1gj|")
-    image = Image.new("L", (math.ceil(letters.getlength(word)), math.ceil(bottom) - math.floor(top)))
-    ImageDraw.Draw(image).text((0, -math.floor(top)), word, 255, letters)
+    width, height = math.ceil(letters.getlength(word)), math.ceil(bottom) - math.floor(top)
+    image = Image.new("L", (width + 2 * SWASH, height + 2 * SWASH))
+    ImageDraw.Draw(image).text((SWASH, SWASH - math.floor(top)), word, 255, letters)
     return np.asarray(image)
 
 
@@ -110,8 +115,12 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_FONT, size)
 
 
-@lru_cache
+@lru_cache(maxsize=1024)
 def legible(name: str) -> bool:
     """Whether the font has all of its characters."""
-    known = FT2Font(_FONT)
-    return all(known.get_char_index(ord(character)) for character in name)
+    return all(_known().get_char_index(ord(character)) for character in name)
+
+
+@lru_cache
+def _known() -> FT2Font:
+    return FT2Font(_FONT)

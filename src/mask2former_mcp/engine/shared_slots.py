@@ -3,6 +3,7 @@
 What comes in fresh memory each time costs both sides a fault for every page: most of what handing over an image takes.
 """
 
+import contextlib
 import mmap
 import sys
 
@@ -36,5 +37,8 @@ def pin(slots: list[memoryview]) -> None:
     """Lets a GPU copy from these slots by itself, as long as this process lives. If it cannot, copies take longer."""
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     for slot in slots:
-        if len(slot) and int(runtime.cudaHostRegister(np.frombuffer(slot, np.uint8).ctypes.data, len(slot), 0)) == 0:
-            _pinned.append(slot)
+        if int(runtime.cudaHostRegister(np.frombuffer(slot, np.uint8).ctypes.data, len(slot), 0)) != 0:
+            with contextlib.suppress(RuntimeError):
+                torch.zeros(1, device="cuda")  # takes the error, which would be that of the next kernel
+            return
+        _pinned.append(slot)

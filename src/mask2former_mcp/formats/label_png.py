@@ -2,7 +2,7 @@
 
 Every row is stored as its difference to the one above (filter 2), which leaves long runs of zeros for zlib. Pillow
 tries five filters on each row: for a panoptic map four times the work, and a larger file. zlib-ng makes zlib's bytes in
-a sixth of its time.
+a fraction of its time.
 """
 
 import struct

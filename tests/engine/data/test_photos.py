@@ -1,7 +1,9 @@
 """Images put together by size before any is decoded, padded alike whatever lies beside them."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from mask2former_mcp.engine import fast, forward_graph, photos, pictures, shared_slots
-from mask2former_mcp.engine.photos import Batches, Group, Photos, grouped
+from mask2former_mcp.engine.photos import Batches, Group, Photos, Shots, grouped
 from mask2former_mcp.spec.dataset import Augmentation
 
 SETTINGS = Augmentation(test_min_size=64, test_max_size=128)
@@ -98,6 +100,29 @@ def test_what_processes_read_into_shared_memory_is_what_is_read_here(tmp_path: P
     assert here == there
     taken = [parcel.taken for parcel in shared.loader]
     assert taken[3:6] == [(3, 64, 96, 3) if shared_slots.forks() else None, None, None]
+
+
+def test_images_stay_while_the_next_two_are_asked_for(tmp_path: Path) -> None:
+    paths = folder(tmp_path, [(64, 90)] * 12)
+    whole = Photos(paths, SETTINGS, None, None)
+    held: list[Shots] = []
+    for shots in photos.batches(whole, whole.groups(1, grain=32), 1, fill=0, pin=False):
+        held = [*held[-1:], shots]
+        time.sleep(0.05)  # for the loader's process to read as far as it may
+        for each in held:
+            assert (each.images[..., :90] == 10 + each.indices[0]).all()
+
+
+def test_where_memory_cannot_be_pinned_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([0, 2, 0])
+    runtime = SimpleNamespace(cudaHostRegister=lambda *_: next(answers))
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(torch, "zeros", mock.Mock(side_effect=RuntimeError("CUDA error: out of memory")))
+    monkeypatch.setattr(shared_slots, "_pinned", [])
+    slots = [memoryview(bytearray(8)) for _ in range(3)]
+    shared_slots.pin(slots)
+    assert shared_slots._pinned == slots[:1]
+    assert torch.zeros.call_count == 1
 
 
 def test_a_picture_is_kept_as_it_was_read_unless_it_is_too_large(

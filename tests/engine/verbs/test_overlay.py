@@ -146,6 +146,19 @@ def test_the_deepest_pixel_of_lines_that_are_seldom_looked_at_lies_on_one() -> N
     assert lines[name_plates.deepest(lines)]
 
 
+def test_no_letter_is_cut_that_goes_beyond_its_box() -> None:
+    for word in ("jet", "\u1ebe", "g|"):
+        whole = np.asarray(name_plates.font(24).getmask(word)).astype(int).sum()
+        assert name_plates._word(word, 24).astype(int).sum() == pytest.approx(whole, rel=1e-3)
+
+
+def test_a_name_that_is_written_from_right_to_left_stays_in_one_piece() -> None:
+    name, swash = "\u05d0\u05d1 \u05d2\u05d3\u05d4", name_plates.SWASH
+    word = name_plates._word(name, 24)[swash:-swash, swash:-swash]
+    found = name_plates.plate(name, 24).adds[name_plates.ABOVE : -name_plates.ABOVE, 4:-4]
+    np.testing.assert_array_equal(found, name_plates._ADDS[word])
+
+
 def test_a_name_that_the_font_cannot_write_becomes_its_category() -> None:
     assert name_plates.legible("Würfel, кубик, κύβος 0.97")
     classes = Classes((Entry(7, "立方体", True, (220, 60, 40)), Entry(8, "Würfel", True, (30, 90, 210))))
