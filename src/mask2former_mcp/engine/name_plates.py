@@ -4,17 +4,16 @@ import math
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 INK, DARKNESS = (32, 36, 42), 190  # of the plate: its colour, and its opacity of 255
 BESIDE, ABOVE, ROUND = 4, 3, 4  # pixels of the plate around the name, and of its corners
-_FONT = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+_FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 SWASH = 3  # pixels of a letter that may lie outside its box, at most
 FINE = 96  # rows and columns in which the deepest pixel is looked for
 
@@ -111,16 +110,17 @@ def deepest(mask: NDArray[np.bool_]) -> tuple[int, int]:
 
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic letters and more; no Chinese."""
+    """DejaVu Sans: Latin, Greek, Cyrillic, Arabic letters and more; no Chinese."""
     return ImageFont.truetype(_FONT, size)
 
 
 @lru_cache(maxsize=1024)
 def legible(name: str) -> bool:
     """Whether the font has all of its characters."""
-    return all(_known().get_char_index(ord(character)) for character in name)
+    return name.isprintable() and all(_glyph(character) != _glyph("\uffff") for character in name)
 
 
-@lru_cache
-def _known() -> FT2Font:
-    return FT2Font(_FONT)
+@lru_cache(maxsize=1024)
+def _glyph(character: str) -> bytes:
+    """Its picture: for what the font does not have a box, as for U+FFFF, which is no character."""
+    return bytes(ImageFont.truetype(_FONT, 16, layout_engine=ImageFont.Layout.BASIC).getmask(character))

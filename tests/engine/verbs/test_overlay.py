@@ -161,6 +161,7 @@ def test_a_name_that_is_written_from_right_to_left_stays_in_one_piece() -> None:
 
 def test_a_name_that_the_font_cannot_write_becomes_its_category() -> None:
     assert name_plates.legible("Würfel, кубик, κύβος 0.97")
+    assert not name_plates.legible("two\nlines")
     classes = Classes((Entry(7, "立方体", True, (220, 60, 40)), Entry(8, "Würfel", True, (30, 90, 210))))
     found = artifacts.class_regions(np.array([[1, 1], [2, 2]]), classes)
     assert [region.name for region in found] == ["class 7", "Würfel"]
