@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,16 @@ from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.spec.model import Model
 
 Numbers = NDArray[Any]
+
+
+class Told(NamedTuple):
+    """What the host decides by, of B images: sums as in `pixels.Seen`, probabilities [B, Q, C + 1], and of
+    `postprocess.confident` labels and scores [B, Q]."""
+
+    sums: Numbers
+    probabilities: Numbers
+    labels: Numbers
+    scores: Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +67,20 @@ class FusedInterpreter:
         labels, scores = postprocess.confident(probabilities, self.model.object_mask_threshold)
         weights = None if mode == "instance" else probabilities[..., 1:]
         seen = pixels.look(grids, *resample.taps(*sizes), weights, scores if mode == "panoptic" else None)
-        told = _on_host(seen.sums, probabilities, labels, scores)
+        told = Told(*_on_host(seen.sums, probabilities, labels, scores))
         blank = [None] * len(grids)
         return map(
             Outcome,
             blank if seen.classes is None else _on_host(seen.classes)[0],
-            blank if seen.winners is None else self._panoptic(seen.winners, *told),
-            blank if mode == "semantic" else self._instances(grids, sizes, *told),
+            blank if seen.winners is None else self._panoptic(seen.winners, told),
+            blank if mode == "semantic" else self._instances(grids, sizes, told),
         )
 
-    def _panoptic(self, winners: Tensor, sums: Numbers, _: Numbers, labels: Numbers, scores: Numbers) -> list[Panoptic]:
-        images, queries = scores.shape
+    def _panoptic(self, winners: Tensor, told: Told) -> list[Panoptic]:
+        images, queries = told.scores.shape
         tables = torch.zeros(images, queries + 1, dtype=postprocess.smallest(queries))
         segments = []
-        for table, label, score, areas in zip(tables.numpy(), labels, scores, sums[:, :3], strict=True):
+        for table, label, score, areas in zip(tables.numpy(), told.labels, told.scores, told.sums[:, :3], strict=True):
             keep = np.flatnonzero(score)
             table[keep], found = postprocess.partition(
                 label[keep],
@@ -86,13 +96,11 @@ class FusedInterpreter:
         (ids,) = _on_host(on_device.index_select(0, numbers).view(winners.shape))
         return [Panoptic(*each) for each in zip(ids, segments, strict=True)]
 
-    def _instances(
-        self, grids: Tensor, sizes: Any, sums: Numbers, probabilities: Numbers, *_: Numbers
-    ) -> list[Instances]:
+    def _instances(self, grids: Tensor, sizes: Any, told: Told) -> list[Instances]:
         """As `postprocess.instances`, but what a mask is worth is known before it is made."""
         resampler = resample.to_original(*sizes, grids.dtype)
         found, wanted = [], []
-        for probability, (*_, area, inside) in zip(probabilities, sums, strict=True):
+        for probability, (*_, area, inside) in zip(told.probabilities, told.sums, strict=True):
             scores, classes, query = postprocess.candidates(
                 probability, topk=self.model.test_topk_per_image, things=self.things, min_score=self.min_score
             )

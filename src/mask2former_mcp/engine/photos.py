@@ -150,7 +150,8 @@ def grouped(sizes: Sequence[Size | None], batch: int, *, grain: int) -> list[Gro
 
 @dataclass(frozen=True)
 class Collate:
-    """fill: the number of images that every batch has, blank ones if need be; 0: as many as there are."""
+    """fill: the number of images that every batch has, blank ones if need be; 0: as many as there are. slots: those of
+    `Batches`, which a batch fills in turn."""
 
     fill: int
     slots: Sequence[memoryview]
@@ -209,13 +210,13 @@ def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int,
     place = itertools.count()
     keys = [[(i, group.room, n, next(place)) for i in group.indices] for n, group in enumerate(groups)]
     pixels = max((max(fill, len(g.indices)) * g.room[0] * g.room[1] for g in groups if g.room), default=0)
-    slots = shared_slots.make(under_way(workers), 3 * pixels) if workers else []
+    slots = shared_slots.make(batches_under_way(workers), 3 * pixels) if workers else []
     if pin and torch.cuda.is_available():
         shared_slots.pin(slots)
     return Batches(loader.batches(photos, keys, Collate(fill, slots), workers, pin=pin), slots)
 
 
-def under_way(workers: int) -> int:
+def batches_under_way(workers: int) -> int:
     """Batches at most: those that the loader's processes have been asked for (two each), and are looked at here."""
     return 2 * min(workers, loader.cores()) + 3
 

@@ -155,7 +155,7 @@ def writers(count: int) -> int:
     return min(count, max(1, loader.cores() - 1))
 
 
-def under_way(count: int) -> int:
+def images_under_way(count: int) -> int:
     """Images of `count` that are handed over and not written yet, at most."""
     return TOGETHER * worker_pool.AHEAD * writers(count)
 

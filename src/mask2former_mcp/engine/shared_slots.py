@@ -19,7 +19,7 @@ def forks() -> bool:
 def make(count: int, size: int) -> list[memoryview]:
     """`count` slots of `size` bytes for processes that are forked from now on. A page takes memory once it was used.
 
-    None where nothing is forked, or the system has no such memory to give.
+    An empty list where nothing is forked, or the system has no such memory to give.
     """
     if not forks() or not count * size:
         return []
