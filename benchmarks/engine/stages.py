@@ -3,8 +3,9 @@
     python benchmarks/engine/gpu.py --folder DIR --batch 8 --steps 2500 --compile never   # makes images, and a network
     python benchmarks/engine/stages.py --folder DIR [--batch 8] [--compile never] [--small]
 
-Each line adds a stage and is measured over all images, in the process that the verb has for it, with the verb's own
-parts. CPU time is that of the main process, all its threads, for an image.
+Each line adds a stage, with the verb's own parts in the processes that the verb has for them, and is measured from the
+time when they have settled until all images are done. CPU time is that of the main process, all its threads, for an
+image.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -25,13 +26,19 @@ from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.experiment import load
 
 WARM_UP = 4  # batches: forwards are recorded, kernels compiled
+SETTLED = 0.2  # of the images: readers have been started, and what is handed on piles up as it does in the long run
 
 
-def measured(stage: str, images: int, work: Callable[[], object]) -> None:
-    started, own = time.perf_counter(), time.process_time()
-    work()
-    gpu.wait()
-    taken, own = time.perf_counter() - started, time.process_time() - own
+def measured(stage: str, steps: Iterable[int], total: int, end: Callable[[], None] = gpu.wait) -> None:
+    """steps: how many images each took, of all `total`. end: returns when what was begun is done."""
+    done, settled, started, own = 0, 0, 0.0, 0.0
+    for count in steps:
+        done += count
+        if not settled and done >= SETTLED * total:
+            gpu.wait()
+            started, own, settled = time.perf_counter(), time.process_time(), done
+    end()
+    taken, own, images = time.perf_counter() - started, time.process_time() - own, done - settled
     print(f"{stage}: {images / taken:.0f} images/s; main process {1e3 * own / images:.2f} CPU ms an image", flush=True)
 
 
@@ -61,16 +68,21 @@ def main() -> None:
         found = np.mean([len(each.masks) for each in instances])
         print(f"{segments:.1f} segments, {found:.1f} instances of {runs:.0f} bytes an image, {len(paths)} images")
 
-        def write() -> None:
+        def segmented() -> Iterator[int]:
+            """Nobody waits here: what comes out of images that the next ones have replaced is not looked at."""
+            for shots in batches:
+                segmenter.predict(shots)
+                yield len(shots.indices)
+
+        def written() -> Iterator[int]:
             for shots, some in segmenter(batches):
                 writer.add(list(zip(shots.indices, some, shots.kept, strict=True)))
-            writer.pool.finish()
+                yield len(some)
 
-        measured("read", len(paths), lambda: [None for _ in batches])
-        # Nobody waits here: what comes out of images that the next ones have replaced is not looked at.
-        measured("and segmented", len(paths), lambda: [segmenter.predict(shots) and None for shots in batches])
-        measured("and read out", len(paths), lambda: [None for _ in segmenter(batches)])
-        measured("and written", len(paths), write)
+        measured("read", (len(shots.indices) for shots in batches), len(paths))
+        measured("and segmented", segmented(), len(paths))
+        measured("and read out", (len(some) for _, some in segmenter(batches)), len(paths))
+        measured("and written", written(), len(paths), writer.pool.finish)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,13 @@ class ForwardGraph(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Prediction:
         """images [B, 3, H, W], on the device -> the last layer's Prediction."""
-        images, shape = images.to(self.dtype), images.shape
+        shape = images.shape
         if shape in self._graphs:
             graph, buffer, prediction = self._graphs[shape]
             buffer.copy_(images)
             graph.replay()
             return _own(prediction)
+        images = images.to(self.dtype)
         self._seen[shape] = self._seen.get(shape, 0) + 1
         if self._seen[shape] <= SEEN or len(self._graphs) >= SHAPES:
             return self._predict(images)

@@ -15,7 +15,7 @@ from mask2former_mcp.engine import postprocess, resample, run_lengths
 from mask2former_mcp.engine.kernels import pixels
 from mask2former_mcp.engine.model.network import Prediction
 from mask2former_mcp.engine.postprocess import Instances, Panoptic
-from mask2former_mcp.engine.resample import Resampler, Size
+from mask2former_mcp.engine.resample import Size, Taps
 from mask2former_mcp.engine.run_lengths import RunLengths
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.spec.model import Model
@@ -66,17 +66,19 @@ class FusedInterpreter:
         probabilities = prediction.class_logits[-1].float().softmax(-1)
         labels, scores = postprocess.confident(probabilities, self.model.object_mask_threshold)
         weights = None if mode == "instance" else probabilities[..., 1:]
-        seen = pixels.look(grids, *resample.taps(*sizes), weights, scores if mode == "panoptic" else None)
-        told = Told(*_on_host(seen.sums, probabilities, labels, scores))
-        blank = [None] * len(grids)
-        return map(
-            Outcome,
-            blank if seen.classes is None else _on_host(seen.classes)[0],
-            blank if seen.winners is None else self._panoptic(seen.winners, told),
-            blank if mode == "semantic" else self._instances(grids, sizes, told),
-        )
+        axes = resample.taps(*sizes)
+        seen = pixels.look(grids, *axes, weights, scores if mode == "panoptic" else None)
+        told = Told(*map(_copied, (seen.sums, probabilities, labels, scores)))
+        blank: list[None] = [None] * len(grids)
+        classes = blank if seen.classes is None else _copied(seen.classes)
+        _wait(grids.device)
+        panoptic = blank if seen.winners is None else self._panoptic(seen.winners, told)
+        instances = blank if mode == "semantic" else self._instances(grids, axes, told)
+        _wait(grids.device)
+        return map(Outcome, classes, panoptic, instances)
 
     def _panoptic(self, winners: Tensor, told: Told) -> list[Panoptic]:
+        """Its maps are there when the device has been waited for."""
         images, queries = told.scores.shape
         tables = torch.zeros(images, queries + 1, dtype=postprocess.smallest(queries))
         segments = []
@@ -93,12 +95,11 @@ class FusedInterpreter:
         first = torch.arange(0, tables.numel(), queries + 1, dtype=torch.int32, device=winners.device)
         numbers = (winners.flatten(1) + first[:, None]).flatten()
         on_device = tables.flatten().to(winners.device, non_blocking=True)
-        (ids,) = _on_host(on_device.index_select(0, numbers).view(winners.shape))
+        ids = _copied(on_device.index_select(0, numbers).view(winners.shape))
         return [Panoptic(*each) for each in zip(ids, segments, strict=True)]
 
-    def _instances(self, grids: Tensor, sizes: Any, told: Told) -> list[Instances]:
+    def _instances(self, grids: Tensor, axes: tuple[Taps, Taps], told: Told) -> list[Instances]:
         """As `postprocess.instances`, but what a mask is worth is known before it is made."""
-        resampler = resample.to_original(*sizes, grids.dtype)
         found, wanted = [], []
         for probability, (*_, area, inside) in zip(told.probabilities, told.sums, strict=True):
             scores, classes, query = postprocess.candidates(
@@ -109,9 +110,10 @@ class FusedInterpreter:
             used, mask_of = np.unique(query[order], return_inverse=True)
             found.append((classes[order], scores[order].astype(float), mask_of.tolist()))
             wanted.append(used)
-        masks = _masks(grids, wanted, resampler)
+        height, width = (len(axis.first) for axis in axes)
+        masks = _masks(grids, wanted, axes)
         return [
-            Instances(classes, scores, RunLengths(resampler.size, *own, mask_of))
+            Instances(classes, scores, RunLengths((height, width), *own, mask_of))
             for (classes, scores, mask_of), own in zip(found, masks, strict=True)
         ]
 
@@ -124,28 +126,33 @@ def _of(prediction: Prediction, places: list[int]) -> Prediction:
 
 
 def _masks(
-    grids: Tensor, queries: Sequence[Numbers], resampler: Resampler
+    grids: Tensor, queries: Sequence[Numbers], axes: tuple[Taps, Taps]
 ) -> Iterator[tuple[NDArray[np.int32], list[int]]]:
     """For each image the borders of the masks of these queries, as `RunLengths` has them."""
     counts = [len(each) for each in queries]
     numbered = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(queries)], 1)
     pairs = torch.from_numpy(numbered).to(grids.device, non_blocking=True)
-    parts = torch.split(pairs, postprocess.at_once(resampler.size, pairs.device))
+    height, width = (len(axis.first) for axis in axes)
+    parts = torch.split(pairs, postprocess.at_once((height, width), pairs.device))
     some = (grids[part[:, 0], :, :, part[:, 1]] for part in parts)
-    places, bounds = run_lengths.borders(resampler.transposed(grid) > 0 for grid in some)
+    places, bounds = run_lengths.borders(pixels.borders(masks, *axes) for masks in some)
     last = 0
     for count in counts:
         first, last = last, last + count
         yield places[bounds[first] : bounds[last]], [at - bounds[first] for at in bounds[first : last + 1]]
 
 
-def _on_host(*tensors: Tensor) -> list[Numbers]:
-    """Copied together into pinned memory, which PyTorch keeps for the next ones: fresh pages would take longer."""
-    if tensors[0].device.type == "cpu":
-        return [tensor.numpy() for tensor in tensors]
-    copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
-    # Waited for without keeping a core busy that others need.
-    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    done.record(torch.cuda.current_stream(tensors[0].device))
-    done.synchronize()
-    return [copy.numpy() for copy in copies]
+def _copied(tensor: Tensor) -> Numbers:
+    """On the host when `_wait` has returned; in pinned memory, which PyTorch keeps for the next ones: fresh pages would
+    take longer."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True).numpy()
+
+
+def _wait(device: torch.device) -> None:
+    """For what this stream was given, without keeping a core busy that others need."""
+    if device.type == "cuda":
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(device))
+        done.synchronize()

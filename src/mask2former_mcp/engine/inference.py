@@ -53,10 +53,9 @@ def _segment(
             unreadable[each.index] = each.reason
             progress.status.skipped(each.reason)
             print(f"skipped: {each.reason}", flush=True)
-            progress.step(paths[each.index].name)
         writer.add(list(zip(shots.indices, outcomes, shots.kept, strict=True)))
-        for index in shots.indices:
-            progress.step(paths[index].name)
+        last = max([*shots.indices, *(each.index for each in shots.unreadable)])
+        progress.step(paths[last].name, count=len(shots.indices) + len(shots.unreadable))
     reasons = [unreadable[index] for index in sorted(unreadable)]
     if len(reasons) == len(paths):
         raise ValueError(f"none of the {len(paths)} images could be read; the first: {reasons[0]}")

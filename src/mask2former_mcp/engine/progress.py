@@ -11,7 +11,7 @@ from mask2former_mcp.engine.status import StatusLog
 
 STATUS_EVERY_S = 2.0
 PRINT_EVERY_S = 10.0  # into a log file; a terminal is redrawn with every status line
-RECENT = 100  # steps that the present pace is taken from
+RECENT = 100  # times that `step` was called, from which the present pace is taken
 _Item = TypeVar("_Item")
 
 
@@ -30,7 +30,7 @@ class Progress:
     _told: float = field(init=False, default=-1e9)
     _printed: float = field(init=False, default=-1e9)
     _waited: float = field(init=False, default=0.0)  # seconds for data, in steps
-    _recent: deque[tuple[float, float]] = field(init=False, default_factory=lambda: deque(maxlen=RECENT + 1))
+    _recent: deque[tuple[float, float, int]] = field(init=False, default_factory=lambda: deque(maxlen=RECENT + 1))
 
     def __post_init__(self) -> None:
         self._first, self._start = self.done, time.monotonic()
@@ -39,7 +39,7 @@ class Progress:
         """One more step, or `count`. ahead_s: seconds of other work that is still to come (validations)."""
         self.done = min(self.total, self.done + count)
         now = time.monotonic()
-        self._recent.append((now, self._waited))
+        self._recent.append((now, self._waited, self.done))
         if now - self._told < STATUS_EVERY_S and self.done < self.total:
             return
         self._told = now
@@ -70,7 +70,10 @@ class Progress:
 
     def recent_seconds_per_step(self) -> float:
         """Over the last steps only: how long one takes once everything runs."""
-        return (self._recent[-1][0] - self._recent[0][0]) / (len(self._recent) - 1) if len(self._recent) > 1 else 0.0
+        if len(self._recent) < 2:
+            return 0.0
+        (first, _, before), (last, _, done) = self._recent[0], self._recent[-1]
+        return (last - first) / max(1, done - before)
 
     def waiting(self, source: Iterator[_Item]) -> Iterator[_Item]:
         """What the source gives; the time until it does counts as waiting for data."""
@@ -86,7 +89,7 @@ class Progress:
         """The share of the last steps' time that passed waiting for data, 0 to 1."""
         if len(self._recent) < 2:
             return 0.0
-        (first, before), (last, after) = self._recent[0], self._recent[-1]
+        (first, before, _), (last, after, _) = self._recent[0], self._recent[-1]
         return (after - before) / (last - first) if last > first else 0.0
 
 

@@ -1,18 +1,21 @@
 """Photos through a network and read out; on a GPU both at once."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.photos import Shots
 from mask2former_mcp.engine.scoring import Interpret, Outcome
 
+AHEAD = 2  # batches that the network has before the oldest is read out; photos.py keeps the images of so many
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Segmenter:
     """What inference does with batches of photos.
 
@@ -23,6 +26,11 @@ class Segmenter:
     interpret: Interpret
     normalize: Normalize
     device: torch.device
+    _uploads: torch.cuda.Stream = field(init=False)  # where there is a GPU
+
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            self._uploads = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def __call__(self, batches: Iterable[Shots]) -> Iterator[tuple[Shots, list[Outcome]]]:
         """Each batch with one outcome per photo, at its original size."""
@@ -33,7 +41,7 @@ class Segmenter:
             yield shots, self._read_out(shots, self.predict(shots))
 
     def _at_once(self, batches: Iterable[Shots]) -> Iterator[tuple[Shots, list[Outcome]]]:
-        """A batch is read out when the next one has been given to the network. That takes the host many small steps
+        """A batch is read out when AHEAD more have been given to the network. That takes the host many small steps
         which wait for the GPU; in a stream of their own they need not wait for the whole network too.
         """
         beside = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
@@ -45,22 +53,32 @@ class Segmenter:
             beside.synchronize()  # the prediction's memory is free for the next one now
             return shots, outcomes
 
-        before: tuple[Shots, Any, torch.cuda.Event] | None = None
+        given: deque[tuple[Shots, Any, torch.cuda.Event]] = deque()
         for shots in batches:
-            now = shots, self.predict(shots), torch.cuda.current_stream(self.device).record_event()
-            if before:
-                yield read_out(*before)
-            before = now
-        if before:
-            yield read_out(*before)
+            given.append((shots, self.predict(shots), torch.cuda.current_stream(self.device).record_event()))
+            if len(given) > AHEAD:
+                yield read_out(*given.popleft())
+        while given:
+            yield read_out(*given.popleft())
 
     @torch.inference_mode()
     def predict(self, shots: Shots) -> Any:
         """Of a batch; None where no photo of it could be read."""
         if not shots.indices:
             return None
-        blank = [(0, 0)] * (len(shots.images) - len(shots.sizes))
-        return self.model(self.normalize(shots.images, [*shots.sizes, *blank], self.device))
+        return self.model(self._on_device(shots))
+
+    def _on_device(self, shots: Shots) -> Tensor:
+        """What the network is given. A GPU has it copied and made while the batch before is segmented."""
+        sizes = [*shots.sizes, *[(0, 0)] * (len(shots.images) - len(shots.sizes))]
+        if self.device.type != "cuda":
+            return self.normalize(shots.images, sizes, self.device)
+        here = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._uploads):
+            images = self.normalize(shots.images, sizes, self.device)
+        here.wait_stream(self._uploads)
+        images.record_stream(here)
+        return images
 
     @torch.inference_mode()
     def _read_out(self, shots: Shots, prediction: Any) -> list[Outcome]:

@@ -1,7 +1,7 @@
-"""What queries and classes make of an image's pixels.
+"""What queries and classes make of an image's pixels, and where masks begin and end.
 
-Two kernels, one for the classes and one for the queries, each of which makes a pixel's mask logits anew out of the
-grid: cheaper than to keep them, and than one kernel that does both and has registers for neither.
+Three kernels, for the classes, the queries and the borders, each of which makes a pixel's mask logits anew out of the
+grid: cheaper than to keep them, and than one kernel that does all and has registers for nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from mask2former_mcp.engine.resample import Taps
 
 MOST_QUERIES = 256  # whose logits of a block of pixels fit into a program's registers
 CLASSES = 32  # at a time
-WEIGHED, COUNTED = 16, 64  # blocks of pixels that a program of either kernel goes through, at most
+WEIGHED, COUNTED = 4, 64  # blocks of pixels that a program of either kernel goes through, at most
+PLACES = 1024  # of a mask in a program
 
 
 class Seen(NamedTuple):
@@ -59,10 +60,34 @@ def look(grids: Tensor, rows: Taps, columns: Taps, weights: Tensor | None, score
     return Seen(classes, winners, sums)
 
 
+def borders(masks: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """masks [K, h, w] logits -> [K, W * H] bool, what `run_lengths.changes` makes of logits > 0 at full size."""
+    count, h, w = masks.shape
+    size = (len(rows.first), len(columns.first))
+    pixels = size[0] * size[1]
+    changed = masks.new_empty(count, pixels, dtype=torch.bool)
+    if count:
+        _borders[(triton.cdiv(pixels, PLACES), count)](
+            masks.contiguous(),
+            *rows,
+            *columns,
+            changed,
+            pixels,
+            size[0],
+            h * w,
+            w,
+            ROWS=rows.weights.shape[1],
+            COLUMNS=columns.weights.shape[1],
+            BLOCK=PLACES,
+            num_warps=4,
+        )
+    return changed
+
+
 def _weigh(grids: Tensor, rows: Taps, columns: Taps, weights: Tensor) -> Tensor:
     """The classes of `look`; grids [B, h, w, K] with Q <= K, a power of 2."""
     (images, h, w, kept), (_, queries, count) = grids.shape, weights.shape
-    size, block = (len(rows.first), len(columns.first)), max(16, min(64, 8192 // kept))
+    size, block = (len(rows.first), len(columns.first)), max(16, min(128, 16384 // kept))
     tiles = _tiles(size[0] * size[1], block, WEIGHED)
     weights = F.pad(weights.to(grids.dtype), (0, -count % CLASSES, 0, kept - queries)).contiguous()
     classes = grids.new_empty(images, *size, dtype=postprocess.smallest(count))
@@ -95,7 +120,7 @@ def _count(
 ) -> tuple[Tensor | None, Tensor]:
     """The winners and sums of `look`."""
     images, h, w, kept = grids.shape
-    size, block = (len(rows.first), len(columns.first)), min(16, 2048 // kept)
+    size, block = (len(rows.first), len(columns.first)), min(16, 512 // kept)
     tiles = _tiles(size[0] * size[1], block, COUNTED)
     programs = triton.cdiv(size[0] * size[1], block * tiles)
     sums = torch.empty(images, programs, 5, queries, device=grids.device)
@@ -118,7 +143,7 @@ def _count(
         BLOCK=block,
         TILES=tiles,
         WIN=scores is not None,
-        num_warps=4,
+        num_warps=2,
     )
     return winners, sums.sum(1, dtype=torch.float64)
 
@@ -266,3 +291,59 @@ def _queries(
     tl.store(to + 2 * queries, tl.sum((areas >> 16) & 255, 0).to(tl.float32), there)
     tl.store(to + 3 * queries, tl.sum(areas >> 24, 0).to(tl.float32), there)
     tl.store(to + 4 * queries, tl.sum(quality, 0), there)
+
+
+@triton.jit(do_not_specialize=["pixels", "height", "grid_pixels", "grid_width"])
+def _borders(
+    masks,
+    first_rows,
+    row_weights,
+    first_columns,
+    column_weights,
+    changed,
+    pixels,
+    height,
+    grid_pixels,
+    grid_width,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    mask = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # down one column, then the next
+    real = n < pixels
+    grid = masks + mask * grid_pixels
+    here = _inside(
+        grid, first_rows, row_weights, first_columns, column_weights, n, real, height, grid_width, ROWS, COLUMNS
+    )
+    before = _inside(
+        grid, first_rows, row_weights, first_columns, column_weights, n - 1, real & (n > 0), height, grid_width,
+        ROWS, COLUMNS,
+    )  # fmt: skip
+    tl.store(changed + mask * pixels + n, here != before, real)
+
+
+@triton.jit
+def _inside(
+    grid,
+    first_rows,
+    row_weights,
+    first_columns,
+    column_weights,
+    n,
+    real,
+    height,
+    grid_width,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Whether the logits of pixels n of one mask are > 0, where there are such pixels."""
+    x, y = n // height, n % height
+    at = tl.load(first_rows + y, real, 0) * grid_width + tl.load(first_columns + x, real, 0)
+    logit = tl.zeros(n.shape, tl.float32)
+    for i in tl.static_range(ROWS):
+        down = tl.load(row_weights + y * ROWS + i, real, 0.0)
+        for j in tl.static_range(COLUMNS):
+            share = down * tl.load(column_weights + x * COLUMNS + j, real, 0.0)
+            logit += share * tl.load(grid + at + i * grid_width + j, real, 0.0).to(tl.float32)
+    return logit > 0
