@@ -1,11 +1,13 @@
 """Where the time of `mask2former inference` goes: the images read; and segmented; and read out; and all files written.
 
-    python benchmarks/engine/gpu.py --folder DIR --batch 8 --steps 2500 --compile never   # makes images, and a network
-    python benchmarks/engine/stages.py --folder DIR [--batch 8] [--compile never] [--small]
+    python benchmarks/engine/stages.py [--batch 8] [--compile never] [--trained DIR] [--small]
 
 Each line adds a stage, with the verb's own parts in the processes that the verb has for them, and is measured from the
 time when they have settled until all images are done. CPU time is that of the main process, all its threads, for an
 image.
+
+The network is not trained: it runs, and what is read out are the made-up predictions of writing.py. With --trained it
+is the one that `gpu.py --folder DIR --steps 2500 --batch 8 --compile never` has left there, on that folder's images.
 """
 
 from __future__ import annotations
@@ -15,13 +17,19 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import gpu
 import numpy as np
+import writing
+from torch import Tensor, nn
 
 from mask2former_mcp.engine import fast, inference, photos, result_files, usable
+from mask2former_mcp.engine.model import network
+from mask2former_mcp.engine.usable import Usable
 from mask2former_mcp.spec import dotted
 from mask2former_mcp.spec.experiment import load
 
@@ -42,25 +50,45 @@ def measured(stage: str, steps: Iterable[int], total: int, end: Callable[[], Non
     print(f"{stage}: {images / taken:.0f} images/s; main process {1e3 * own / images:.2f} CPU ms an image", flush=True)
 
 
+class AsIf(nn.Module):
+    """Runs a network, and predicts what another one does."""
+
+    def __init__(self, network: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.network, self.other = network, other
+
+    def forward(self, images: Tensor) -> Any:
+        self.network(images)
+        return self.other(images)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--compile", choices=["never", "always"], default="never", dest="compiling")
+    parser.add_argument("--trained", type=Path, metavar="DIR")
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
     os.environ[fast.COMPILE] = arguments.compiling
-    case, folder = gpu.SMALL if arguments.small else gpu.Case(), arguments.folder
+    case, folder = gpu.SMALL if arguments.small else gpu.Case(), arguments.trained or Path(tempfile.mkdtemp())
+    if not arguments.trained:
+        gpu.write_split(folder / "many", case.side, gpu.FEW, 80 if arguments.small else 4000)
     results = Path(tempfile.mkdtemp(dir=folder))
     content = gpu.spec(case, folder, "many", results, arguments.batch, 1, arguments.workers)
-    spec = load("inference", dotted.with_value(content, "inference.checkpoint", str(gpu.newest(folder))))
-    known = usable.open_model(spec, spec.inference.checkpoint)
+    checkpoint = str(gpu.newest(folder)) if arguments.trained else "none.pth"
+    spec = load("inference", dotted.with_value(content, "inference.checkpoint", checkpoint))
+    if arguments.trained:
+        known = usable.open_model(spec, checkpoint)
+    else:
+        known = Usable(network.build(spec).eval(), gpu.CLASSES, writing.colorful())
     assert known.classes is not None  # gpu.py's trainings have them
     paths = photos.find_images(spec.dataset.test.img_dir)
     kept = inference.kept_pictures(spec, len(paths))
     with result_files.writing(result_files.image_files(results, paths, known.classes, spec, kept)) as writer:
         segmenter, batches = inference.prepare(spec, known, paths, known.classes, kept)
+        if not arguments.trained:
+            segmenter = replace(segmenter, model=AsIf(segmenter.model, writing.MadeUp(case.side, arguments.batch)))
         outcomes = [outcome for _, some in islice(segmenter(batches), WARM_UP) for outcome in some]
         segments = np.mean([len(o.panoptic.segments) for o in outcomes if o.panoptic is not None])
         instances = [o.instances for o in outcomes if o.instances is not None]
@@ -82,7 +110,7 @@ def main() -> None:
         measured("read", (len(shots.indices) for shots in batches), len(paths))
         measured("and segmented", segmented(), len(paths))
         measured("and read out", (len(some) for _, some in segmenter(batches)), len(paths))
-        measured("and written", written(), len(paths), writer.pool.finish)
+        measured("and written", written(), len(paths), writer.finish)
 
 
 if __name__ == "__main__":

@@ -83,9 +83,9 @@ def picture(seed: int, side: int) -> Image.Image:
 class MadeUp(nn.Module):
     """Stands for a network: the same predictions for every batch."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, batch: int = BATCH) -> None:
         super().__init__()
-        each = [prediction(seed, side) for seed in range(BATCH)]
+        each = [prediction(seed, side) for seed in range(batch)]
         dtype = torch.float16 if DEVICE.type == "cuda" else torch.float32
         axes = zip(zip(*each, strict=True), (1, 1, 0), strict=True)
         self.prediction = Prediction(*(torch.cat(parts, axis).to(DEVICE, dtype) for parts, axis in axes))
@@ -107,7 +107,7 @@ def cpu_ms(call: Callable[[], object], each: int) -> float:
 def hand_over(writer: Writer, found: Sequence[Found], times: int) -> None:
     for _ in range(times):
         writer.add(found)
-    writer.pool.finish()
+    writer.finish()
 
 
 def write(files: ImageFiles, found: Sequence[Found]) -> None:
@@ -157,7 +157,7 @@ def main() -> None:
         start, own = time.perf_counter(), time.process_time()
         for one, read in segmenter([shots] * times):
             writer.add(list(zip(one.indices, read, one.kept, strict=True)))
-        writer.pool.finish()
+        writer.finish()
         taken, own = time.perf_counter() - start, time.process_time() - own
         pace, main_ms = BATCH * times / taken, 1e3 * own / (BATCH * times)
         print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)

@@ -15,7 +15,7 @@ from mask2former_mcp.engine import postprocess, resample, run_lengths
 from mask2former_mcp.engine.kernels import pixels
 from mask2former_mcp.engine.model.network import Prediction
 from mask2former_mcp.engine.postprocess import Instances, Panoptic
-from mask2former_mcp.engine.resample import Size, Taps
+from mask2former_mcp.engine.resample import Resampler, Size
 from mask2former_mcp.engine.run_lengths import RunLengths
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.spec.model import Model
@@ -66,14 +66,13 @@ class FusedInterpreter:
         probabilities = prediction.class_logits[-1].float().softmax(-1)
         labels, scores = postprocess.confident(probabilities, self.model.object_mask_threshold)
         weights = None if mode == "instance" else probabilities[..., 1:]
-        axes = resample.taps(*sizes)
-        seen = pixels.look(grids, *axes, weights, scores if mode == "panoptic" else None)
+        seen = pixels.look(grids, *resample.taps(*sizes), weights, scores if mode == "panoptic" else None)
         told = Told(*map(_copied, (seen.sums, probabilities, labels, scores)))
         blank: list[None] = [None] * len(grids)
         classes = blank if seen.classes is None else _copied(seen.classes)
         _wait(grids.device)
         panoptic = blank if seen.winners is None else self._panoptic(seen.winners, told)
-        instances = blank if mode == "semantic" else self._instances(grids, axes, told)
+        instances = blank if mode == "semantic" else self._instances(grids, sizes, told)
         _wait(grids.device)
         return map(Outcome, classes, panoptic, instances)
 
@@ -98,8 +97,9 @@ class FusedInterpreter:
         ids = _copied(on_device.index_select(0, numbers).view(winners.shape))
         return [Panoptic(*each) for each in zip(ids, segments, strict=True)]
 
-    def _instances(self, grids: Tensor, axes: tuple[Taps, Taps], told: Told) -> list[Instances]:
+    def _instances(self, grids: Tensor, sizes: Any, told: Told) -> list[Instances]:
         """As `postprocess.instances`, but what a mask is worth is known before it is made."""
+        resampler = resample.to_original(*sizes, grids.dtype)
         found, wanted = [], []
         for probability, (*_, area, inside) in zip(told.probabilities, told.sums, strict=True):
             scores, classes, query = postprocess.candidates(
@@ -110,10 +110,9 @@ class FusedInterpreter:
             used, mask_of = np.unique(query[order], return_inverse=True)
             found.append((classes[order], scores[order].astype(float), mask_of.tolist()))
             wanted.append(used)
-        height, width = (len(axis.first) for axis in axes)
-        masks = _masks(grids, wanted, axes)
+        masks = _masks(grids, wanted, resampler)
         return [
-            Instances(classes, scores, RunLengths((height, width), *own, mask_of))
+            Instances(classes, scores, RunLengths(resampler.size, *own, mask_of))
             for (classes, scores, mask_of), own in zip(found, masks, strict=True)
         ]
 
@@ -126,16 +125,15 @@ def _of(prediction: Prediction, places: list[int]) -> Prediction:
 
 
 def _masks(
-    grids: Tensor, queries: Sequence[Numbers], axes: tuple[Taps, Taps]
+    grids: Tensor, queries: Sequence[Numbers], resampler: Resampler
 ) -> Iterator[tuple[NDArray[np.int32], list[int]]]:
     """For each image the borders of the masks of these queries, as `RunLengths` has them."""
     counts = [len(each) for each in queries]
     numbered = np.stack([np.repeat(np.arange(len(counts)), counts), np.concatenate(queries)], 1)
     pairs = torch.from_numpy(numbered).to(grids.device, non_blocking=True)
-    height, width = (len(axis.first) for axis in axes)
-    parts = torch.split(pairs, postprocess.at_once((height, width), pairs.device))
+    parts = torch.split(pairs, postprocess.at_once(resampler.size, pairs.device))
     some = (grids[part[:, 0], :, :, part[:, 1]] for part in parts)
-    places, bounds = run_lengths.borders(pixels.borders(masks, *axes) for masks in some)
+    places, bounds = run_lengths.borders(resampler.transposed(grid) > 0 for grid in some)
     last = 0
     for count in counts:
         first, last = last, last + count

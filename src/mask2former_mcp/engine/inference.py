@@ -63,8 +63,8 @@ def _segment(
 
 
 def kept_pictures(spec: Experiment, count: int) -> Pictures:
-    """Where pictures wait for what is drawn on them: as many as are read, segmented and written at once."""
-    read = photos.batches_under_way(spec.dataset.test.num_workers) * batch_size(spec)
+    """Where pictures wait for what is drawn on them: as many as are read, segmented, handed on and written at once."""
+    read = (photos.batches_under_way(spec.dataset.test.num_workers) + 1) * batch_size(spec)
     return pictures.room_for(min(count, read + result_files.images_under_way(count)))
 
 

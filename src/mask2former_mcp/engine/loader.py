@@ -94,8 +94,9 @@ class Normalize:
         pixels = images.to(device, non_blocking=True)
         pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).sub(mean).div(std)
         for pixel, (height, width) in zip(pixels, sizes, strict=True):
-            pixel[:, height:] = 0
-            pixel[:, :, width:] = 0
+            if (height, width) != pixel.shape[1:]:
+                pixel[:, height:] = 0
+                pixel[:, :, width:] = 0
         return pixels
 
 

@@ -213,7 +213,8 @@ def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int,
     slots = shared_slots.make(batches_under_way(workers), 3 * pixels) if workers else []
     if pin and torch.cuda.is_available():
         shared_slots.pin(slots)
-    return Batches(loader.batches(photos, keys, Collate(fill, slots), workers, pin=pin), slots)
+    # A thread that pins what comes would find nothing to do, and hold up the others.
+    return Batches(loader.batches(photos, keys, Collate(fill, slots), workers, pin=pin and not slots), slots)
 
 
 def batches_under_way(workers: int) -> int:

@@ -45,9 +45,17 @@ class Taps(NamedTuple):
 
 
 @lru_cache(maxsize=16)  # the images of a folder have few sizes
-def to_original(grid: Size, padded: Size, kept: Size, original: Size, device: torch.device) -> Resampler:
-    """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width)."""
-    rows, columns = (_axis(*sizes, device=device) for sizes in zip(grid, padded, kept, original, strict=True))
+def to_original(
+    grid: Size,
+    padded: Size,
+    kept: Size,
+    original: Size,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Resampler:
+    """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width).
+    dtype: of the grids that it is for."""
+    rows, columns = (_axis(*sizes, device=device).to(dtype) for sizes in zip(grid, padded, kept, original, strict=True))
     _for_all_streams(device)
     return Resampler(rows, columns)
 

@@ -14,6 +14,7 @@ files of an image are written by processes beside the network's; the JSON files,
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,16 +138,31 @@ def image_files(
     )
 
 
-@dataclass(frozen=True, slots=True)
 class Writer:
-    """Takes outcomes, in any order."""
+    """Takes outcomes, in any order. A thread hands them over, whose copies need not keep whoever feeds a GPU."""
 
-    pool: InOrder
+    def __init__(self, pool: InOrder, thread: ThreadPoolExecutor) -> None:
+        self._pool, self._thread = pool, thread
+        self._last: Future[None] | None = None
 
     def add(self, found: Sequence[Found]) -> None:
-        """A few together are handed over for little more than one alone."""
+        """Returns when those before are handed over. Raises what an earlier one raised."""
+        self._handed_over()
+        self._last = self._thread.submit(self._hand_over, found)
+
+    def finish(self) -> None:
+        """Returns when the files of all are written."""
+        self._handed_over()
+        self._pool.finish()
+
+    def _handed_over(self) -> None:
+        if self._last is not None:
+            self._last.result()
+
+    def _hand_over(self, found: Sequence[Found]) -> None:
+        """A few together take little more than one alone."""
         for at in range(0, len(found), TOGETHER):
-            self.pool.add(found[at : at + TOGETHER])
+            self._pool.add(found[at : at + TOGETHER])
 
 
 def writers(count: int) -> int:
@@ -167,8 +183,11 @@ def writing(files: ImageFiles, *, processes: int = 0) -> Iterator[Writer]:
     for kind in {"panoptic": ("panoptic", "semantic"), "semantic": ("semantic",)}.get(files.mode, ()):
         (files.folder / kind).mkdir(exist_ok=True)
     processes = processes or writers(len(files.paths))
-    with worker_pool.in_order(ImageFiles.write_all, files, described.extend, processes) as pool:
-        yield Writer(pool)
+    together = worker_pool.in_order(ImageFiles.write_all, files, described.extend, processes)
+    with together as pool, ThreadPoolExecutor(1) as thread:
+        writer = Writer(pool, thread)
+        yield writer
+        writer.finish()
     _write_lists(files, sorted(described, key=lambda one: one.image.id))
 
 

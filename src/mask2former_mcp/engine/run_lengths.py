@@ -49,7 +49,7 @@ def encode(parts: Iterable[Tensor], size: tuple[int, int], device: torch.device)
     """Bool masks [K, W, H] in parts, that is in the column order run lengths count in. size: (H, W); device: theirs."""
     if device.type == "cpu":
         return [one for masks in parts for one in coco_mask.encode(masks.numpy().view(np.uint8).transpose(2, 1, 0))]
-    places, bounds = borders(map(changes, parts))
+    places, bounds = borders(parts)
     return RunLengths(size, places, bounds, range(len(bounds) - 1))
 
 
@@ -58,22 +58,19 @@ def pick(masks: Sequence[Encoded], numbers: Sequence[int]) -> Sequence[Encoded]:
     return replace(masks, order=numbers) if isinstance(masks, RunLengths) else [masks[number] for number in numbers]
 
 
-def changes(masks: Tensor) -> Tensor:
-    """Bool masks [K, W, H] -> [K, W * H]: whether a place differs from the one before it, the first from False."""
-    flat = masks.flatten(1)
-    changed = flat.clone()
-    changed[:, 1:] ^= flat[:, :-1]
-    return changed
-
-
 def borders(parts: Iterable[Tensor]) -> tuple[NDArray[np.int32], list[int]]:
-    """`changes` of masks in parts -> the places, ascending, at which each begins or ends, and where its own start."""
+    """Bool masks [K, W, H] in parts -> the places, ascending, at which each begins or ends, and where its own start."""
     found: list[Tensor] = []
     before = 0
-    for changed in parts:
-        where = changed.nonzero().int()  # number of the mask, place
+    for masks in parts:
+        flat = masks.flatten()
+        changed = flat.clone()
+        changed[1:] ^= flat[:-1]
+        changed = changed.view(masks.shape)
+        changed[:, 0, 0] = masks[:, 0, 0]  # a mask that has its first pixel begins there, whatever came before it
+        where = changed.flatten(1).nonzero().int()  # number of the mask, place
         where[:, 0] += before
-        before += len(changed)
+        before += len(masks)
         found.append(where)
     if not found:
         return np.zeros(0, dtype=np.int32), [0]

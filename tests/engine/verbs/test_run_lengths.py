@@ -21,13 +21,13 @@ def test_masks_encode_as_pycocotools_encodes_them(share: float) -> None:
     parts = [masks[:2], masks[2:2], masks[2:]]
     assert run_lengths.encode(parts, (17, 31), torch.device("cpu")) == expected
     assert list(run_lengths.encode(parts, (17, 31), torch.device("cuda"))) == expected
-    found = RunLengths((17, 31), *run_lengths.borders(map(run_lengths.changes, parts)), range(5))
+    found = RunLengths((17, 31), *run_lengths.borders([masks[:2], masks[2:2], masks[2:]]), range(5))
     assert list(found) == expected
 
 
 def test_masks_that_a_gpu_found_are_encoded_by_the_process_that_reads_them() -> None:
     masks = torch.rand(3, 20, 10, generator=torch.Generator().manual_seed(3)) < 0.3
-    sent = pickle.loads(pickle.dumps(RunLengths((10, 20), *run_lengths.borders([run_lengths.changes(masks)]), [2, 0, 2])))
+    sent = pickle.loads(pickle.dumps(RunLengths((10, 20), *run_lengths.borders([masks]), [2, 0, 2])))
     expected = coco_mask.encode(np.asfortranarray(masks.numpy().transpose(2, 1, 0).astype(np.uint8)))
     assert not sent._known
     assert list(sent) == [expected[2], expected[0], expected[2]]

@@ -1,7 +1,7 @@
-"""What queries and classes make of an image's pixels, and where masks begin and end.
+"""What queries and classes make of an image's pixels.
 
-Three kernels, for the classes, the queries and the borders, each of which makes a pixel's mask logits anew out of the
-grid: cheaper than to keep them, and than one kernel that does all and has registers for nothing.
+Two kernels, one for the classes and one for the queries, each of which makes a pixel's mask logits anew out of the
+grid: cheaper than to keep them, and than one kernel that does both and has registers for neither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from mask2former_mcp.engine.resample import Taps
 MOST_QUERIES = 256  # whose logits of a block of pixels fit into a program's registers
 CLASSES = 32  # at a time
 WEIGHED, COUNTED = 4, 64  # blocks of pixels that a program of either kernel goes through, at most
-PLACES = 1024  # of a mask in a program
 
 
 class Seen(NamedTuple):
@@ -58,30 +57,6 @@ def look(grids: Tensor, rows: Taps, columns: Taps, weights: Tensor | None, score
     classes = None if weights is None else _weigh(grids, rows, columns, weights)
     winners, sums = _count(grids, rows, columns, queries, scores)
     return Seen(classes, winners, sums)
-
-
-def borders(masks: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """masks [K, h, w] logits -> [K, W * H] bool, what `run_lengths.changes` makes of logits > 0 at full size."""
-    count, h, w = masks.shape
-    size = (len(rows.first), len(columns.first))
-    pixels = size[0] * size[1]
-    changed = masks.new_empty(count, pixels, dtype=torch.bool)
-    if count:
-        _borders[(triton.cdiv(pixels, PLACES), count)](
-            masks.contiguous(),
-            *rows,
-            *columns,
-            changed,
-            pixels,
-            size[0],
-            h * w,
-            w,
-            ROWS=rows.weights.shape[1],
-            COLUMNS=columns.weights.shape[1],
-            BLOCK=PLACES,
-            num_warps=4,
-        )
-    return changed
 
 
 def _weigh(grids: Tensor, rows: Taps, columns: Taps, weights: Tensor) -> Tensor:
@@ -291,59 +266,3 @@ def _queries(
     tl.store(to + 2 * queries, tl.sum((areas >> 16) & 255, 0).to(tl.float32), there)
     tl.store(to + 3 * queries, tl.sum(areas >> 24, 0).to(tl.float32), there)
     tl.store(to + 4 * queries, tl.sum(quality, 0), there)
-
-
-@triton.jit(do_not_specialize=["pixels", "height", "grid_pixels", "grid_width"])
-def _borders(
-    masks,
-    first_rows,
-    row_weights,
-    first_columns,
-    column_weights,
-    changed,
-    pixels,
-    height,
-    grid_pixels,
-    grid_width,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    mask = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # down one column, then the next
-    real = n < pixels
-    grid = masks + mask * grid_pixels
-    here = _inside(
-        grid, first_rows, row_weights, first_columns, column_weights, n, real, height, grid_width, ROWS, COLUMNS
-    )
-    before = _inside(
-        grid, first_rows, row_weights, first_columns, column_weights, n - 1, real & (n > 0), height, grid_width,
-        ROWS, COLUMNS,
-    )  # fmt: skip
-    tl.store(changed + mask * pixels + n, here != before, real)
-
-
-@triton.jit
-def _inside(
-    grid,
-    first_rows,
-    row_weights,
-    first_columns,
-    column_weights,
-    n,
-    real,
-    height,
-    grid_width,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Whether the logits of pixels n of one mask are > 0, where there are such pixels."""
-    x, y = n // height, n % height
-    at = tl.load(first_rows + y, real, 0) * grid_width + tl.load(first_columns + x, real, 0)
-    logit = tl.zeros(n.shape, tl.float32)
-    for i in tl.static_range(ROWS):
-        down = tl.load(row_weights + y * ROWS + i, real, 0.0)
-        for j in tl.static_range(COLUMNS):
-            share = down * tl.load(column_weights + x * COLUMNS + j, real, 0.0)
-            logit += share * tl.load(grid + at + i * grid_width + j, real, 0.0).to(tl.float32)
-    return logit > 0
