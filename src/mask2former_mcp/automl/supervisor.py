@@ -169,6 +169,8 @@ class StudySupervisor:
 
     def _stop(self, job: Job) -> None:
         """End all members; what was trained stays, and resume_job goes on with it."""
+        for member in self._live_members(job, []):  # at once: what follows needs a skill bundle, which may be broken
+            self.jobs.cancel(member.id)
         folders = Folders.of(self.store.home, job)
         settings = settings_of(job)
         search = Search(folders.job, settings, dotted.flatten(job.plan.spec))

@@ -39,6 +39,10 @@ class Cache:
         # A file that was written in ranges may have its size and holes.
         return source.size <= transfer.RANGE or durable.holds(_mark(place))
 
+    def missing(self, source: Object) -> int:
+        """Bytes of it that will need room: of a broken transfer those that had not come."""
+        return 0 if self.has(source) else max(0, source.size - transfer.begun(self._place(source)))
+
     def fetch(self, source: Object, progress: Progress | None = None) -> Path:
         """The object's file in the cache; fetched when it is not there, a large one by one process however many ask."""
         place = self._place(source)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from mask2former_mcp.staging import archives
 from mask2former_mcp.staging.locks import locked_if_free
+from mask2former_mcp.staging.transfer import BLOCK
 
 GRACE_S = 3600.0
 _STALE_S = 7 * 86_400.0  # a broken transfer that nobody went on with
-_BLOCK = 512  # bytes, the unit of st_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def _size(folders: Iterable[Path]) -> int:
             status = path.lstat()
         except FileNotFoundError:
             continue
-        seen[status.st_dev, status.st_ino] = status.st_blocks * _BLOCK
+        seen[status.st_dev, status.st_ino] = status.st_blocks * BLOCK
     return sum(seen.values())
 
 
@@ -101,7 +101,7 @@ def _drop_orphans(root: Path, wanted: int) -> int:
         if _is_forgotten(path, status) or _is_orphan(path, status):
             path.unlink(missing_ok=True)
             path.with_name(f"{path.name}.whole").unlink(missing_ok=True)
-            freed += status.st_blocks * _BLOCK
+            freed += status.st_blocks * BLOCK
     return freed
 
 
@@ -131,7 +131,7 @@ def _remove(home: Path, mirror: Path, grace_s: float) -> int:
             mark.unlink(missing_ok=True)
         gone = mirror.with_name(f".{mirror.name}.gone")
         mirror.rename(gone)
-        freed += sum(s.st_blocks * _BLOCK for s in (path.lstat() for path in _files(gone)) if s.st_nlink == 1)
+        freed += sum(s.st_blocks * BLOCK for s in (path.lstat() for path in _files(gone)) if s.st_nlink == 1)
         shutil.rmtree(gone, ignore_errors=True)
         return freed
 

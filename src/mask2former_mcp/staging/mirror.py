@@ -86,7 +86,7 @@ def fill(
     cache = Cache.of(home)
     with locked(_beside(place, "filling"), waiting):
         wanted = {name: o for name, o in now.objects.items() if any(_belongs(name, part) for part in parts)}
-        incoming = sum(o.size for o in wanted.values() if not cache.has(o))
+        incoming = sum(cache.missing(o) for o in wanted.values())
         if bound is not None and incoming:
             eviction.trim(home, bound, incoming)
         _room(place, incoming)

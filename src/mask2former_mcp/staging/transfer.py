@@ -28,6 +28,7 @@ RANGE = 16 << 20  # bytes of one request, at most
 _PIECE = 512 << 10  # read and written at once: of smaller ones the bookkeeping costs, larger ones leave the cache
 _UNHASHED = "-" * 32  # in the journal: of a range inside a part, which is hashed when it is whole
 _OPAQUE = "?" * 32  # in the journal: of a range that the store encrypts with a key, so that the ETag is no digest of it
+BLOCK = 512  # bytes, the unit of st_blocks
 _PATIENCE = 6  # broken transfers in a row without a byte of progress
 _BROKEN = (
     IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError, NotReady,
@@ -58,6 +59,14 @@ def download(source: Object, target: Path, *, progress: Progress | None = None) 
         )
     part.replace(target)
     _journal(part).unlink(missing_ok=True)
+
+
+def begun(target: Path) -> int:
+    """Bytes on the disk of a large object whose transfer into `target` broke off: those that need no more room."""
+    try:
+        return target.with_name(f"{target.name}.part").stat().st_blocks * BLOCK
+    except FileNotFoundError:
+        return 0
 
 
 def _arrived(source: Object, part: Path, progress: Progress | None, parts: Parts | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mask2former_mcp.automl import ending, leaderboard, report, result, resume
+from mask2former_mcp.automl import ending, leaderboard, report, result, resume, supervisor
 from mask2former_mcp.automl.budget import StudySettings
 from mask2former_mcp.automl.ending import Evaluations
 from mask2former_mcp.automl.record import OUT_OF_TIME, WITH_STUDY
@@ -18,6 +18,7 @@ from mask2former_mcp.automl.search import Search
 from mask2former_mcp.automl.settings import settings_of
 from mask2former_mcp.automl.supervisor import StudySupervisor
 from mask2former_mcp.automl.view import StudyView
+from mask2former_mcp.errors import NotAvailable
 from mask2former_mcp.jobs import members
 from mask2former_mcp.jobs.checkpoints import saved
 from mask2former_mcp.jobs.folders import Folders
@@ -393,6 +394,26 @@ def test_a_cancelled_study_names_a_trial_that_it_cannot_ask_to_end(play: Any) ->
     ended = store.get(played.study.id)
     assert ended.state is JobState.CANCELLED
     assert ended.message.startswith(f"Cancelled, but {trial.id} may still run: ")
+
+
+def test_trials_end_with_their_study_even_where_its_skill_bundle_is_broken(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = play(max_trials=2, epochs=4)
+    played.running(started_at=time.time()).step()
+    store = played.jobs.store
+    store.transition(played.study.id, JobState.PREPARING, expect=(JobState.QUEUED,), text="as its supervisor does")
+    played.jobs.cancel(played.study.id)
+
+    def torn(folder: Path) -> None:
+        raise NotAvailable("no skill_info.yaml", fix="add it")
+
+    monkeypatch.setattr(supervisor.bundle, "load", torn)
+    with pytest.raises(NotAvailable):
+        StudySupervisor(played.jobs).run(played.study.id)
+    asked = [job.state for job in members.members(store, played.study.id) if job.trial is not None]
+    assert asked
+    assert not {JobState.QUEUED, JobState.RUNNING, JobState.PREPARING} & set(asked)
 
 
 def broken(played: Played, *, started_at: float) -> Verdict:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mask2former_mcp.staging import cache
+from mask2former_mcp.staging import cache, transfer
+from mask2former_mcp.staging.cache import Cache
+from mask2former_mcp.staging.s3 import Object
+from mask2former_mcp.staging.uri import Uri
 
 
 def can_swap(folder: Path) -> bool:
@@ -42,3 +45,17 @@ def test_a_whole_file_takes_the_place_of_an_outline(
     cache._replace(place, target)  # once more, by another job
     assert target.read_text() == "all of it"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "outline.json"]
+
+
+def test_what_a_broken_transfer_has_brought_needs_no_room_again(tmp_path: Path) -> None:
+    known, size = Cache(tmp_path), transfer.RANGE + (1 << 20)
+    source = Object(Uri("data", "large"), "etag", size)
+    assert known.missing(source) == size
+    part = known._place(source).with_name(f"{known._place(source).name}.part")
+    part.parent.mkdir(parents=True)
+    with part.open("wb") as file:
+        file.write(b"x" * (1 << 20))
+        file.truncate(size)  # as ranges that come in any order leave it: long, and mostly a hole
+    assert known.missing(source) == pytest.approx(size - (1 << 20), abs=1 << 16)
+    part.write_bytes(b"x" * size)
+    assert known.missing(source) == 0
