@@ -26,6 +26,7 @@ from mask2former_mcp.engine import interruption, shared_slots
 
 AHEAD = 3  # tasks under way for each process
 SLOT = 16 << 20  # bytes of one task's arrays in shared memory
+PIPED = 1 << 30  # bytes of tasks under way that go through the pipe, unless one alone has more
 LATER = 10  # niceness: who feeds a GPU, and who reads for it, comes first
 KEPT = 31 << 20  # bytes; see `_keep_memory`
 
@@ -42,18 +43,21 @@ class InOrder:
         slots: list[memoryview],
     ):
         self._pool, self._work, self._receive, self._most, self._slots = pool, work, take, most, slots
-        self._pending: deque[Future[Any]] = deque()
-        self._added = 0
+        self._pending: deque[tuple[Future[Any], int]] = deque()  # with the bytes that go through the pipe
+        self._added, self._piped = 0, 0
 
     def add(self, *task: Any) -> None:
         """Raises what an earlier task raised."""
         while len(self._pending) >= self._most:
             self._take()
         slot = self._added % self._most  # the oldest task's, which has been taken
-        packed = _packed(task, self._slots[slot] if self._slots else memoryview(b""))
+        content, places = _packed(task, self._slots[slot] if self._slots else memoryview(b""))
+        while self._pending and self._piped + len(content) > PIPED:
+            self._take()
         with _explained():
-            self._pending.append(self._pool.submit(_do, self._work, slot, *packed))
+            self._pending.append((self._pool.submit(_do, self._work, slot, content, places), len(content)))
         self._added += 1
+        self._piped += len(content)
 
     def finish(self) -> None:
         """Returns when all results have been taken."""
@@ -61,8 +65,10 @@ class InOrder:
             self._take()
 
     def _take(self) -> None:
+        future, piped = self._pending.popleft()
         with _explained():
-            done = self._pending.popleft().result()
+            done = future.result()
+        self._piped -= piped
         self._receive(done)
 
 

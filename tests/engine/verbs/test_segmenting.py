@@ -1,11 +1,15 @@
 """Batches of photos come out of the segmenter as they went in, each with the outcomes of its own photos."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
+from mask2former_mcp.engine import segmenting
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.photos import Shots, Unreadable
 from mask2former_mcp.engine.scoring import Outcome
@@ -46,3 +50,40 @@ def test_every_batch_comes_out_in_order_with_its_own_outcomes() -> None:
 
 def test_no_batch_is_no_outcome() -> None:
     assert not list(Segmenter(Brightest(), interpret, Normalize([0.0] * 3, [1.0] * 3), CPU)([]))
+
+
+class Stream:
+    """Stands for CUDA's where there is no GPU: all is done at once."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record_event(self) -> None: ...
+
+    def wait_event(self, event: None) -> None: ...
+
+    def wait_stream(self, other: "Stream") -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def test_on_a_gpu_a_batch_is_read_out_before_the_third_after_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    given, asked, read = [shots(1, 2), shots(), shots(3, blank=1), shots(4, 5), shots(6)], 0, 0
+
+    def batches() -> Iterator[Shots]:
+        nonlocal asked
+        for number, one in enumerate(given):
+            assert read >= number - segmenting.AHEAD, "its images' memory is the next one's"
+            asked += 1
+            yield one
+
+    segmenter = Segmenter(Brightest(), interpret, Normalize([0.0] * 3, [1 / 255] * 3), CPU)
+    values = []
+    for one, outcomes in segmenter._at_once(batches()):
+        assert one is given[read]
+        read += 1
+        assert asked == min(len(given), read + segmenting.AHEAD)
+        values.append([int(o.semantic.max()) for o in outcomes])
+    assert values == [[1, 2], [], [3], [4, 5], [6]]

@@ -61,6 +61,18 @@ def test_a_task_larger_than_its_shared_memory_comes_back_whole() -> None:
         assert_same(found, ("state", *task))
 
 
+def test_large_tasks_wait_for_each_other_so_that_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "PIPED", 3 * SLOT)
+    found: list[Any] = []
+    with worker_pool.in_order(echo, "state", found.append, 2) as pool:
+        for number in range(6):
+            pool.add(np.full(SLOT + 1, number, dtype=np.uint8))
+            assert len(pool._pending) <= 2
+        pool.add(np.zeros(4 * SLOT, dtype=np.uint8))  # larger than what is allowed: alone
+        assert len(pool._pending) == 1
+    assert [int(task[1][0]) for task in found] == [0, 1, 2, 3, 4, 5, 0]
+
+
 def test_where_memory_cannot_be_shared_tasks_go_through_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_slots, "forks", lambda: False)
     (found,) = through([arrays(3)])
