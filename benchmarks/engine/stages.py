@@ -3,8 +3,8 @@
     python benchmarks/engine/stages.py [--batch 8] [--compile never] [--trained DIR] [--small]
 
 Each line adds a stage, with the verb's own parts in the processes that the verb has for them, and is measured from the
-time when they have settled until all images are done. CPU time is that of the main process, all its threads, for an
-image.
+time when they have settled until all images are done; writing then has what piled up until there to do as well. CPU
+time is that of the main process, all its threads, for an image.
 
 The network is not trained: it runs, and what is read out are the made-up predictions of writing.py. With --trained it
 is the one that `gpu.py --folder DIR --steps 2500 --batch 8 --compile never` has left there, on that folder's images.
@@ -35,6 +35,7 @@ from mask2former_mcp.spec.experiment import load
 
 WARM_UP = 4  # batches: forwards are recorded, kernels compiled
 SETTLED = 0.2  # of the images: readers have been started, and what is handed on piles up as it does in the long run
+THROTTLE = 50  # batches that are segmented without waiting, so that their inputs do not pile up
 
 
 def measured(stage: str, steps: Iterable[int], total: int, end: Callable[[], None] = gpu.wait) -> None:
@@ -47,6 +48,8 @@ def measured(stage: str, steps: Iterable[int], total: int, end: Callable[[], Non
             started, own, settled = time.perf_counter(), time.process_time(), done
     end()
     taken, own, images = time.perf_counter() - started, time.process_time() - own, done - settled
+    if not images:
+        raise SystemExit(f"{total} images are too few: they are all in the first batches, which are not measured")
     print(f"{stage}: {images / taken:.0f} images/s; main process {1e3 * own / images:.2f} CPU ms an image", flush=True)
 
 
@@ -97,9 +100,10 @@ def main() -> None:
         print(f"{segments:.1f} segments, {found:.1f} instances of {runs:.0f} bytes an image, {len(paths)} images")
 
         def segmented() -> Iterator[int]:
-            """Nobody waits here: what comes out of images that the next ones have replaced is not looked at."""
-            for shots in batches:
+            for number, shots in enumerate(batches):
                 segmenter.predict(shots)
+                if number % THROTTLE == 0:
+                    gpu.wait()
                 yield len(shots.indices)
 
         def written() -> Iterator[int]:

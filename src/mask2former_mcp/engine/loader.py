@@ -92,7 +92,7 @@ class Normalize:
         """[B, 3, H, W] uint8 -> float32 on the device, for which nobody waits."""
         mean, std = (255 * torch.tensor((self.mean, self.std))).to(device, non_blocking=True)[..., None, None]
         pixels = images.to(device, non_blocking=True)
-        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).sub(mean).div(std)
+        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
         for pixel, (height, width) in zip(pixels, sizes, strict=True):
             if (height, width) != pixel.shape[1:]:
                 pixel[:, height:] = 0

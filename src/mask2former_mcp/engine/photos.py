@@ -25,6 +25,7 @@ from mask2former_mcp.spec.dataset import Augmentation
 
 Size = tuple[int, int]  # (height, width)
 READERS = 16  # headers of files read at once
+AHEAD = 1  # batches that the network has been given before the oldest of them is read out
 GRAIN = 32  # pixels: sizes that differ by less, rounded up, share a batch
 
 
@@ -191,7 +192,8 @@ def _in_slot(slots: Sequence[memoryview], number: int, shape: tuple[int, ...]) -
 
 @dataclass(frozen=True)
 class Batches:
-    """The Shots of all groups, in order. The images of one stay what they are until the third after it is asked for."""
+    """The Shots of all groups, in order. The images of one stay what they are until the one after the next AHEAD is
+    asked for."""
 
     loader: "DataLoader[Parcel]"
     slots: Sequence[memoryview]
@@ -213,13 +215,14 @@ def batches(photos: Photos, groups: Sequence[Group], workers: int, *, fill: int,
     slots = shared_slots.make(batches_under_way(workers), 3 * pixels) if workers else []
     if pin and torch.cuda.is_available():
         shared_slots.pin(slots)
-    # A thread that pins what comes would find nothing to do, and hold up the others.
+    # A thread that pins what comes would find nothing to do.
     return Batches(loader.batches(photos, keys, Collate(fill, slots), workers, pin=pin and not slots), slots)
 
 
 def batches_under_way(workers: int) -> int:
-    """Batches at most: those that the loader's processes have been asked for (two each), and are looked at here."""
-    return 2 * min(workers, loader.cores()) + 3
+    """Batches at most: those that the loader's processes have been asked for (two each), those that the network has,
+    and the next."""
+    return 2 * min(workers, loader.cores()) + AHEAD + 1
 
 
 def find_images(folder: str, *, without: Path | None = None) -> list[Path]:

@@ -184,7 +184,7 @@ def writing(files: ImageFiles, *, processes: int = 0) -> Iterator[Writer]:
         (files.folder / kind).mkdir(exist_ok=True)
     processes = processes or writers(len(files.paths))
     together = worker_pool.in_order(ImageFiles.write_all, files, described.extend, processes)
-    with together as pool, ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, together as pool:  # in this order: who is interrupted waits for no tasks
         writer = Writer(pool, thread)
         yield writer
         writer.finish()

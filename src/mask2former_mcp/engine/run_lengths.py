@@ -60,22 +60,21 @@ def pick(masks: Sequence[Encoded], numbers: Sequence[int]) -> Sequence[Encoded]:
 
 def borders(parts: Iterable[Tensor]) -> tuple[NDArray[np.int32], list[int]]:
     """Bool masks [K, W, H] in parts -> the places, ascending, at which each begins or ends, and where its own start."""
-    found: list[Tensor] = []
-    before = 0
+    places: list[Tensor] = []
+    counts: list[Tensor] = []
     for masks in parts:
         flat = masks.flatten()
         changed = flat.clone()
         changed[1:] ^= flat[:-1]
         changed = changed.view(masks.shape)
         changed[:, 0, 0] = masks[:, 0, 0]  # a mask that has its first pixel begins there, whatever came before it
-        where = changed.flatten(1).nonzero().int()  # number of the mask, place
-        where[:, 0] += before
-        before += len(masks)
-        found.append(where)
-    if not found:
+        mask, place = changed.flatten(1).nonzero().T
+        places.append(place.int())
+        numbers = torch.arange(len(masks) + 1, device=mask.device)
+        counts.append(torch.searchsorted(mask.contiguous(), numbers).diff())
+    if not places:
         return np.zeros(0, dtype=np.int32), [0]
-    mask, places = torch.cat(found).T.contiguous().cpu().numpy()
-    return places, [0, *np.bincount(mask, minlength=before).cumsum().tolist()]
+    return torch.cat(places).cpu().numpy(), [0, *torch.cat(counts).cumsum(0).tolist()]
 
 
 def _encoded(places: NDArray[np.int32], size: tuple[int, int]) -> Encoded:

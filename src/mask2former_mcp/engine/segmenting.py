@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mask2former_mcp.engine.loader import Normalize
-from mask2former_mcp.engine.photos import Shots
+from mask2former_mcp.engine.photos import AHEAD, Shots
 from mask2former_mcp.engine.scoring import Interpret, Outcome
-
-AHEAD = 2  # batches that the network has before the oldest is read out; photos.py keeps the images of so many
 
 
 @dataclass(slots=True)
@@ -26,7 +24,7 @@ class Segmenter:
     interpret: Interpret
     normalize: Normalize
     device: torch.device
-    _uploads: torch.cuda.Stream = field(init=False)  # where there is a GPU
+    _uploads: torch.cuda.Stream = field(init=False, repr=False, compare=False)  # where there is a GPU
 
     def __post_init__(self) -> None:
         if self.device.type == "cuda":

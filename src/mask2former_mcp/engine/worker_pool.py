@@ -87,7 +87,8 @@ def _explained() -> Iterator[None]:
 def in_order(work: Callable[..., Any], state: Any, take: Callable[[Any], None], workers: int) -> Iterator[InOrder]:
     """`work(state, *task)` in `workers` processes for each task that is added; after the block all are done.
 
-    take: called here with each result. The processes end with the block, and with this process, however it ends.
+    take: called with each result, in the thread that adds or finishes. The processes end with the block, and with this
+    process, however it ends.
     """
     _keep_memory()
     most = AHEAD * workers

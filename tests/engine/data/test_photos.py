@@ -102,12 +102,12 @@ def test_what_processes_read_into_shared_memory_is_what_is_read_here(tmp_path: P
     assert taken[3:6] == [(3, 64, 96, 3) if shared_slots.forks() else None, None, None]
 
 
-def test_images_stay_while_the_next_two_are_asked_for(tmp_path: Path) -> None:
+def test_images_stay_while_the_network_may_have_them(tmp_path: Path) -> None:
     paths = folder(tmp_path, [(64, 90)] * 12)
     whole = Photos(paths, SETTINGS, None, None)
     held: list[Shots] = []
     for shots in photos.batches(whole, whole.groups(1, grain=32), 1, fill=0, pin=False):
-        held = [*held[-1:], shots]
+        held = [*held[-photos.AHEAD :], shots]
         time.sleep(0.05)  # for the loader's process to read as far as it may
         for each in held:
             assert (each.images[..., :90] == 10 + each.indices[0]).all()

@@ -86,6 +86,18 @@ def test_a_picture_that_was_kept_is_not_read_again_unless_another_took_its_slot(
     assert written[0] == written[1] == written[2]
 
 
+def test_who_is_interrupted_does_not_wait_for_all_that_was_to_be_written(tiny: Spec, tmp_path: Path) -> None:
+    paths = folder_of_images(tmp_path / "photos", 80)
+    spec = load("inference", tiny(inference__checkpoint="a.pth", dataset__test__img_dir=str(tmp_path / "photos")))
+    found = [(index, outcome(index, (30 + index, 40)), None) for index in range(80)]
+    files = result_files.image_files(tmp_path, paths, CLASSES, spec)
+    with pytest.raises(KeyboardInterrupt), result_files.writing(files, processes=1) as writer:
+        writer.add(found)
+        raise KeyboardInterrupt
+    assert len(list(tmp_path.glob("*.jpg"))) < 80
+    assert not (tmp_path / "images.json").exists()
+
+
 def test_what_a_writer_cannot_write_ends_the_job_with_the_cause_and_the_image(
     tiny: Spec, weights: Path, tmp_path: Path
 ) -> None:

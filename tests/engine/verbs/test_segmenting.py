@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mask2former_mcp.engine import segmenting
 from mask2former_mcp.engine.loader import Normalize
-from mask2former_mcp.engine.photos import Shots, Unreadable
+from mask2former_mcp.engine.photos import AHEAD, Shots, Unreadable
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.engine.segmenting import Segmenter
 
@@ -66,7 +65,7 @@ class Stream:
     def synchronize(self) -> None: ...
 
 
-def test_on_a_gpu_a_batch_is_read_out_before_the_third_after_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_a_batch_is_read_out_before_its_memory_is_needed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
@@ -75,7 +74,7 @@ def test_on_a_gpu_a_batch_is_read_out_before_the_third_after_it_is_asked_for(mon
     def batches() -> Iterator[Shots]:
         nonlocal asked
         for number, one in enumerate(given):
-            assert read >= number - segmenting.AHEAD, "its images' memory is the next one's"
+            assert read >= number - AHEAD, "its images' memory is the next one's"
             asked += 1
             yield one
 
@@ -84,6 +83,6 @@ def test_on_a_gpu_a_batch_is_read_out_before_the_third_after_it_is_asked_for(mon
     for one, outcomes in segmenter._at_once(batches()):
         assert one is given[read]
         read += 1
-        assert asked == min(len(given), read + segmenting.AHEAD)
+        assert asked == min(len(given), read + AHEAD)
         values.append([int(o.semantic.max()) for o in outcomes])
     assert values == [[1, 2], [], [3], [4, 5], [6]]

@@ -19,7 +19,8 @@ from mask2former_mcp.engine.resample import Taps
 
 MOST_QUERIES = 256  # whose logits of a block of pixels fit into a program's registers
 CLASSES = 32  # at a time
-WEIGHED, COUNTED = 4, 64  # blocks of pixels that a program of either kernel goes through, at most
+WEIGHED, COUNTED = 4, 126  # blocks of pixels that a program of either kernel goes through, at most
+TOGETHER = 64  # programs whose sums are added in float32, in which their counts are exact
 
 
 class Seen(NamedTuple):
@@ -62,7 +63,9 @@ def look(grids: Tensor, rows: Taps, columns: Taps, weights: Tensor | None, score
 def _weigh(grids: Tensor, rows: Taps, columns: Taps, weights: Tensor) -> Tensor:
     """The classes of `look`; grids [B, h, w, K] with Q <= K, a power of 2."""
     (images, h, w, kept), (_, queries, count) = grids.shape, weights.shape
-    size, block = (len(rows.first), len(columns.first)), max(16, min(128, 16384 // kept))
+    size = (len(rows.first), len(columns.first))
+    # Of a wider table, or a longer type, more than that needs more shared memory or registers than there are.
+    block = 128 if kept * grids.element_size() <= 256 else max(16, min(64, 8192 // kept))
     tiles = _tiles(size[0] * size[1], block, WEIGHED)
     weights = F.pad(weights.to(grids.dtype), (0, -count % CLASSES, 0, kept - queries)).contiguous()
     classes = grids.new_empty(images, *size, dtype=postprocess.smallest(count))
@@ -98,7 +101,9 @@ def _count(
     size, block = (len(rows.first), len(columns.first)), min(16, 512 // kept)
     tiles = _tiles(size[0] * size[1], block, COUNTED)
     programs = triton.cdiv(size[0] * size[1], block * tiles)
-    sums = torch.empty(images, programs, 5, queries, device=grids.device)
+    places = -(-programs // TOGETHER) * TOGETHER
+    sums = torch.empty(images, places, 5, queries, device=grids.device)
+    sums[:, programs:] = 0
     winners = None if scores is None else grids.new_empty(images, *size, dtype=postprocess.smallest(queries))
     _queries[(programs, images)](
         grids,
@@ -112,6 +117,7 @@ def _count(
         h * w,
         w,
         queries,
+        places,
         QUERIES=kept,
         ROWS=rows.weights.shape[1],
         COLUMNS=columns.weights.shape[1],
@@ -120,7 +126,7 @@ def _count(
         WIN=scores is not None,
         num_warps=2,
     )
-    return winners, sums.sum(1, dtype=torch.float64)
+    return winners, sums.unflatten(1, (-1, TOGETHER)).sum(2).sum(1, dtype=torch.float64)
 
 
 def _tiles(pixels: int, block: int, most: int) -> int:
@@ -211,7 +217,7 @@ def _classes(
         tl.store(classes + image * pixels + n, (class_ + 1).to(classes.dtype.element_ty), real)
 
 
-@triton.jit(do_not_specialize=["pixels", "width", "grid_pixels", "grid_width", "queries"])
+@triton.jit(do_not_specialize=["pixels", "width", "grid_pixels", "grid_width", "queries", "places"])
 def _queries(
     grids,
     first_rows,
@@ -226,6 +232,7 @@ def _queries(
     grid_pixels,
     grid_width,
     queries,
+    places,
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -233,6 +240,7 @@ def _queries(
     TILES: tl.constexpr,
     WIN: tl.constexpr,
 ):
+    """places: of sums for each image, at least as many as it has programs."""
     tl.static_assert(TILES < 128)  # of which a byte is the sum
     program, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     grid = grids + image * grid_pixels * QUERIES
@@ -259,7 +267,7 @@ def _queries(
             within = tl.max(won, 1) > 1 << 8
             out = winners + image * pixels + n
             tl.store(out, tl.where(within, winner, queries).to(winners.dtype.element_ty), real)
-    to = sums + (image * tl.num_programs(0) + program) * 5 * queries + q
+    to = sums + (image * places + program) * 5 * queries + q
     there = q < queries
     tl.store(to, tl.sum(areas & 255, 0).to(tl.float32), there)
     tl.store(to + queries, tl.sum((areas >> 8) & 255, 0).to(tl.float32), there)
