@@ -106,13 +106,17 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     for region, patch in drawn:
         tint = [FILL * shade for shade in _shade(classes, region)]
         cv2.add(dimmed[patch.place], (*tint, 0), picture[patch.place], patch.mask.view(np.uint8))
+    named = []
     for region, patch in drawn:
         outlines, _ = cv2.findContours(
             patch.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(patch.left, patch.top)
         )
         smooth = [cv2.approxPolyDP(outline, STEPS, closed=True) for outline in outlines]
         cv2.drawContours(picture, smooth, -1, _contrast(_shade(classes, region)), 2, cv2.LINE_AA)
-    _add_names(picture, drawn)
+        if region.name:
+            parts = _parts(patch, smooth) if region.class_ in classes.things else [patch]
+            named += [(region.name, part) for part in parts]
+    _add_names(picture, named)
     return picture
 
 
@@ -240,13 +244,31 @@ def _contrast(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _add_names(picture: Picture, drawn: Sequence[tuple[Region, Patch]]) -> None:
+def _parts(patch: Patch, outlines: Sequence[NDArray[np.int32]]) -> list[Patch]:
+    """The large parts of a mask, each of which looks like an object of its own; the mask where there is one or none.
+    outlines: in the picture."""
+    least = SMALLEST_LABELLED * patch.size[0] * patch.size[1]
+    large = [outline for outline in outlines if cv2.contourArea(outline) > least]
+    if len(large) < 2:
+        return [patch]
+    found = []
+    for outline in large:
+        left, top, width, height = cv2.boundingRect(outline)
+        inside: NDArray[np.uint8] = np.zeros((height, width), dtype=np.uint8)
+        cv2.drawContours(inside, [outline], -1, 1, cv2.FILLED, offset=(-left, -top))
+        row, column = top - patch.top, left - patch.left
+        mask = inside.view(bool) & patch.mask[row : row + height, column : column + width]
+        found.append(Patch(mask, top, left, patch.size))
+    return found
+
+
+def _add_names(picture: Picture, named: Sequence[tuple[str, Patch]]) -> None:
     height, width = picture.shape[:2]
     size = max(11, round(min(height, width) / 35))
-    for region, patch in drawn:
-        if region.name and np.count_nonzero(patch.mask) > SMALLEST_LABELLED * height * width:
+    for name, patch in named:
+        if np.count_nonzero(patch.mask) > SMALLEST_LABELLED * height * width:
             row, column = name_plates.deepest(patch.mask)
-            name_plates.plate(region.name, size).put(picture, patch.top + row, patch.left + column)
+            name_plates.plate(name, size).put(picture, patch.top + row, patch.left + column)
 
 
 def _legend(classes: Classes, present: Sequence[int], width: int) -> Image.Image:

@@ -170,3 +170,19 @@ def test_a_name_that_the_font_cannot_write_becomes_its_category() -> None:
 def test_a_picture_that_no_jpeg_holds_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="66000 x 3 pixels make no JPEG"):
         artifacts.save(tmp_path / "wide.jpg", np.zeros((3, 66000, 3), dtype=np.uint8))
+
+
+def test_each_large_part_of_a_thing_has_the_name_and_of_stuff_only_one() -> None:
+    classes = Classes((*CLASSES.entries, Entry(3, "floor", False, (90, 90, 90))))
+    image, mask = np.full((480, 640, 3), 200, dtype=np.uint8), np.zeros((480, 640), dtype=bool)
+    mask[100:200, 80:180] = mask[300:420, 420:540] = mask[300:303, 20:23] = True
+    places = []
+    for class_, name in ((1, "disc"), (3, "floor")):
+        plain, named = (artifacts.overlay(image, [Region(cut(mask), class_, n)], classes) for n in (None, name))
+        count, _, boxes, _ = cv2.connectedComponentsWithStats((plain != named).any(-1).view(np.uint8))
+        places.append([(int(x + w / 2), int(y + h / 2)) for x, y, w, h, _ in boxes[1:count] if w > 20])
+    assert sorted(places[0]) == [
+        (pytest.approx(130, abs=6), pytest.approx(150, abs=6)),
+        (pytest.approx(480, abs=6), pytest.approx(360, abs=6)),
+    ]
+    assert len(places[1]) == 1
