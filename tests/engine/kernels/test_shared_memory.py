@@ -45,7 +45,8 @@ for name in ("_classes", "_queries"):
     setattr(pixels, name, Compiled(getattr(pixels, name)))
 queries, dtype = int(sys.argv[1]), getattr(torch, sys.argv[2])
 axis = Taps(torch.zeros(64, dtype=torch.int32), torch.zeros(64, 3))
-pixels.look(torch.zeros(1, 16, 16, queries, dtype=dtype), axis, axis, torch.zeros(1, queries, 133), torch.zeros(1, queries))
+grids, weights = torch.zeros(1, 16, 16, queries, dtype=dtype), torch.zeros(1, queries, 133)
+pixels.look(grids, axis, axis, weights, weights[..., 0])
 """
 
 

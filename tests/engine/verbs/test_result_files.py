@@ -91,9 +91,14 @@ def test_who_is_interrupted_does_not_wait_for_all_that_was_to_be_written(tiny: S
     spec = load("inference", tiny(inference__checkpoint="a.pth", dataset__test__img_dir=str(tmp_path / "photos")))
     found = [(index, outcome(index, (30 + index, 40)), None) for index in range(80)]
     files = result_files.image_files(tmp_path, paths, CLASSES, spec)
-    with pytest.raises(KeyboardInterrupt), result_files.writing(files, processes=1) as writer:
-        writer.add(found)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with result_files.writing(files, processes=1) as writer:
+            writer.add(found)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert len(list(tmp_path.glob("*.jpg"))) < 80
     assert not (tmp_path / "images.json").exists()
 
