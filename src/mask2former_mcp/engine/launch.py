@@ -46,12 +46,13 @@ class End:
 
     @property
     def weight(self) -> int:
-        """How good an explanation it is for the ends of all others; the least is the best."""
+        """How good an explanation it is for the ends of all others; the least is the best. Above 1 it is likely that
+        another ended first: gloo and NCCL abort a process whose partner is gone."""
         if self.interrupted_by is not None:
             return 1
         if self.code < 0:
-            return 0
-        return 2 if not self.told or any(word in self.told for word in _LOST) else 1
+            return 2 if self.code == -signal.SIGABRT else 0
+        return 3 if not self.told or any(word in self.told for word in _LOST) else 1
 
     def explanation(self, processes: Processes) -> str:
         where = f"process {self.rank + 1} of {processes.total}"

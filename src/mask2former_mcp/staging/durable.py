@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+BLOCK = 512  # bytes, the unit of st_blocks
 _KEPT = "kept"
 _REST_S = 5.0  # what is being written now needs the disk first, and a process that ends now need not wait for it
 _BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former_mcp.staging import archives
+from mask2former_mcp.staging.durable import BLOCK
 from mask2former_mcp.staging.locks import locked_if_free
-from mask2former_mcp.staging.transfer import BLOCK
 
 GRACE_S = 3600.0
 _STALE_S = 7 * 86_400.0  # a broken transfer that nobody went on with

@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from mask2former_mcp.errors import DatasetError, NotAvailable, NotReady
 from mask2former_mcp.staging import s3
+from mask2former_mcp.staging.durable import BLOCK
 from mask2former_mcp.staging.etag import Parts, parts_of
 from mask2former_mcp.staging.s3 import Object
 
@@ -28,7 +29,6 @@ RANGE = 16 << 20  # bytes of one request, at most
 _PIECE = 512 << 10  # read and written at once: of smaller ones the bookkeeping costs, larger ones leave the cache
 _UNHASHED = "-" * 32  # in the journal: of a range inside a part, which is hashed when it is whole
 _OPAQUE = "?" * 32  # in the journal: of a range that the store encrypts with a key, so that the ETag is no digest of it
-BLOCK = 512  # bytes, the unit of st_blocks
 _PATIENCE = 6  # broken transfers in a row without a byte of progress
 _BROKEN = (
     IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError, NotReady,

@@ -88,6 +88,20 @@ def test_the_words_of_the_process_that_failed_first_are_the_cause(tmp_path: Path
     assert not psutil.pid_exists(int((tmp_path / "2").read_text()))
 
 
+def test_a_process_that_aborts_is_the_cause_where_no_other_has_a_better_one(tmp_path: Path) -> None:
+    aborts, lost = (
+        "os.abort()",
+        'time.sleep(0.5); channel.failure("NCCL error: remote process exited"); channel.leave(1)',
+    )
+    cause = 'time.sleep(0.5); channel.failure("CUDA out of memory."); channel.leave(1)'
+    for other, told in (
+        (cause, r"CUDA out of memory. \(process 2 of 2\)"),
+        (lost, "a process was killed by SIGABRT .*"),
+    ):
+        with pytest.raises(RunFailed, match=f"^{told}$"):
+            launch.run(Processes(each=2), program(tmp_path, of(aborts, other)))
+
+
 def test_a_process_that_was_killed_is_the_cause(tmp_path: Path) -> None:
     lost = "time.sleep(0.2); channel.failure('RuntimeError: NCCL error'); channel.leave(1)"
     with pytest.raises(RunFailed, match=r"killed by SIGKILL: .* out of memory \(process 2 of 2\)"):
