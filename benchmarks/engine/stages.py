@@ -56,12 +56,12 @@ def measured(stage: str, steps: Iterable[int], total: int, end: Callable[[], Non
 class AsIf(nn.Module):
     """Runs a network, and predicts what another one does."""
 
-    def __init__(self, network: nn.Module, other: nn.Module) -> None:
+    def __init__(self, real: nn.Module, other: nn.Module) -> None:
         super().__init__()
-        self.network, self.other = network, other
+        self.real, self.other = real, other
 
     def forward(self, images: Tensor) -> Any:
-        self.network(images)
+        self.real(images)
         return self.other(images)
 
 

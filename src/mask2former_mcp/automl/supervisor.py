@@ -27,7 +27,7 @@ from mask2former_mcp.jobs.cached import cache_bound
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.following import PHASES
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.job import LIVE, Job, JobState
 from mask2former_mcp.jobs.prepare import resolved_spec
 from mask2former_mcp.jobs.retrying import not_prepared, try_again
 from mask2former_mcp.jobs.service import Jobs
@@ -42,7 +42,6 @@ from mask2former_mcp.staging.prepare import stage
 _LOCK_PATIENCE_S = 15.0  # another supervisor may be on its way out
 _RECONCILE_EVERY_S = 5.0
 _FORMATS = ("coco_panoptic", "coco", "ade")
-_LIVE = tuple(state for state in JobState if not state.terminal)
 
 _log = logging.getLogger("mask2former_mcp.study")
 
@@ -194,14 +193,14 @@ class StudySupervisor:
         self._end(job, Verdict(JobState.CANCELLED, f"{words} resume_job goes on with the same study."))
 
     def _live_members(self, job: Job, unreadable: list[StoreError]) -> list[Job]:
-        found, _ = self.store.list(study_id=job.id, states=_LIVE, limit=200, unreadable=unreadable.append)
+        found, _ = self.store.list(study_id=job.id, states=LIVE, limit=200, unreadable=unreadable.append)
         return [member for member in found if member.id != job.id]
 
     def _end(self, job: Job, verdict: Verdict) -> None:
         self.store.history.end(job.id, job.attempt, verdict.state, None)
         state, message, code = self.delivering.finish(job, verdict.state, verdict.message, verdict.error_code)
         self.store.transition(
-            job.id, state, expect=_LIVE, attempt=job.attempt, text=message, message=message, error_code=code,
+            job.id, state, expect=LIVE, attempt=job.attempt, text=message, message=message, error_code=code,
             phase=PHASES[state], **({"progress": 1.0} if state is JobState.SUCCEEDED else {}),
         )  # fmt: skip
 

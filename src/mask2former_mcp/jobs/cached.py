@@ -3,7 +3,8 @@
 from pathlib import PurePosixPath
 
 from mask2former_mcp.errors import StoreError
-from mask2former_mcp.jobs.store import LIVE, JobStore
+from mask2former_mcp.jobs.job import LIVE
+from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.settings import Settings
 from mask2former_mcp.staging.eviction import Bound
 

@@ -26,6 +26,7 @@ class JobState(StrEnum):
 
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.LOST})
+LIVE = tuple(state for state in JobState if state not in TERMINAL)
 
 BUDGET = "automl."
 """Before a name in Job.changes: a setting of a study (automl/settings.py). The other names are dotted spec keys."""

@@ -16,12 +16,12 @@ from mask2former_mcp.errors import Mask2FormerError, StoreError
 from mask2former_mcp.jobs.cancelling import ask_to_end, live_members
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.job import LIVE, Job, JobState
 from mask2former_mcp.jobs.keys import job_keys
 from mask2former_mcp.jobs.leases import Leases
 from mask2former_mcp.jobs.logs import last_lines
 from mask2former_mcp.jobs.spawn import spawn, supervised
-from mask2former_mcp.jobs.store import LIVE, JobStore
+from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.platforms.locks import ProcessLock
 from mask2former_mcp.platforms.protocol import Platform
 from mask2former_mcp.platforms.registry import platform_for

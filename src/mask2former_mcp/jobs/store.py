@@ -15,13 +15,12 @@ from mask2former_mcp.errors import InvalidRequest, StoreError
 from mask2former_mcp.jobs import rows
 from mask2former_mcp.jobs.database import Database
 from mask2former_mcp.jobs.history import History
-from mask2former_mcp.jobs.job import TRANSITIONS, Job, JobState
+from mask2former_mcp.jobs.job import LIVE, TRANSITIONS, Job, JobState
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.series import Series
 
 Told = Callable[[StoreError], object]  # what is said of a row that does not read; its details have the job_id
 
-LIVE = tuple(state for state in JobState if not state.terminal)
 
 # What a new attempt starts without.
 _FRESH: dict[str, Any] = {

@@ -21,7 +21,7 @@ from mask2former_mcp.jobs.contained import as_outside
 from mask2former_mcp.jobs.delivering import Delivering
 from mask2former_mcp.jobs.folders import Folders
 from mask2former_mcp.jobs.gathering import gather
-from mask2former_mcp.jobs.job import MAX_PHASE, Job, JobState
+from mask2former_mcp.jobs.job import LIVE, MAX_PHASE, Job, JobState
 from mask2former_mcp.jobs.keys import hidden, job_keys
 from mask2former_mcp.jobs.logs import last_lines, of_attempt
 from mask2former_mcp.jobs.prepare import action_folder, checkpoint_folder, prepare, resolved_spec
@@ -285,7 +285,7 @@ class Supervisor:
         self.store.transition(
             job.id,
             state,
-            expect=tuple(state for state in JobState if not state.terminal),
+            expect=LIVE,
             attempt=job.attempt,
             text=message,
             message=message,

@@ -13,7 +13,6 @@ LEAST = 99 << 10  # bytes for one program, of the compute capabilities 8.6, 8.9 
 # In a process of its own: Triton's interpreter, which the other tests use, compiles nothing.
 PROGRAM = """
 import sys
-from unittest import mock
 
 import torch
 import triton

@@ -17,11 +17,17 @@ import psutil
 import pytest
 
 from mask2former_mcp import bundle
-from mask2former_mcp.automl import result
+from mask2former_mcp.automl import leaderboard, result
+from mask2former_mcp.automl.budget import StudySettings
+from mask2former_mcp.automl.ending import Evaluations
 from mask2former_mcp.automl.planner import StudyPlanner
+from mask2former_mcp.automl.running import RunningStudy
+from mask2former_mcp.automl.search import Search
+from mask2former_mcp.automl.view import StudyView
 from mask2former_mcp.demo import scenes
 from mask2former_mcp.jobs.checkpoints import newest_intact
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.folders import Folders
+from mask2former_mcp.jobs.job import LIVE, Job, JobState
 from mask2former_mcp.jobs.members import members
 from mask2former_mcp.jobs.plan import Plan
 from mask2former_mcp.jobs.service import Jobs
@@ -29,10 +35,10 @@ from mask2former_mcp.planning.machine import Machine
 from mask2former_mcp.planning.planner import Planner
 from mask2former_mcp.planning.request import AutomlSettings, TrainRequest
 from mask2former_mcp.settings import Settings
+from mask2former_mcp.spec import dotted
 
 ENGINE = Path(__file__).with_name("trial_engine.py")
 PATIENCE_S = 90.0
-LIVE = tuple(state for state in JobState if not state.terminal)
 
 
 class PlayedJobs(Jobs):
@@ -213,6 +219,62 @@ class Laboratory:
         self.jobs = Jobs(self.settings, self.environ)
 
 
+class Played:
+    """One study's supervisor without its process."""
+
+    def __init__(self, laboratory: Any, **automl: Any) -> None:
+        self.laboratory = laboratory
+        self.jobs = laboratory.played()
+        self.plan: Plan = laboratory.plan(**automl)
+        self.study: Job = self.jobs.submit(self.plan)
+        self.settings = StudySettings.model_validate(self.plan.study)
+        folder: Path = laboratory.settings.home / "jobs" / self.study.id
+        folder.mkdir(parents=True, exist_ok=True)
+        self.search = Search(folder, self.settings, dotted.flatten(self.plan.spec))
+
+    def grow(self, settings: StudySettings) -> None:
+        """As the supervisor of the next attempt begins."""
+        self.search.close()
+        self.settings = settings
+        folder = self.laboratory.settings.home / "jobs" / self.study.id
+        self.search = Search(folder, settings, dotted.flatten(self.plan.spec))
+
+    def running(self, *, started_at: float, keep_all: bool = False) -> RunningStudy:
+        return RunningStudy(
+            self.study, self.settings, self.search, self.jobs, self.laboratory.planner(),
+            started_at=started_at, keep_all=keep_all,
+        )  # fmt: skip
+
+    def view(self, running: RunningStudy, *, started_at: float) -> StudyView:
+        evaluations = self.evaluations(started_at=started_at)
+        return StudyView(self.study, self.settings, running, evaluations, Folders.of(self.jobs.store.home, self.study))
+
+    def result(self) -> dict[str, Any]:
+        found = result.read(self.jobs.results_dir(self.study.id))
+        assert found is not None
+        return found
+
+    def trial(self, number: int) -> Job:
+        (found,) = [job for job in members(self.jobs.store, self.study.id) if job.trial == number]
+        return found
+
+    def trained(self) -> dict[int, int]:
+        """Trial -> epochs that were really trained, over all attempts."""
+        jobs = members(self.jobs.store, self.study.id)
+        return {job.trial: len(self.jobs.store.series.epochs(job.id)) for job in jobs if job.trial is not None}
+
+    def to_the_end(self, running: RunningStudy) -> list[leaderboard.TrialRecord]:
+        for _ in range(60):
+            if not running.step():
+                return running.records(running.members())
+            self.jobs.play(self.study.id)
+        raise AssertionError("the study did not end")
+
+    def evaluations(self, *, started_at: float) -> Evaluations:
+        study = replace(self.study, started_at=started_at)
+        return Evaluations(study, self.settings, self.jobs, self.laboratory.planner())
+
+
 def runs(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -230,3 +292,17 @@ def laboratory(tmp_path: Path, few_images: Path) -> Iterator[Laboratory]:
     laboratory = Laboratory(tmp_path, few_images)
     yield laboratory
     laboratory.close()
+
+
+@pytest.fixture
+def play(laboratory: Any) -> Iterator[Any]:
+    made: list[Played] = []
+
+    def begin(**automl: Any) -> Played:
+        made.append(Played(laboratory, **automl))
+        return made[-1]
+
+    yield begin
+    for played in made:
+        played.search.close()
+        played.jobs.close()

@@ -7,10 +7,8 @@ import pytest
 
 from mask2former_mcp.errors import WrongState
 from mask2former_mcp.jobs import members, reconcile
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.job import LIVE, Job, JobState
 from mask2former_mcp.jobs.service import Jobs
-
-LIVE = tuple(state for state in JobState if not state.terminal)
 
 
 @pytest.fixture

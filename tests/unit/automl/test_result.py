@@ -10,7 +10,7 @@ from rich.console import Console
 from mask2former_mcp.automl import result, retention
 from mask2former_mcp.errors import NotFound
 from mask2former_mcp.jobs import members
-from mask2former_mcp.jobs.job import Job, JobState
+from mask2former_mcp.jobs.job import LIVE, Job, JobState
 from mask2former_mcp.jobs.plan import AutomlDecision, Estimate, Plan
 from mask2former_mcp.jobs.store import JobStore
 from mask2former_mcp.jobs.views import JobViews
@@ -27,7 +27,6 @@ SPEC: dict[str, Any] = {
     "train": {"num_epochs": 4, "validation_interval": 1, "checkpoint_interval": 1, "optim": {"lr": 0.002}},
     "model": {"mask_former": {"hidden_dim": 64}},
 }
-LIVE = tuple(state for state in JobState if not state.terminal)
 CURVE = [0.2, 0.6, 0.9, 0.5]  # mIoU after epochs 0 to 3
 
 
