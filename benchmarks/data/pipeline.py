@@ -24,6 +24,7 @@ from PIL import Image
 
 from mask2former_mcp.engine import data, loader, targets
 from mask2former_mcp.formats import panoptic, rle
+from mask2former_mcp.formats.extents import extents
 from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec.experiment import Experiment, load
@@ -56,7 +57,7 @@ def write(folder: Path, count: int, width: int, height: int) -> None:
         segments = [Segment(k, int(rng.integers(1, len(CATEGORIES)))) for k in range(1, SEGMENTS + 1)]
         Image.fromarray(photograph(rng, width, height)).save(folder / "images" / f"{i}.jpg", quality=85)
         panoptic.write_ids(folder / "panoptic" / f"{i}.png", ids)
-        info = panoptic.segments_info(ids, segments)
+        info = panoptic.segments_info(extents(ids), segments)
         entries.append(ImageEntry(i + 1, f"{i}.jpg", width, height))
         whole.append({"image_id": i + 1, "file_name": f"{i}.png", "segments_info": info})
         table = np.array([0, *(s.category_id for s in segments)], dtype=np.uint8)

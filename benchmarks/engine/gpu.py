@@ -38,6 +38,7 @@ from mask2former_mcp.engine import fast, forward_graph, inference
 from mask2former_mcp.engine.model import network
 from mask2former_mcp.engine.usable import Usable
 from mask2former_mcp.formats import panoptic
+from mask2former_mcp.formats.extents import extents
 from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec import dotted
@@ -86,7 +87,7 @@ def write_split(folder: Path, side: int, count: int, files: int) -> None:
                 os.link(file.with_stem(f"{i % count:04d}"), file)
         segments = [Segment(k + 1, int(c) + 1) for k, c in enumerate(classes)]
         entries.append(ImageEntry(i + 1, image.name, side, side))
-        info = panoptic.segments_info(ids, segments)
+        info = panoptic.segments_info(extents(ids), segments)
         annotations.append({"image_id": i + 1, "file_name": mask.name, "segments_info": info})
     panoptic.write(folder / "panoptic.json", categories, entries, annotations)
 

@@ -4,7 +4,7 @@
 
 Each line adds a stage, with the verb's own parts in the processes that the verb has for them, and is measured from the
 time when they have settled until all images are done; writing then has what piled up until there to do as well. CPU
-time is that of the main process, all its threads, for an image.
+time is that of the main process, all its threads, for an image; cores busy: of the whole machine.
 
 The network is not trained: it runs, and what is read out are the made-up predictions of writing.py. With --trained it
 is the one that `gpu.py --folder DIR --steps 2500 --batch 8 --compile never` has left there, on that folder's images.
@@ -24,6 +24,7 @@ from typing import Any
 
 import gpu
 import numpy as np
+import psutil
 import writing
 from torch import Tensor, nn
 
@@ -40,17 +41,25 @@ THROTTLE = 50  # batches that are segmented without waiting, so that their input
 
 def measured(stage: str, steps: Iterable[int], total: int, end: Callable[[], None] = gpu.wait) -> None:
     """steps: how many images each took, of all `total`. end: returns when what was begun is done."""
-    done, settled, started, own = 0, 0, 0.0, 0.0
+    done, settled, started, own, busy = 0, 0, 0.0, 0.0, 0.0
     for count in steps:
         done += count
         if not settled and done >= SETTLED * total:
             gpu.wait()
-            started, own, settled = time.perf_counter(), time.process_time(), done
+            started, own, busy, settled = time.perf_counter(), time.process_time(), _busy(), done
     end()
-    taken, own, images = time.perf_counter() - started, time.process_time() - own, done - settled
+    taken, own, busy = time.perf_counter() - started, time.process_time() - own, _busy() - busy
+    images = done - settled
     if not images:
         raise SystemExit(f"{total} images are too few: they are all in the first batches, which are not measured")
-    print(f"{stage}: {images / taken:.0f} images/s; main process {1e3 * own / images:.2f} CPU ms an image", flush=True)
+    used = f"main process {1e3 * own / images:.2f} CPU ms an image, {busy / taken:.1f} of {os.cpu_count()} cores busy"
+    print(f"{stage}: {images / taken:.0f} images/s; {used}", flush=True)
+
+
+def _busy() -> float:
+    """Seconds that the cores of this machine have worked, all together."""
+    times = psutil.cpu_times()
+    return times.user + times.system + getattr(times, "nice", 0.0)
 
 
 class AsIf(nn.Module):

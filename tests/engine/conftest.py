@@ -14,6 +14,7 @@ from PIL import Image
 
 from mask2former_mcp.engine import session
 from mask2former_mcp.formats import panoptic, rle
+from mask2former_mcp.formats.extents import extents
 from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
 from mask2former_mcp.spec import dotted
@@ -90,7 +91,7 @@ def write_split(folder: Path, count: int, first_seed: int) -> None:
         entries.append(ImageEntry(i + 1, f"{i:03d}.png", SIDE, SIDE))
         Image.fromarray(image).save(folder / "images" / f"{i:03d}.png")
         panoptic.write_ids(folder / "panoptic" / f"{i:03d}.png", ids)
-        info = panoptic.segments_info(ids, segments)
+        info = panoptic.segments_info(extents(ids), segments)
         panoptic_rows.append({"image_id": i + 1, "file_name": f"{i:03d}.png", "segments_info": info})
         classes = np.zeros_like(ids)
         for s in segments:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mask2former_mcp.demo.painter import DESIGN, STUFF, THINGS, Painter, Scene
 from mask2former_mcp.formats import coco, label_map, panoptic, rle
+from mask2former_mcp.formats.extents import extents
 from mask2former_mcp.formats.records import ImageEntry
 
 VERSION = 1  # of the drawing code: another version is another data set
@@ -112,7 +113,7 @@ def _write_one(folder: Path, split: str, size: int, seed: int, index: int) -> _W
     if split == "test":
         return {}, []
     panoptic.write_ids(folder / "images_panoptic" / f"{stem}.png", scene.ids)
-    info = panoptic.segments_info(scene.ids, scene.segments)
+    info = panoptic.segments_info(extents(scene.ids), scene.segments)
     things = {c.id for c in THINGS}
     instances = [
         {

@@ -26,10 +26,12 @@ Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Scene = tuple[Picture, Truth, Outcome]
 
 FILL = 0.5  # share of the class colour over the image
+MOST = 255  # patches that a byte can number
 SMALLEST_LABELLED = 0.004  # of the image's area: below, a name would cover the object
 LEAST_SIDE, MOST_SIDE = 400, 1600  # pixels: small images are enlarged so that names can be read, huge ones reduced
 MARGIN, PAPER = 12, (250, 250, 248)
 QUALITY = 92  # of JPEG files
+LINE = 600  # of the picture's smaller side that is one outline's breadth
 STEPS = 0.75  # pixels by which an outline may leave the mask's edge: its steps become slopes
 
 
@@ -71,8 +73,7 @@ def outcome_regions(outcome: Outcome, classes: Classes, *, mode: str, threshold:
     """What the mode predicts: segments, instances with at least the threshold as score, or classes."""
     if mode == "panoptic" and outcome.panoptic is not None:
         found = outcome.panoptic
-        there = extents(found.ids)
-        patches = [cut_value(found.ids, s.id, there.get(s.id, NOWHERE)) for s in found.segments]
+        patches = [cut_value(found.ids, s.id, found.extents.get(s.id, NOWHERE)) for s in found.segments]
         named = zip(patches, found.segments, strict=True)
         return _numbered([(patch, s.class_, s.score) for patch, s in named], classes)
     if mode == "instance" and outcome.instances is not None:
@@ -102,19 +103,17 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = image.copy() if size == source else cv2.resize(image, size[::-1], interpolation=method)
     drawn = [(region, scaled(region.patch, size)) for region in regions if region.patch.mask.size]
-    dimmed = cv2.convertScaleAbs(picture, alpha=1 - FILL)
-    for region, patch in drawn:
-        tint = [FILL * shade for shade in _shade(classes, region)]
-        cv2.add(dimmed[patch.place], (*tint, 0), picture[patch.place], patch.mask.view(np.uint8))
-    named = []
+    for at in range(0, len(drawn), MOST):
+        _tint(picture, [(patch, _shade(classes, region)) for region, patch in drawn[at : at + MOST]])
+    named, things, weight = [], classes.things, max(1, round(min(size) / LINE))
     for region, patch in drawn:
         outlines, _ = cv2.findContours(
             patch.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(patch.left, patch.top)
         )
         smooth = [cv2.approxPolyDP(outline, STEPS, closed=True) for outline in outlines]
-        cv2.drawContours(picture, smooth, -1, _contrast(_shade(classes, region)), 2, cv2.LINE_AA)
+        cv2.drawContours(picture, smooth, -1, _contrast(_shade(classes, region)), weight, cv2.LINE_AA)
         if region.name:
-            parts = _parts(patch, smooth) if region.class_ in classes.things else [patch]
+            parts = _parts(patch, smooth) if region.class_ in things else [patch]
             named += [(region.name, part) for part in parts]
     _add_names(picture, named)
     return picture
@@ -204,6 +203,18 @@ def save(path: Path, picture: Picture) -> None:
         path.write_bytes(encoded.data)
     else:
         Image.fromarray(picture).save(path)
+
+
+def _tint(picture: Picture, drawn: Sequence[tuple[Patch, tuple[int, int, int]]]) -> None:
+    """Colours at most MOST patches, the last one's where they overlap, all in one pass over the picture."""
+    numbers: NDArray[np.uint8] = np.zeros(picture.shape[:2], dtype=np.uint8)
+    tints: NDArray[np.uint8] = np.zeros((3, 256), dtype=np.uint8)
+    for number, (patch, color) in enumerate(drawn, 1):
+        np.copyto(numbers[patch.place], number, where=patch.mask)
+        tints[:, number] = [round(FILL * shade) for shade in color]
+    tinted = cv2.merge([cv2.LUT(numbers, channel) for channel in tints])
+    cv2.addWeighted(picture, 1 - FILL, tinted, 1, 0, dst=tinted)
+    cv2.copyTo(tinted, numbers, picture)
 
 
 def _decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:

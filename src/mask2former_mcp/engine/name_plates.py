@@ -15,7 +15,7 @@ INK, DARKNESS = (32, 36, 42), 190  # of the plate: its colour, and its opacity o
 BESIDE, ABOVE, ROUND = 4, 3, 4  # pixels of the plate around the name, and of its corners
 _FONT = Path(__file__).with_name("fonts") / "DejaVuSans.ttf"
 SWASH = 3  # pixels of a letter that may lie outside its box, at most
-FINE = 96  # rows and columns in which the deepest pixel is looked for
+FINE = 64  # rows and columns in which the deepest pixel is looked for
 
 Pixels = NDArray[np.uint8]  # [h, w, 3]
 
@@ -53,7 +53,7 @@ def plate(name: str, size: int) -> Plate:
         below = ink[ABOVE - SWASH : height - ABOVE + SWASH, column : column + word.shape[1]]
         np.maximum(below, word, out=below)
         column += word.shape[1] - 2 * SWASH + space
-    found = Plate(np.take(_KEEPS, ink, 0), np.take(_ADDS, ink, 0), -(height // 2), -(width // 2))
+    found = Plate(_looked_up(_KEEPS, ink), _looked_up(_ADDS, ink), -(height // 2), -(width // 2))
     for turned in (np.s_[:], np.s_[::-1]):
         for mirrored in (np.s_[:], np.s_[::-1]):
             found.keeps[turned, mirrored][:ROUND, :ROUND] = _CORNER_KEEPS
@@ -83,6 +83,12 @@ def _drawn(dark: NDArray[np.float64], white: NDArray[np.float64]) -> tuple[Pixel
     return np.repeat(keeps.round().astype(np.uint8)[..., None], 3, -1), adds.round().astype(np.uint8)
 
 
+def _looked_up(values: Pixels, ink: NDArray[np.uint8]) -> Pixels:
+    """values: [3, 256]."""
+    found: Pixels = cv2.merge([cv2.LUT(ink, channel) for channel in values])
+    return found
+
+
 def _corner() -> NDArray[np.float64]:
     """[ROUND, ROUND] how much of each pixel the plate has at its upper left corner."""
     rows, columns = np.indices((ROUND, ROUND)) - (ROUND - 0.5)
@@ -91,7 +97,7 @@ def _corner() -> NDArray[np.float64]:
 
 
 _OPACITY = np.arange(256) / 255
-_KEEPS, _ADDS = _drawn(np.full(256, DARKNESS / 255), _OPACITY)
+_KEEPS, _ADDS = (np.ascontiguousarray(each.T) for each in _drawn(np.full(256, DARKNESS / 255), _OPACITY))
 _CORNER_KEEPS, _CORNER_ADDS = _drawn(_corner() * DARKNESS / 255, np.zeros((ROUND, ROUND)))
 
 

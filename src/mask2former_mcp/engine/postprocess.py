@@ -7,8 +7,8 @@ matter; mask_logits [Q, h, w] float32 at stride 4, on the network's device. On a
 pixels in another way, and decides by the same functions.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mask2former_mcp.engine import run_lengths
 from mask2former_mcp.engine.resample import Resampler, Size
+from mask2former_mcp.formats.extents import Extent, extents
 
 STRIPE_ELEMENTS = 1 << 24  # mask values held at once: 64 MB in float32
 WIDER = 4  # times as many on a GPU, which is idle between stripes
@@ -39,6 +40,14 @@ class Panoptic:
 
     ids: NDArray[np.integer[Any]]
     segments: tuple[Segment, ...]
+    _there: dict[int, Extent] = field(default_factory=dict, compare=False)
+
+    @property
+    def extents(self) -> Mapping[int, Extent]:
+        """Where each id is, looked for once."""
+        if not self._there:
+            self._there.update(extents(self.ids))
+        return self._there
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -39,8 +39,7 @@ TOGETHER = 4  # images that one process is given at once
 Found = tuple[int, Outcome, Kept | None]  # the number of an image, what was found in it, its picture if kept
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(NamedTuple):
     """What the JSON files say of one image: panoptic, the entry of COCO panoptic; instances, COCO results, as the text
     of a list without its brackets: there are many."""
 
@@ -88,7 +87,7 @@ class ImageFiles:
         if outcome.panoptic is not None:
             segments = [Segment(s.id, int(self.category_ids[s.class_])) for s in outcome.panoptic.segments]
             panoptic.write_ids(self.folder / "panoptic" / f"{stem}.png", outcome.panoptic.ids)
-            info = panoptic.segments_info(outcome.panoptic.ids, segments)
+            info = panoptic.segments_info(outcome.panoptic.extents, segments)
             described = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info}
         if outcome.semantic is not None:
             write_categories(self.folder / "semantic" / f"{stem}.png", outcome.semantic, self.category_ids)
@@ -99,6 +98,7 @@ class ImageFiles:
     def _results(self, image: ImageEntry, outcome: Outcome) -> list[dict[str, Any]]:
         found = outcome.instances
         assert found is not None  # the caller has looked
+        boxes = coco_mask.toBbox(list(found.masks)).tolist()
         return [
             {
                 "image_id": image.id,
@@ -109,8 +109,8 @@ class ImageFiles:
                 "bbox": box,
                 "score": round(float(score), 5),
             }
-            for class_, score, mask in zip(found.classes, found.scores, found.masks, strict=True)
-            if score >= self.min_score and (box := coco_mask.toBbox(mask).tolist())[2] > 0
+            for class_, score, mask, box in zip(found.classes, found.scores, found.masks, boxes, strict=True)
+            if score >= self.min_score and box[2] > 0
         ]
 
 

@@ -79,6 +79,7 @@ def borders(parts: Iterable[Tensor]) -> tuple[NDArray[np.int32], list[int]]:
 
 def _encoded(places: NDArray[np.int32], size: tuple[int, int]) -> Encoded:
     height, width = size
-    counts = np.diff(places, prepend=0, append=width * height)
+    counts = np.append(places, width * height)
+    counts[1:] -= places
     encoded: Encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return encoded

@@ -33,7 +33,8 @@ def read(path: Path) -> NDArray[np.uint8]:
     """
     with _opened(path) as image:
         try:
-            return np.array(_rgb(ImageOps.exif_transpose(image), path))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(_rgb(image, path))
         except _UNREADABLE as cause:
             raise _unreadable(path, cause) from cause
 

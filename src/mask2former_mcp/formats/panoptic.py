@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mask2former_mcp.formats import json_stream, label_png, records
-from mask2former_mcp.formats.extents import extents
+from mask2former_mcp.formats.extents import Extent
 from mask2former_mcp.formats.fault import FormatError, boolean, field, integer, text
 from mask2former_mcp.formats.records import Category, ImageEntry
 
@@ -151,7 +151,7 @@ def encode_ids(ids: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(f"segment ids must be in 0..{LARGEST_ID}, found {least}..{largest}")
     pixels = np.zeros((*ids.shape, 3), dtype=np.uint8)
     for channel in range(-(-largest.bit_length() // 8)):  # most maps need only the first
-        pixels[..., channel] = ids >> 8 * channel & 255
+        pixels[..., channel] = ids >> 8 * channel if channel or largest > 255 else ids
     return pixels
 
 
@@ -160,9 +160,9 @@ def write_ids(path: Path, ids: NDArray[Any]) -> None:
     label_png.write(path, encode_ids(ids))
 
 
-def segments_info(ids: NDArray[Any], segments: Iterable[Segment]) -> list[dict[str, Any]]:
-    """The JSON form of segments, `area` and `bbox` (x, y, w, h) measured in [H, W] `ids`; empty ones drop out."""
-    there = extents(ids)
+def segments_info(there: Mapping[int, Extent], segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """The JSON form of segments with `area` and `bbox` (x, y, w, h). there: the `extents` of their ids; segments that
+    have none drop out."""
     return [
         {
             "id": segment.id,

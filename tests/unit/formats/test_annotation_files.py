@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mask2former_mcp.formats import ade, coco, label_map, panoptic, rle
+from mask2former_mcp.formats.extents import extents
 from mask2former_mcp.formats.fault import FormatError
 from mask2former_mcp.formats.panoptic import Segment
 from mask2former_mcp.formats.records import Category, ImageEntry
@@ -20,7 +21,7 @@ CATEGORIES = (Category(3, "cup", True), Category(9, "table", False))
 
 @pytest.fixture
 def panoptic_file(tmp_path: Path) -> Path:
-    info = panoptic.segments_info(IDS, (Segment(7, 3), Segment(70_000, 9, True), Segment(5, 3)))
+    info = panoptic.segments_info(extents(IDS), (Segment(7, 3), Segment(70_000, 9, True), Segment(5, 3)))
     panoptic.write_ids(tmp_path / "a.png", IDS)
     path = tmp_path / "annotations_panoptic.json"
     annotations = [{"image_id": 1, "file_name": "a.png", "segments_info": info}]

@@ -67,7 +67,7 @@ def test_a_map_without_pixels_has_no_values() -> None:
 def test_segments_are_told_in_their_order_and_empty_ones_drop_out() -> None:
     ids = np.zeros((5, 6), dtype=np.int32)
     ids[1:3, 2:6], ids[4, 0] = 300, 2
-    info = panoptic.segments_info(ids, [Segment(300, 5), Segment(9, 5), Segment(2, 7, True)])
+    info = panoptic.segments_info(extents(ids), [Segment(300, 5), Segment(9, 5), Segment(2, 7, True)])
     assert info == [
         {"id": 300, "category_id": 5, "iscrowd": 0, "area": 8, "bbox": [2, 1, 4, 2]},
         {"id": 2, "category_id": 7, "iscrowd": 1, "area": 1, "bbox": [0, 4, 1, 1]},
