@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch import Tensor
 from mask2former_mcp.engine import postprocess, resample, run_lengths
 from mask2former_mcp.engine.kernels import pixels
 from mask2former_mcp.engine.model.network import Prediction
-from mask2former_mcp.engine.postprocess import Instances, Panoptic
-from mask2former_mcp.engine.resample import Resampler, Size
+from mask2former_mcp.engine.postprocess import Contest, Instances
+from mask2former_mcp.engine.resample import Resampler, Size, Taps
 from mask2former_mcp.engine.run_lengths import RunLengths
 from mask2former_mcp.engine.scoring import Outcome
 from mask2former_mcp.spec.model import Model
@@ -23,14 +24,34 @@ from mask2former_mcp.spec.model import Model
 Numbers = NDArray[Any]
 
 
-class Told(NamedTuple):
-    """What the host decides by, of B images: sums as in `pixels.Seen`, probabilities [B, Q, C + 1], and of
-    `postprocess.confident` labels and scores [B, Q]."""
+class Part(NamedTuple):
+    """Images of a batch that are looked at together: their places in it, their size at the network and the original
+    one; early: whether there is room for what is seen before it is needed, as for those before it."""
 
+    places: list[int]
+    inner: Size
+    original: Size
+    early: bool
+
+
+class Looked(NamedTuple):
+    """What a device has been asked of B images of one size, on the host when `done` has come.
+
+    sizes: as `resample` takes them; taps: what it gave, which stay until they have been read. What the host decides by:
+    sums as in `pixels.Seen`, probabilities [B, Q, C + 1], of `postprocess.confident` labels and scores [B, Q]. Its
+    maps: classes and winners of `pixels.Seen`, None as there.
+    """
+
+    grids: Tensor
+    sizes: tuple[Size, Size, Size, Size, torch.device]
+    taps: tuple[Taps, Taps]
     sums: Numbers
     probabilities: Numbers
     labels: Numbers
     scores: Numbers
+    classes: Numbers | None
+    winners: Numbers | None
+    done: torch.cuda.Event | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +68,29 @@ class FusedInterpreter:
     def __call__(
         self, prediction: Prediction, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
     ) -> list[Outcome]:
-        outcomes: dict[int, Outcome] = {}
-        alike: dict[tuple[Size, Size], list[int]] = {}
-        for b, sizes in enumerate(zip(kept, originals, strict=True)):
-            alike.setdefault(sizes, []).append(b)
-        for (inner, original), places in alike.items():
-            most = postprocess.at_once(original, prediction.mask_features.device)
-            for some in (places[at : at + most] for at in range(0, len(places), most)):
-                found = self._of_one_size(_of(prediction, some), inner, padded, original)
-                outcomes.update(zip(some, found, strict=True))
-        return [outcomes[b] for b in range(len(kept))]
+        return self.begin(prediction, kept, padded, originals)()
 
-    def _of_one_size(self, prediction: Prediction, kept: Size, padded: Size, original: Size) -> Iterator[Outcome]:
+    def begin(
+        self, prediction: Prediction, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
+    ) -> Callable[[], list[Outcome]]:
+        """Has the device look at the images, where they are large at the first few. What is returned does the rest, in
+        the same stream."""
+        parts = _parts(kept, originals, prediction.mask_features.device) if kept else []
+
+        def look(part: Part) -> Looked:
+            return self._look(_of(prediction, part.places), part.inner, padded, part.original)
+
+        early = [look(part) for part in parts if part.early]
+
+        def finish() -> list[Outcome]:
+            outcomes: dict[int, Outcome] = {}
+            for part, looked in zip_longest(parts, early):
+                outcomes.update(zip(part.places, self._outcomes(looked or look(part)), strict=True))
+            return [outcomes[b] for b in range(len(kept))]
+
+        return finish
+
+    def _look(self, prediction: Prediction, kept: Size, padded: Size, original: Size) -> Looked:
         mode, (_, _, h, w) = self.model.mode, prediction.mask_features.shape
         sizes = (h, w), padded, kept, original, prediction.mask_features.device
         logits = prediction.mask_features.flatten(2).transpose(1, 2) @ prediction.mask_embeddings[-1].transpose(1, 2)
@@ -66,42 +98,40 @@ class FusedInterpreter:
         probabilities = prediction.class_logits[-1].float().softmax(-1)
         labels, scores = postprocess.confident(probabilities, self.model.object_mask_threshold)
         weights = None if mode == "instance" else probabilities[..., 1:]
-        seen = pixels.look(grids, *resample.taps(*sizes), weights, scores if mode == "panoptic" else None)
-        told = Told(*map(_copied, (seen.sums, probabilities, labels, scores)))
-        blank: list[None] = [None] * len(grids)
-        classes = blank if seen.classes is None else _copied(seen.classes)
-        _wait(grids.device)
-        panoptic = blank if seen.winners is None else self._panoptic(seen.winners, told)
-        instances = blank if mode == "semantic" else self._instances(grids, sizes, told)
-        _wait(grids.device)
+        taps = resample.taps(*sizes)
+        seen = pixels.look(grids, *taps, weights, scores if mode == "panoptic" else None)
+        return Looked(
+            grids,
+            sizes,
+            taps,
+            _copied(seen.sums),
+            _copied(probabilities),
+            _copied(labels),
+            _copied(scores),
+            None if seen.classes is None else _copied(seen.classes),
+            None if seen.winners is None else _copied(seen.winners),
+            _event(grids.device),
+        )
+
+    def _outcomes(self, looked: Looked) -> Iterable[Outcome]:
+        if looked.done is not None:
+            looked.done.synchronize()
+        blank: list[None] = [None] * len(looked.grids)
+        classes = blank if looked.classes is None else looked.classes
+        panoptic = blank if looked.winners is None else self._contests(looked.winners, looked)
+        instances = blank if self.model.mode == "semantic" else self._instances(looked)
         return map(Outcome, classes, panoptic, instances)
 
-    def _panoptic(self, winners: Tensor, told: Told) -> list[Panoptic]:
-        """Its maps are there when the device has been waited for."""
-        images, queries = told.scores.shape
-        tables = torch.zeros(images, queries + 1, dtype=postprocess.smallest(queries))
-        segments = []
-        for table, label, score, areas in zip(tables.numpy(), told.labels, told.scores, told.sums[:, :3], strict=True):
-            keep = np.flatnonzero(score)
-            table[keep], found = postprocess.partition(
-                label[keep],
-                score[keep],
-                areas[:, keep],
-                things=self.things,
-                overlap_threshold=self.model.overlap_threshold,
-            )
-            segments.append(found)
-        first = torch.arange(0, tables.numel(), queries + 1, dtype=torch.int32, device=winners.device)
-        numbers = (winners.flatten(1) + first[:, None]).flatten()
-        on_device = tables.flatten().to(winners.device, non_blocking=True)
-        ids = _copied(on_device.index_select(0, numbers).view(winners.shape))
-        return [Panoptic(*each) for each in zip(ids, segments, strict=True)]
+    def _contests(self, winners: Numbers, looked: Looked) -> Iterator[Contest]:
+        areas = looked.sums[:, :3]
+        for each in zip(winners, looked.labels, looked.scores, areas, strict=True):
+            yield Contest(*each, self.things, self.model.overlap_threshold)
 
-    def _instances(self, grids: Tensor, sizes: Any, told: Told) -> list[Instances]:
+    def _instances(self, looked: Looked) -> list[Instances]:
         """As `postprocess.instances`, but what a mask is worth is known before it is made."""
-        resampler = resample.to_original(*sizes, grids.dtype)
+        resampler = resample.to_original(*looked.sizes, looked.grids.dtype)
         found, wanted = [], []
-        for probability, (*_, area, inside) in zip(told.probabilities, told.sums, strict=True):
+        for probability, (*_, area, inside) in zip(looked.probabilities, looked.sums, strict=True):
             scores, classes, query = postprocess.candidates(
                 probability, topk=self.model.test_topk_per_image, things=self.things, min_score=self.min_score
             )
@@ -110,18 +140,42 @@ class FusedInterpreter:
             used, mask_of = np.unique(query[order], return_inverse=True)
             found.append((classes[order], scores[order].astype(float), mask_of.tolist()))
             wanted.append(used)
-        masks = _masks(grids, wanted, resampler)
+        masks = _masks(looked.grids, wanted, resampler)
         return [
             Instances(classes, scores, RunLengths(resampler.size, *own, mask_of))
             for (classes, scores, mask_of), own in zip(found, masks, strict=True)
         ]
 
 
+def _parts(kept: Sequence[Size], originals: Sequence[Size], device: torch.device) -> list[Part]:
+    """Of all images of a batch."""
+    alike: dict[tuple[Size, Size], list[int]] = {}
+    for b, sizes in enumerate(zip(kept, originals, strict=True)):
+        alike.setdefault(sizes, []).append(b)
+    parts: list[Part] = []
+    room = postprocess.elements(device)
+    for (inner, original), places in alike.items():
+        most = postprocess.at_once(original, device)
+        for some in (places[at : at + most] for at in range(0, len(places), most)):
+            room -= len(some) * original[0] * original[1]
+            parts.append(Part(some, inner, original, early=not parts or room >= 0))
+    return parts
+
+
 def _of(prediction: Prediction, places: list[int]) -> Prediction:
     """Some images of a batch; the first ones without copying them."""
-    at: Any = slice(len(places)) if places == list(range(len(places))) else places
-    class_logits, embeddings, features = prediction
-    return Prediction(class_logits[:, at], embeddings[:, at], features[at])
+    if places == list(range(len(places))):
+        class_logits, embeddings, features = (part.narrow(axis, 0, len(places)) for part, axis in _by_image(prediction))
+    else:  # piece by piece: a list of places would be copied to the device, for which the host waits
+        class_logits, embeddings, features = (
+            torch.cat([part.narrow(axis, place, 1) for place in places], axis) for part, axis in _by_image(prediction)
+        )
+    return Prediction(class_logits, embeddings, features)
+
+
+def _by_image(prediction: Prediction) -> Iterator[tuple[Tensor, int]]:
+    """Its parts and their axes of images."""
+    return zip(prediction, (1, 1, 0), strict=True)
 
 
 def _masks(
@@ -141,16 +195,17 @@ def _masks(
 
 
 def _copied(tensor: Tensor) -> Numbers:
-    """On the host when `_wait` has returned; in pinned memory, which PyTorch keeps for the next ones: fresh pages would
-    take longer."""
+    """On the host when what this stream was given is done; in pinned memory, which PyTorch keeps for the next ones:
+    fresh pages would take longer."""
     if tensor.device.type == "cpu":
         return tensor.numpy()
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True).numpy()
 
 
-def _wait(device: torch.device) -> None:
-    """For what this stream was given, without keeping a core busy that others need."""
-    if device.type == "cuda":
-        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        done.record(torch.cuda.current_stream(device))
-        done.synchronize()
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    """The end of what this stream was given. Who waits for it keeps no core busy that others need."""
+    if device.type != "cuda":
+        return None
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(device))
+    return done

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from mask2former_mcp.engine import coco_matches
 from mask2former_mcp.engine.coco_matches import Matches
 from mask2former_mcp.engine.data import Truth
-from mask2former_mcp.engine.postprocess import Instances, Panoptic
+from mask2former_mcp.engine.postprocess import Instances, Partition
 
 PerClass = dict[int, dict[str, float]]  # class -> name of the metric -> value
 
@@ -72,7 +72,7 @@ class PanopticQuality:
         self._iou = np.zeros(self.num_classes + 1)
         self._counts = np.zeros((self.num_classes + 1, 3), dtype=np.int64)
 
-    def add(self, truth: Truth, prediction: Panoptic) -> None:
+    def add(self, truth: Truth, prediction: Partition) -> None:
         """One image; the truth has one plane."""
         actual = truth.planes[0].astype(np.int64)
         found = prediction.ids.astype(np.int64)

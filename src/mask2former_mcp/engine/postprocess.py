@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -48,6 +49,53 @@ class Panoptic:
         if not self._there:
             self._there.update(extents(self.ids))
         return self._there
+
+
+@dataclass(slots=True)
+class Contest:
+    """A `Panoptic` that is decided when it is read: by another process, where it is sent to one.
+
+    winners [H, W]: which of Q queries has each pixel, Q where none; the rest: as in `partition`, of Q queries, where
+    those that take no part have the score 0.
+    """
+
+    winners: NDArray[np.integer[Any]]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    areas: NDArray[Any]
+    things: frozenset[int]
+    overlap_threshold: float
+    _decided: Panoptic | None = None
+
+    @property
+    def ids(self) -> NDArray[np.integer[Any]]:
+        return self._panoptic().ids
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return self._panoptic().segments
+
+    @property
+    def extents(self) -> Mapping[int, Extent]:
+        return self._panoptic().extents
+
+    def _panoptic(self) -> Panoptic:
+        if self._decided is None:
+            keep = np.flatnonzero(self.scores)
+            numbers, segments = partition(
+                self.labels[keep],
+                self.scores[keep],
+                self.areas[:, keep],
+                things=self.things,
+                overlap_threshold=self.overlap_threshold,
+            )
+            table: NDArray[Any] = np.zeros(len(self.scores) + 1, dtype=self.winners.dtype)
+            table[keep] = numbers
+            self._decided = Panoptic(looked_up(table, self.winners), segments)
+        return self._decided
+
+
+Partition = Panoptic | Contest
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +272,12 @@ def at_once(size: Size, device: torch.device) -> int:
 def elements(device: torch.device) -> int:
     """Mask values to hold at once."""
     return STRIPE_ELEMENTS * (WIDER if device.type == "cuda" else 1)
+
+
+def looked_up(table: NDArray[Any], places: NDArray[np.integer[Any]]) -> NDArray[Any]:
+    """table[places], of bytes five times as fast."""
+    found: NDArray[Any] = cv2.LUT(places, np.resize(table, 256)) if places.dtype == np.uint8 else table[places]
+    return found
 
 
 def smallest(largest: int) -> torch.dtype:

@@ -5,6 +5,8 @@ the original image. Both are linear and act on each axis alone, so their composi
 It can be applied to some rows only, which bounds the memory that a large photo needs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -55,23 +57,32 @@ def to_original(
 ) -> Resampler:
     """grid: size of the mask logits; padded: of the network's input; kept: of the image in it; all (height, width).
     dtype: of the grids that it is for."""
-    rows, columns = (_axis(*sizes, device=device).to(dtype) for sizes in zip(grid, padded, kept, original, strict=True))
-    _for_all_streams(device)
+    each = zip(grid, padded, kept, original, strict=True)
+    with _aside(device):
+        rows, columns = (_axis(*sizes, device=device).to(dtype) for sizes in each)
     return Resampler(rows, columns)
 
 
 @lru_cache(maxsize=16)
 def taps(grid: Size, padded: Size, kept: Size, original: Size, device: torch.device) -> tuple[Taps, Taps]:
     """The same, float32, for whoever goes through the original pixel by pixel: of its rows, and of its columns."""
-    rows, columns = (_taps(_axis(*sizes, device=device)) for sizes in zip(grid, padded, kept, original, strict=True))
-    _for_all_streams(device)
+    each = zip(grid, padded, kept, original, strict=True)
+    with _aside(device):
+        rows, columns = (_taps(_axis(*sizes, device=device)) for sizes in each)
     return rows, columns
 
 
-def _for_all_streams(device: torch.device) -> None:
-    """What is kept for later calls may be read in another stream by then."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
+@contextmanager
+def _aside(device: torch.device) -> Iterator[None]:
+    """On a GPU in a stream of its own, which waits for no network, and done when the block is: what is kept for later
+    calls may be read in another stream by then."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
 
 
 def _taps(matrix: Tensor) -> Taps:

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mask2former_mcp.engine import artifacts, loader, worker_pool
+from mask2former_mcp.engine import artifacts, loader, postprocess, worker_pool
 from mask2former_mcp.engine.classes import Classes
 from mask2former_mcp.engine.pictures import NOWHERE, Kept, Pictures
 from mask2former_mcp.engine.scoring import Outcome
@@ -218,8 +217,7 @@ def write_categories(path: Path, class_map: NDArray[np.integer[Any]], category_i
         panoptic.write_ids(path, category_ids[class_map])
     else:
         table: NDArray[Any] = category_ids.astype(np.uint8 if largest < 1 << 8 else np.uint16)
-        few = class_map.dtype == np.uint8  # a table of all 256 for OpenCV, which is five times as fast
-        label_png.write(path, cv2.LUT(class_map, np.resize(table, 256)) if few else table[class_map])
+        label_png.write(path, postprocess.looked_up(table, class_map))
 
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:

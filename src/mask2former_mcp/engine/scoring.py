@@ -1,9 +1,9 @@
 """What was predicted for an image, and the metrics of all images together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class Outcome:
     """What was predicted for one image; parts that the mode does not have are None."""
 
     semantic: NDArray[np.integer[Any]] | None = None
-    panoptic: postprocess.Panoptic | None = None
+    panoptic: postprocess.Partition | None = None
     instances: postprocess.Instances | None = None
 
 
@@ -82,6 +82,15 @@ class Interpret(Protocol):
     def __call__(
         self, prediction: Any, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
     ) -> list[Outcome]: ...
+
+
+@runtime_checkable
+class InterpretInSteps(Interpret, Protocol):
+    """One that can give a GPU its part of the work and do its own, which waits for that, later."""
+
+    def begin(
+        self, prediction: Any, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
+    ) -> Callable[[], list[Outcome]]: ...
 
 
 @dataclass

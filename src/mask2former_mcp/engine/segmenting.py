@@ -1,8 +1,10 @@
 """Photos through a network and read out; on a GPU both at once."""
 
+import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.photos import AHEAD, Shots
-from mask2former_mcp.engine.scoring import Interpret, Outcome
+from mask2former_mcp.engine.scoring import Interpret, InterpretInSteps, Outcome
+
+Finish = Callable[[], list[Outcome]]
 
 
 @dataclass(slots=True)
@@ -36,28 +40,33 @@ class Segmenter:
             yield from self._at_once(batches)
             return
         for shots in batches:
-            yield shots, self._read_out(shots, self.predict(shots))
+            yield shots, self._begin(shots, self.predict(shots))()
 
     def _at_once(self, batches: Iterable[Shots]) -> Iterator[tuple[Shots, list[Outcome]]]:
-        """A batch is read out when AHEAD more have been given to the network. That takes the host many small steps
-        which wait for the GPU; in a stream of their own they need not wait for the whole network too.
+        """A batch is read out when AHEAD more have been given to the network. What the host does for that waits for
+        the GPU: for what it can be given at once, that is done by then, and none of it waits for the network of the
+        next batch, in streams of their own.
         """
-        beside = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
+        streams = [torch.cuda.Stream(self.device, priority=-1) for _ in range(AHEAD + 1)]  # type: ignore[no-untyped-call]
+        given: deque[tuple[Shots, Finish, torch.cuda.Stream]] = deque()
 
-        def read_out(shots: Shots, prediction: Any, ready: torch.cuda.Event) -> tuple[Shots, list[Outcome]]:
-            beside.wait_event(ready)
+        def finished() -> tuple[Shots, list[Outcome]]:
+            shots, finish, beside = given.popleft()
             with torch.cuda.stream(beside):
-                outcomes = self._read_out(shots, prediction)
+                outcomes = finish()
             beside.synchronize()  # the prediction's memory is free for the next one now
             return shots, outcomes
 
-        given: deque[tuple[Shots, Any, torch.cuda.Event]] = deque()
-        for shots in batches:
-            given.append((shots, self.predict(shots), torch.cuda.current_stream(self.device).record_event()))
+        for beside, shots in zip(itertools.cycle(streams), batches, strict=False):
+            prediction = self.predict(shots)
+            beside.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(beside):
+                given.append((shots, self._begin(shots, prediction), beside))
+            del prediction  # `finish` has it, as long as it is needed
             if len(given) > AHEAD:
-                yield read_out(*given.popleft())
+                yield finished()
         while given:
-            yield read_out(*given.popleft())
+            yield finished()
 
     @torch.inference_mode()
     def predict(self, shots: Shots) -> Any:
@@ -79,6 +88,12 @@ class Segmenter:
         return images
 
     @torch.inference_mode()
-    def _read_out(self, shots: Shots, prediction: Any) -> list[Outcome]:
+    def _begin(self, shots: Shots, prediction: Any) -> Finish:
+        """What a GPU can do without the host; the rest is left to what is returned."""
+        if not shots.indices:
+            return list
         padded = (shots.images.shape[2], shots.images.shape[3])
-        return self.interpret(prediction, shots.sizes, padded, shots.originals) if shots.indices else []
+        whole = prediction, shots.sizes, padded, shots.originals
+        interpret = self.interpret
+        finish = interpret.begin(*whole) if isinstance(interpret, InterpretInSteps) else partial(interpret, *whole)
+        return torch.inference_mode()(finish)

@@ -1,5 +1,7 @@
 """The read-out of queries, in stripes and at original size, against the published rules written out slowly."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,23 @@ def test_panoptic_follows_the_published_loop(query_outputs: tuple[Tensor, Tensor
     assert expected
     assert [s.class_ for s in found.segments] == expected
     assert (found.ids == ids).mean() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_a_contest_is_decided_where_it_is_read_as_it_would_have_been_at_once(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    winners = rng.integers(0, 7, (20, 30)).astype(dtype)  # of queries 0..5, or 6: of none
+    labels, scores = np.array([3, 2, 1, 2, 9, 1]), np.array([0.9, 0.8, 0.7, 0.0, 0.6, 0.5], dtype=np.float32)
+    won = np.bincount(winners.ravel(), minlength=7)[:6]
+    areas = np.stack([won * [1, 1, 1, 1, 9, 1], won, won])  # of query 4's mask others have won the most
+    rule = {"things": frozenset({2, 3}), "overlap_threshold": 0.5}
+    contest = postprocess.Contest(winners, labels, scores, areas, **rule)
+    there = pickle.loads(pickle.dumps(contest))
+    assert [(s.id, s.class_) for s in there.segments] == [(1, 3), (2, 2), (3, 1)]
+    wanted = np.array([1, 2, 3, 0, 0, 3, 0])[winners]  # class 1 is stuff, one segment for both of its queries
+    np.testing.assert_array_equal(there.ids, wanted)
+    assert there.ids.dtype == dtype
+    assert there.extents[2].area == (wanted == 2).sum()
 
 
 def test_panoptic_of_nothing_confident_is_empty(query_outputs: tuple[Tensor, Tensor]) -> None:

@@ -65,10 +65,36 @@ class Stream:
     def synchronize(self) -> None: ...
 
 
-def test_on_a_gpu_a_batch_is_read_out_before_its_memory_is_needed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+
+
+@pytest.mark.usefixtures("streams")
+def test_on_a_gpu_what_fails_while_a_batch_is_read_out_is_told_and_no_more_is_asked_for() -> None:
+    asked = []
+
+    def batches() -> Iterator[Shots]:
+        for index in range(1, 9):
+            asked.append(index)
+            yield shots(index)
+
+    def torn(prediction: Any, kept: Any, padded: Any, originals: Any) -> list[Outcome]:
+        if int(prediction[0]) == 3:
+            raise RuntimeError("out of memory")
+        return interpret(prediction, kept, padded, originals)
+
+    segmenter, read = Segmenter(Brightest(), torn, Normalize([0.0] * 3, [1 / 255] * 3), CPU), []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        read.extend(one.indices for one, _ in segmenter._at_once(batches()))
+    assert read == [[1], [2]]
+    assert asked[-1] == 3 + AHEAD
+
+
+@pytest.mark.usefixtures("streams")
+def test_on_a_gpu_a_batch_is_read_out_before_its_memory_is_needed_again() -> None:
     given, asked, read = [shots(1, 2), shots(), shots(3, blank=1), shots(4, 5), shots(6)], 0, 0
 
     def batches() -> Iterator[Shots]:
