@@ -208,11 +208,11 @@ def save(path: Path, picture: Picture) -> None:
 def _tint(picture: Picture, drawn: Sequence[tuple[Patch, tuple[int, int, int]]]) -> None:
     """Colours at most MOST patches, the last one's where they overlap, all in one pass over the picture."""
     numbers: NDArray[np.uint8] = np.zeros(picture.shape[:2], dtype=np.uint8)
-    tints: NDArray[np.uint8] = np.zeros((3, 256), dtype=np.uint8)
+    tints: NDArray[np.uint8] = np.zeros((256, 3), dtype=np.uint8)
     for number, (patch, color) in enumerate(drawn, 1):
-        np.copyto(numbers[patch.place], number, where=patch.mask)
-        tints[:, number] = [round(FILL * shade) for shade in color]
-    tinted = cv2.merge([cv2.LUT(numbers, channel) for channel in tints])
+        cv2.copyTo(np.full(patch.mask.shape, number, np.uint8), patch.mask.view(np.uint8), numbers[patch.place])
+        tints[number] = [round(FILL * shade) for shade in color]
+    tinted = cv2.applyColorMap(numbers, tints[:, None])
     cv2.addWeighted(picture, 1 - FILL, tinted, 1, 0, dst=tinted)
     cv2.copyTo(tinted, numbers, picture)
 

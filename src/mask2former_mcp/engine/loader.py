@@ -8,6 +8,7 @@ loads what, or on what was loaded before. So resuming is only starting the order
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -90,7 +91,7 @@ class Normalize:
 
     def __call__(self, images: Tensor, sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
         """[B, 3, H, W] uint8 -> float32 on the device, for which nobody waits."""
-        mean, std = (255 * torch.tensor((self.mean, self.std))).to(device, non_blocking=True)[..., None, None]
+        mean, std = _moments(tuple(self.mean), tuple(self.std), device)
         pixels = images.to(device, non_blocking=True)
         pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
         for pixel, (height, width) in zip(pixels, sizes, strict=True):
@@ -98,6 +99,14 @@ class Normalize:
                 pixel[:, height:] = 0
                 pixel[:, :, width:] = 0
         return pixels
+
+
+@lru_cache(maxsize=4)
+def _moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """[3, 1, 1] each, of pixels 0..255. Once for all streams: what is copied from such memory is there on return."""
+    with torch.inference_mode(mode=False):  # training may be next
+        both = (255 * torch.tensor((mean, std))).to(device)[..., None, None]
+        return both[0], both[1]
 
 
 class Samples(Dataset[Item]):

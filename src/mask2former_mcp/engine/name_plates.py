@@ -42,7 +42,7 @@ class Plate:
 
 def plate(name: str, size: int) -> Plate:
     """size: of the letters, in pixels."""
-    leftwards = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
+    leftwards = not name.isascii() and any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
     words = [_word(word, size) for word in ([name] if leftwards else name.split(" "))]
     space = _space(size)
     height = words[0].shape[0] + 2 * (ABOVE - SWASH)
@@ -53,7 +53,7 @@ def plate(name: str, size: int) -> Plate:
         below = ink[ABOVE - SWASH : height - ABOVE + SWASH, column : column + word.shape[1]]
         np.maximum(below, word, out=below)
         column += word.shape[1] - 2 * SWASH + space
-    found = Plate(_looked_up(_KEEPS, ink), _looked_up(_ADDS, ink), -(height // 2), -(width // 2))
+    found = Plate(cv2.applyColorMap(ink, _KEEPS), cv2.applyColorMap(ink, _ADDS), -(height // 2), -(width // 2))
     for turned in (np.s_[:], np.s_[::-1]):
         for mirrored in (np.s_[:], np.s_[::-1]):
             found.keeps[turned, mirrored][:ROUND, :ROUND] = _CORNER_KEEPS
@@ -83,12 +83,6 @@ def _drawn(dark: NDArray[np.float64], white: NDArray[np.float64]) -> tuple[Pixel
     return np.repeat(keeps.round().astype(np.uint8)[..., None], 3, -1), adds.round().astype(np.uint8)
 
 
-def _looked_up(values: Pixels, ink: NDArray[np.uint8]) -> Pixels:
-    """values: [3, 256]."""
-    found: Pixels = cv2.merge([cv2.LUT(ink, channel) for channel in values])
-    return found
-
-
 def _corner() -> NDArray[np.float64]:
     """[ROUND, ROUND] how much of each pixel the plate has at its upper left corner."""
     rows, columns = np.indices((ROUND, ROUND)) - (ROUND - 0.5)
@@ -97,7 +91,7 @@ def _corner() -> NDArray[np.float64]:
 
 
 _OPACITY = np.arange(256) / 255
-_KEEPS, _ADDS = (np.ascontiguousarray(each.T) for each in _drawn(np.full(256, DARKNESS / 255), _OPACITY))
+_KEEPS, _ADDS = (table[:, None] for table in _drawn(np.full(256, DARKNESS / 255), _OPACITY))
 _CORNER_KEEPS, _CORNER_ADDS = _drawn(_corner() * DARKNESS / 255, np.zeros((ROUND, ROUND)))
 
 

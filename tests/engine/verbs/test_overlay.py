@@ -156,7 +156,7 @@ def test_a_name_that_is_written_from_right_to_left_stays_in_one_piece() -> None:
     name, swash = "\u05d0\u05d1 \u05d2\u05d3\u05d4", name_plates.SWASH
     word = name_plates._word(name, 24)[swash:-swash, swash:-swash]
     found = name_plates.plate(name, 24).adds[name_plates.ABOVE : -name_plates.ABOVE, 4:-4]
-    np.testing.assert_array_equal(found, name_plates._ADDS.T[word])
+    np.testing.assert_array_equal(found, name_plates._ADDS[word, 0])
 
 
 def test_a_name_that_the_font_cannot_write_becomes_its_category() -> None:
