@@ -43,9 +43,9 @@ class Segmenter:
             yield shots, self._begin(shots, self.predict(shots))()
 
     def _at_once(self, batches: Iterable[Shots]) -> Iterator[tuple[Shots, list[Outcome]]]:
-        """A batch is read out when AHEAD more have been given to the network. What the host does for that waits for
-        the GPU: for what it can be given at once, that is done by then, and none of it waits for the network of the
-        next batch, in streams of their own.
+        """A batch is read out when AHEAD more have been given to the network. The GPU's part is queued at once, behind
+        the batch's own network, so that it is done when the host decides; in a stream of its own, nothing of it waits
+        for the network of the next one.
         """
         streams = [torch.cuda.Stream(self.device, priority=-1) for _ in range(AHEAD + 1)]  # type: ignore[no-untyped-call]
         given: deque[tuple[Shots, Finish, torch.cuda.Stream]] = deque()
