@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import colorsys
+import pickle
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -31,8 +31,7 @@ from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.loader import Normalize
 from mask2former_mcp.engine.model.network import Prediction
 from mask2former_mcp.engine.photos import Shots
-from mask2former_mcp.engine.result_files import Found, ImageFiles, Writer
-from mask2former_mcp.engine.run_lengths import RunLengths
+from mask2former_mcp.engine.result_files import Found, Writer
 from mask2former_mcp.engine.scoring import Interpreter
 from mask2former_mcp.engine.segmenting import Segmenter
 from mask2former_mcp.formats import images
@@ -110,13 +109,6 @@ def hand_over(writer: Writer, found: Sequence[Found], times: int) -> None:
     writer.finish()
 
 
-def write(files: ImageFiles, found: Sequence[Found]) -> None:
-    for index, outcome, kept in found:
-        if outcome.instances is not None and isinstance(masks := outcome.instances.masks, RunLengths):
-            outcome = replace(outcome, instances=replace(outcome.instances, masks=replace(masks, _known={})))
-        files.write(index, outcome, kept)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=640)
@@ -146,9 +138,12 @@ def main() -> None:
     with result_files.writing(files, processes=processes) as writer:  # forked before the GPU is used
         segmenter = Segmenter(MadeUp(side), interpret, Normalize([0.0] * 3, [1.0] * 3), DEVICE)
         ((_, outcomes),) = segmenter([shots])
-        segments = [len(o.panoptic.segments) for o in outcomes if o.panoptic is not None]
-        masks = [len(o.instances.masks) for o in outcomes if o.instances is not None]
         found = list(zip(range(BATCH), outcomes, kept, strict=True))
+        # What is decided and encoded once it is read is so in each copy anew, as in a process that was sent one.
+        copies = [pickle.loads(pickle.dumps(found)) for _ in range(6)]
+        read = [outcome for _, outcome, _ in copies.pop()]
+        segments = [len(o.panoptic.segments) for o in read if o.panoptic is not None]
+        masks = [len(o.instances.masks) for o in read if o.instances is not None]
         print(f"segments {np.mean(segments):.1f}, instances {np.mean(masks):.1f} an image", flush=True)
         start = time.perf_counter()
         for _ in segmenter([shots] * times):
@@ -163,9 +158,9 @@ def main() -> None:
         print(f"read-out and files: {pace:.0f} images/s; {main_ms:.2f} CPU ms an image in the main process", flush=True)
         handing = cpu_ms(lambda: hand_over(writer, found, times), BATCH * times)
         print(f"handing over: {handing:.2f} CPU ms an image in the main process", flush=True)
-    alone = cpu_ms(lambda: write(files, found), BATCH)
+    alone = cpu_ms(lambda: files.write_all(copies.pop()), BATCH)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    write(files, found)
+    files.write_all(copies.pop())
     faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / BATCH
     print(f"files: {alone:.1f} CPU ms an image, {1e3 / alone:.0f} images/s a core; {faults:.0f} page faults an image")
 

@@ -26,12 +26,12 @@ Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Scene = tuple[Picture, Truth, Outcome]
 
 FILL = 0.5  # share of the class colour over the image
-MOST = 255  # patches that a byte can number
+NUMBERS = 255  # that a byte has for patches
 SMALLEST_LABELLED = 0.004  # of the image's area: below, a name would cover the object
 LEAST_SIDE, MOST_SIDE = 400, 1600  # pixels: small images are enlarged so that names can be read, huge ones reduced
 MARGIN, PAPER = 12, (250, 250, 248)
 QUALITY = 92  # of JPEG files
-LINE = 600  # of the picture's smaller side that is one outline's breadth
+LINE = 600  # pixels of the picture's smaller side for each that an outline is broad
 STEPS = 0.75  # pixels by which an outline may leave the mask's edge: its steps become slopes
 
 
@@ -103,8 +103,9 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     picture = image.copy() if size == source else cv2.resize(image, size[::-1], interpolation=method)
     drawn = [(region, scaled(region.patch, size)) for region in regions if region.patch.mask.size]
-    for at in range(0, len(drawn), MOST):
-        _tint(picture, [(patch, _shade(classes, region)) for region, patch in drawn[at : at + MOST]])
+    dimmed = cv2.convertScaleAbs(picture, alpha=1 - FILL)
+    for at in range(0, len(drawn), NUMBERS):
+        _tint(picture, dimmed, [(patch, _shade(classes, region)) for region, patch in drawn[at : at + NUMBERS]])
     named, things, weight = [], classes.things, max(1, round(min(size) / LINE))
     for region, patch in drawn:
         outlines, _ = cv2.findContours(
@@ -205,16 +206,16 @@ def save(path: Path, picture: Picture) -> None:
         Image.fromarray(picture).save(path)
 
 
-def _tint(picture: Picture, drawn: Sequence[tuple[Patch, tuple[int, int, int]]]) -> None:
-    """Colours at most MOST patches, the last one's where they overlap, all in one pass over the picture."""
+def _tint(picture: Picture, dimmed: Picture, drawn: Sequence[tuple[Patch, tuple[int, int, int]]]) -> None:
+    """Colours at most NUMBERS patches in one pass over the picture, where they overlap as the last one. dimmed: what is
+    seen of it under a colour."""
     numbers: NDArray[np.uint8] = np.zeros(picture.shape[:2], dtype=np.uint8)
     tints: NDArray[np.uint8] = np.zeros((256, 3), dtype=np.uint8)
     for number, (patch, color) in enumerate(drawn, 1):
         cv2.copyTo(np.full(patch.mask.shape, number, np.uint8), patch.mask.view(np.uint8), numbers[patch.place])
         tints[number] = [round(FILL * shade) for shade in color]
     tinted = cv2.applyColorMap(numbers, tints[:, None])
-    cv2.addWeighted(picture, 1 - FILL, tinted, 1, 0, dst=tinted)
-    cv2.copyTo(tinted, numbers, picture)
+    cv2.copyTo(cv2.add(dimmed, tinted, tinted), numbers, picture)
 
 
 def _decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -48,8 +48,8 @@ class ForwardGraph(nn.Module):
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             prediction = self._predict(buffer)
         self._graphs[images.shape] = graph, buffer, prediction
-        # What was made up to here stays, so that Python's collector need not look at it again and again while outcomes
-        # come and go: with a compiler in memory that takes more than a second.
+        # What this process has made up to here stays, so that Python's collector need not look at it again and again
+        # while outcomes come and go: with a compiler in memory that takes more than a second.
         gc.collect()
         gc.freeze()
         graph.replay()

@@ -26,7 +26,7 @@ Numbers = NDArray[Any]
 
 class Part(NamedTuple):
     """Images of a batch that are looked at together: their places in it, their size at the network and the original
-    one; early: whether there is room for what is seen before it is needed, as for those before it."""
+    one; early: whether what is seen of them fits into memory together with that of all parts before."""
 
     places: list[int]
     inner: Size
@@ -73,8 +73,8 @@ class FusedInterpreter:
     def begin(
         self, prediction: Prediction, kept: Sequence[Size], padded: Size, originals: Sequence[Size]
     ) -> Callable[[], list[Outcome]]:
-        """Has the device look at the images, where they are large at the first few. What is returned does the rest, in
-        the same stream."""
+        """Has the device look at the parts that are `early`. What is returned does the rest, once, in the same stream;
+        it holds the prediction and what was seen."""
         parts = _parts(kept, originals, prediction.mask_features.device) if kept else []
 
         def look(part: Part) -> Looked:

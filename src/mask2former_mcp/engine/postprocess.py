@@ -41,7 +41,7 @@ class Panoptic:
 
     ids: NDArray[np.integer[Any]]
     segments: tuple[Segment, ...]
-    _there: dict[int, Extent] = field(default_factory=dict, compare=False)
+    _there: dict[int, Extent] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def extents(self) -> Mapping[int, Extent]:
@@ -65,7 +65,12 @@ class Contest:
     areas: NDArray[Any]
     things: frozenset[int]
     overlap_threshold: float
-    _decided: Panoptic | None = None
+    _decided: Panoptic | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent without what was decided, which is as large as the winners."""
+        given = self.winners, self.labels, self.scores, self.areas, self.things, self.overlap_threshold
+        return Contest, given
 
     @property
     def ids(self) -> NDArray[np.integer[Any]]:

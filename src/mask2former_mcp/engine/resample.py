@@ -74,15 +74,21 @@ def taps(grid: Size, padded: Size, kept: Size, original: Size, device: torch.dev
 
 @contextmanager
 def _aside(device: torch.device) -> Iterator[None]:
-    """On a GPU in a stream of its own, which waits for no network, and done when the block is: what is kept for later
-    calls may be read in another stream by then."""
+    """On a GPU in a stream of its own, which waits for no network and comes before one; done when the block is: what is
+    kept for later calls may be read in another stream by then."""
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = _own_stream(device)
     with torch.cuda.stream(stream):
         yield
     stream.synchronize()
+
+
+@lru_cache
+def _own_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all: each has memory of its own."""
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 
 def _taps(matrix: Tensor) -> Taps:

@@ -97,7 +97,9 @@ class ImageFiles:
     def _results(self, image: ImageEntry, outcome: Outcome) -> list[dict[str, Any]]:
         found = outcome.instances
         assert found is not None  # the caller has looked
-        boxes = coco_mask.toBbox(list(found.masks)).tolist()
+        count = int(np.count_nonzero(found.scores >= self.min_score))  # of the first, the best
+        masks = list(found.masks[:count])
+        boxes = coco_mask.toBbox(masks).tolist()
         return [
             {
                 "image_id": image.id,
@@ -108,8 +110,8 @@ class ImageFiles:
                 "bbox": box,
                 "score": round(float(score), 5),
             }
-            for class_, score, mask, box in zip(found.classes, found.scores, found.masks, boxes, strict=True)
-            if score >= self.min_score and box[2] > 0
+            for class_, score, mask, box in zip(found.classes, found.scores, masks, boxes, strict=False)
+            if box[2] > 0
         ]
 
 

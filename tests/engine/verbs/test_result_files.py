@@ -66,6 +66,21 @@ def test_one_writer_and_several_write_the_same_files_in_whatever_order_images_co
     assert {row["category_id"] for row in json.loads(written[0]["instances.json"])} == {3, 6}
 
 
+def test_instances_that_are_too_doubtful_or_have_no_pixel_are_not_listed(tiny: Spec, tmp_path: Path) -> None:
+    paths = folder_of_images(tmp_path / "photos", 1)
+    spec = load("inference", tiny(inference__checkpoint="a.pth", dataset__test__img_dir=str(tmp_path / "photos")))
+    scores = np.array([0.9, 0.8, spec.inference.min_score, spec.inference.min_score / 2])
+    masks = [np.zeros((30, 40), np.uint8) for _ in scores]
+    for at, mask in enumerate(masks):
+        mask[at : 2 * at, 3:7] = 1  # the first one has none
+    encoded = tuple(coco_mask.encode(np.asfortranarray(mask)) for mask in masks)
+    found = Outcome(np.ones((30, 40), np.uint8), None, Instances(np.array([1, 2, 3, 1]), scores, encoded))
+    with result_files.writing(result_files.image_files(tmp_path, paths, CLASSES, spec), processes=1) as writer:
+        writer.add([(0, found, None)])
+    rows = json.loads((tmp_path / "instances.json").read_text())
+    assert [(row["category_id"], row["bbox"]) for row in rows] == [(6, [3, 1, 4, 1]), (9, [3, 2, 4, 2])]
+
+
 def test_a_picture_that_was_kept_is_not_read_again_unless_another_took_its_slot(tiny: Spec, tmp_path: Path) -> None:
     (path,) = folder_of_images(tmp_path / "photos", 1)
     spec = load("inference", tiny(inference__checkpoint="a.pth", dataset__test__img_dir=str(tmp_path / "photos")))

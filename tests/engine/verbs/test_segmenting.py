@@ -1,7 +1,7 @@
 """Batches of photos come out of the segmenter as they went in, each with the outcomes of its own photos."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,25 +51,82 @@ def test_no_batch_is_no_outcome() -> None:
     assert not list(Segmenter(Brightest(), interpret, Normalize([0.0] * 3, [1.0] * 3), CPU)([]))
 
 
+class Streams:
+    """Stand for CUDA's where there is no GPU: all is done at once, and told in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.made: list[Stream] = []
+        self.current = Stream(self)
+
+    def new(self, *_: Any, **__: Any) -> "Stream":
+        self.made.append(Stream(self))
+        return self.made[-1]
+
+    @contextlib.contextmanager
+    def use(self, stream: "Stream") -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+
 class Stream:
-    """Stands for CUDA's where there is no GPU: all is done at once."""
+    def __init__(self, all_: Streams) -> None:
+        self.all = all_
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def wait_stream(self, other: "Stream") -> None:
+        self.all.told.append(("waits", self, other))
 
-    def record_event(self) -> None: ...
-
-    def wait_event(self, event: None) -> None: ...
-
-    def wait_stream(self, other: "Stream") -> None: ...
-
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        self.all.told.append(("done", self))
 
 
 @pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
+    streams = Streams()
+    monkeypatch.setattr(torch.cuda, "Stream", streams.new)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams.current)
+    monkeypatch.setattr(torch.cuda, "stream", streams.use)
+    return streams
+
+
+def test_on_a_gpu_the_next_network_is_given_its_batch_before_the_host_decides_about_the_last(streams: Streams) -> None:
+    told, main = streams.told, streams.current
+
+    class Network(Brightest):
+        def forward(self, images: Tensor) -> Tensor:
+            told.append(("network", int(images.max()), streams.current))
+            return super().forward(images)
+
+    class Interpreter:
+        def __call__(self, *batch: Any) -> list[Outcome]:
+            return self.begin(*batch)()
+
+        def begin(self, *batch: Any) -> Callable[[], list[Outcome]]:
+            number = int(batch[0].max())
+            told.append(("begun", number, streams.current))
+
+            def finish() -> list[Outcome]:
+                told.append(("finished", number, streams.current))
+                return interpret(*batch)
+
+            return finish
+
+    segmenter = Segmenter(Network(), Interpreter(), Normalize([0.0] * 3, [1 / 255] * 3), CPU)
+    numbers = range(1, 6)
+    found = [int(outcomes[0].semantic.max()) for _, outcomes in segmenter._at_once(shots(n) for n in numbers)]
+    assert found == [*numbers]
+    own = [streams.made[n % (AHEAD + 1)] for n in range(len(numbers))]
+    assert len(set(own[: AHEAD + 1])) == AHEAD + 1 >= 2  # the next batch's stream is another one
+    wanted: list[tuple[Any, ...]] = []
+    for place in range(len(numbers) + AHEAD):
+        if place < len(numbers):
+            number = numbers[place]
+            wanted += [("network", number, main), ("waits", own[place], main), ("begun", number, own[place])]
+        if place >= AHEAD:
+            last = place - AHEAD
+            wanted += [("finished", numbers[last], own[last]), ("done", own[last])]
+    assert told == wanted
 
 
 @pytest.mark.usefixtures("streams")
