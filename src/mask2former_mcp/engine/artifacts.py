@@ -106,7 +106,8 @@ def overlay(image: Picture, regions: Sequence[Region], classes: Classes) -> Pict
     dimmed = cv2.convertScaleAbs(picture, alpha=1 - FILL)
     for at in range(0, len(drawn), NUMBERS):
         _tint(picture, dimmed, [(patch, _shade(classes, region)) for region, patch in drawn[at : at + NUMBERS]])
-    named, things, weight = [], classes.things, max(1, round(min(size) / LINE))
+    named, things = [], classes.things
+    weight = max(1 if scale <= 1 else 2, round(min(size) / LINE))  # what was enlarged has no fine lines beside it
     for region, patch in drawn:
         outlines, _ = cv2.findContours(
             patch.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(patch.left, patch.top)

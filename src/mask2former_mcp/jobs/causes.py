@@ -116,7 +116,12 @@ CAUSES = (
     _cause(
         "bad_image",
         r"UnidentifiedImageError|cannot identify image file|image file is truncated|broken data stream",
-        "Repair or remove the file; check_dataset names every such file.",
+        "Repair or remove the file; check_dataset (role='inference' for images alone) names every such file.",
+    ),
+    _cause(
+        "bad_checkpoint",
+        r"is no checkpoint, or holds objects that cannot be read",
+        "Name another file, or parent_job_id for the one that a job has made: a resume would meet the same file again.",
     ),
     _cause(
         "invalid_spec",

@@ -80,7 +80,9 @@ def one(connection: sqlite3.Connection, job_id: str) -> Job:
     near = get_close_matches(job_id, recent, n=3) or recent[:3]
     raise NotFound(
         f"job {job_id!r} was deleted" if gone else f"there is no job {job_id!r}",
-        fix=f"Existing jobs: {', '.join(near)}." if near else "There are no jobs yet: start one with train.",
+        fix=f"Existing jobs: {', '.join(near)}; list_jobs has all."
+        if near
+        else "There are no jobs yet: start one with train.",
         details={"job_ids": near},
     )
 

@@ -136,7 +136,9 @@ class InferenceRequest(ActionRequest):
     trt_engine: str | None = None
     mode: Mode | None = None
     threshold: Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)] | None = Field(
-        None, description="Lowest score kept, in overlays, panoptic files and instances.json (there 0.05 if left out)."
+        None,
+        description="Lowest score kept: in overlays and panoptic files a segment's class probability; in instances.json"
+        " (0.05 if left out) that times how sure its mask is, which is less.",
     )
 
 

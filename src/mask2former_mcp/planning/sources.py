@@ -157,8 +157,8 @@ def _format(asked: Asked, folders: Mapping[str, DatasetRef]) -> str:
         return known
     if first is None:
         raise InvalidRequest(
-            f"{asked.action} needs a dataset: no folder was named and no parent job has one",
-            fix="Pass train_dataset or eval_dataset, or parent_job_id.",
+            f"{asked.action} needs a dataset: no folder with annotations was named and no parent job has one",
+            fix="Pass parent_job_id, or train_dataset or eval_dataset: the data that the weights are made for.",
         )
     return detect.detect_format(first)
 

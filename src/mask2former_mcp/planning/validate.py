@@ -110,6 +110,8 @@ def _rule(error: ValidationError) -> str:
             return f"must be one of {', '.join(map(str, value))}"
         case "const":
             return f"must be {show(value)}"
+        case "not" if isinstance(value, dict) and value.keys() == {"const"}:
+            return f"must not be {show(value['const'])}"
         case "minimum":
             return f"must be at least {value}"
         case "maximum":
@@ -137,6 +139,15 @@ def _articled(names: list[str]) -> str:
     return " or ".join(words.get(name, name) for name in names)
 
 
+_SAID_AS_FIX = (
+    ("must be", "is"),
+    ("must not be", "is not"),
+    ("must have", "has"),
+    ("must match", "matches"),
+    ("breaks", "keeps"),
+)
+
+
 def _fix(error: ValidationError) -> str:
     key = _key(error)
     if error.validator == "enum":
@@ -144,5 +155,7 @@ def _fix(error: ValidationError) -> str:
         return f"set {key} to one of {', '.join(map(str, choices))}"
     if error.validator == "additionalProperties":
         return f"take the unknown key out of {key}"
-    rule = _rule(error).replace("must be", "is", 1).replace("must have", "has", 1).replace("must match", "matches", 1)
-    return f"give {key} a value that {rule.replace('breaks', 'keeps', 1)}"
+    rule = _rule(error)
+    for must, does in _SAID_AS_FIX:
+        rule = rule.replace(must, does, 1)
+    return f"give {key} a value that {rule}"

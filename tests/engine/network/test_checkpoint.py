@@ -22,12 +22,12 @@ from mask2former_mcp.spec.experiment import load
 SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [2, 3, 4, 6], "window_size": 5, "mlp_ratio": 1.0}
 
 
-def network(*, classes: int = 5, queries: int = 6, **swin: object) -> Mask2Former:
+def network(*, classes: int = 5, queries: int = 6, hidden: int = 64, **swin: object) -> Mask2Former:
     spec = {
         "backbone": {"swin": {**SWIN, **swin}},
         "sem_seg_head": {"num_classes": classes, "convs_dim": 32, "mask_dim": 16, "transformer_enc_layers": 1},
         "mask_former": {
-            "hidden_dim": 64,
+            "hidden_dim": hidden,
             "nheads": 4,
             "num_object_queries": queries,
             "dec_layers": 2,
@@ -115,6 +115,7 @@ def test_weights_come_back_as_they_were(tmp_path: Path) -> None:
     [
         ({"classes": 7}, "Set model.sem_seg_head.num_classes=7"),
         ({"queries": 9}, "Set model.mask_former.num_object_queries=9"),
+        ({"hidden": 128}, "its queries are 128 wide, not 64. Set model.mask_former.hidden_dim=128"),
         ({"window_size": 4}, "Set model.backbone.swin.window_size=4"),
         ({"embed_dim": 48}, "Set model.backbone.swin.embed_dim=48"),
         ({"embed_dim": 48}, r"Of another shape are \d+ tensors: backbone\.patch_embed\.proj\.weight, .*, \.\.\.\.$"),

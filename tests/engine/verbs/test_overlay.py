@@ -35,7 +35,7 @@ def slowly(image: np.ndarray, masks: list[np.ndarray], colors: list[tuple[int, i
     large = [cv2.resize(m.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) >= 0.5 for m in masks]
     for mask, color in zip(large, colors, strict=True):
         canvas[mask] = plain[mask] * 0.5 + np.array(color) * 0.5
-    picture, broad = canvas.round().clip(0, 255).astype(np.uint8), {400: 1, 480: 1, 1200: 2}[min(size)]
+    picture, broad = canvas.round().clip(0, 255).astype(np.uint8), {400: 2, 480: 1, 1200: 2}[min(size)]
     for mask, color in zip(large, colors, strict=True):
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, artifacts._contrast(color), broad, cv2.LINE_AA)

@@ -64,6 +64,8 @@ def test_one_writer_and_several_write_the_same_files_in_whatever_order_images_co
     assert len([name for name in written[0] if name.startswith("panoptic/")]) == 12
     assert [i["file_name"] for i in json.loads(written[0]["images.json"])] == [p.name for p in paths]
     assert {row["category_id"] for row in json.loads(written[0]["instances.json"])} == {3, 6}
+    segments = [s for a in json.loads(written[0]["panoptic.json"])["annotations"] for s in a["segments_info"]]
+    assert {(s["category_id"], s["score"]) for s in segments} == {(3, 0.9), (6, 0.9), (9, 0.9)}
 
 
 def test_instances_that_are_too_doubtful_or_have_no_pixel_are_not_listed(tiny: Spec, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ LINES = {
     "image_bug": "TypeError: Mask2formerPlModule.__init__() missing 1 required positional argument: 'cfg'",
     "engine_incompatible": "RuntimeError: 6: Version tag does not match. Current Version: 239, Serialized Engine: 236",
     "bad_image": "PIL.UnidentifiedImageError: cannot identify image file '/data/0/images/7.jpg'",
+    "bad_checkpoint": "Parameter validation error: /w.pth is no checkpoint, or holds objects that cannot be read",
     "invalid_spec": "omegaconf.errors.ConfigKeyError: Key 'type' not in 'DatasetConfig'",
     "missing_file": "FileNotFoundError: [Errno 2] No such file or directory: '/data/0/label_map.json'",
     "permission_denied": "PermissionError: [Errno 13] Permission denied: '/results'",

@@ -254,7 +254,7 @@ EXPORT: list[tuple[dict[str, Any], str]] = [
     ({"input_height": "544"}, "input_height"),
     ({"input_height": 544, "overrides": {"export": {"input_height": 545}}}, "disagree"),
     ({"batch_size": -2}, "batch_size"),
-    ({"batch_size": 0}, "export.batch_size=0"),
+    ({"batch_size": 0}, "export.batch_size=0 must not be 0"),
     ({"opset_version": 0}, "opset_version"),
     ({"overrides": {"export.onnx_file": "/tmp/model.onnx"}}, "plain file name"),
     ({"overrides": {"export.onnx_file": "../model.onnx"}}, "plain file name"),

@@ -226,13 +226,16 @@ def explains_most(name: str) -> tuple[int, str]:
 
 def explain(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """Why a shape differs, and the spec value that makes it fit."""
-    if name.startswith(CLASS_HEAD):
+    if name.startswith(CLASS_HEAD) and found[0] != expected[0]:
         return (
             f"it was trained with {found[0] - 1} classes, model.sem_seg_head.num_classes is {expected[0] - 1}. "
             f"Set model.sem_seg_head.num_classes={found[0] - 1}."
         )
-    if "query_feat" in name or "query_embed" in name:
+    of_queries = "query_feat" in name or "query_embed" in name
+    if of_queries and found[0] != expected[0]:
         return f"it has {found[0]} queries, not {expected[0]}. Set model.mask_former.num_object_queries={found[0]}."
+    if of_queries or name.startswith(CLASS_HEAD):
+        return f"its queries are {found[-1]} wide, not {expected[-1]}. Set model.mask_former.hidden_dim={found[-1]}."
     if name == "backbone.patch_embed.proj.weight":
         fix = f"Set model.backbone.swin.embed_dim={found[0]}, or the type that has it."
         return f"its backbone is {found[0]} wide, not {expected[0]}. {fix}"
