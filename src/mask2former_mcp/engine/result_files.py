@@ -1,7 +1,7 @@
 """What inference writes: pictures for people and files for programs.
 
     <stem>.jpg                  overlay: contours, names
-    panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), in panoptic.json (COCO panoptic) with score
+    panoptic/<stem>.png         segment ids (R + 256 G + 65536 B), each with its score in panoptic.json (COCO panoptic)
     instances.json              COCO results: image_id, category_id, segmentation (RLE), bbox, score; and for readers
                                 without the other files category (its name) and file_name
     semantic/<stem>.png         category id per pixel: 8 bit, 16 bit with ids above 255, as segment ids above 65535
@@ -86,9 +86,9 @@ class ImageFiles:
         if outcome.panoptic is not None:
             segments = [Segment(s.id, int(self.category_ids[s.class_])) for s in outcome.panoptic.segments]
             panoptic.write_ids(self.folder / "panoptic" / f"{stem}.png", outcome.panoptic.ids)
-            sure = {s.id: round(s.score, 5) for s in outcome.panoptic.segments}
-            info = panoptic.segments_info(outcome.panoptic.extents, segments)
-            info = [{**each, "score": sure[each["id"]]} for each in info]
+            scores = {s.id: round(s.score, 5) for s in outcome.panoptic.segments}
+            listed = panoptic.segments_info(outcome.panoptic.extents, segments)
+            info = [{**each, "score": scores[each["id"]]} for each in listed]
             described = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": info}
         if outcome.semantic is not None:
             write_categories(self.folder / "semantic" / f"{stem}.png", outcome.semantic, self.category_ids)

@@ -19,7 +19,6 @@ from mask2former_mcp.datasets.layout import Layout
 from mask2former_mcp.datasets.reference import DatasetRef
 from mask2former_mcp.datasets.report import Report
 from mask2former_mcp.datasets.survey import survey
-from mask2former_mcp.datasets.verify import verify
 from mask2former_mcp.errors import DatasetError
 from mask2former_mcp.formats import panoptic
 
@@ -439,26 +438,3 @@ def test_a_result_is_handed_out_once_so_that_repaired_data_is_looked_at_again(
     assert look(shop / "train", quick_s=-1, deadline_s=30).ready is False
     image.write_bytes(good)
     assert look(shop / "train", quick_s=-1, deadline_s=30).ready is True
-
-
-def prepared(shop: Path) -> Json:
-    section = {
-        part: {
-            "type": "coco_panoptic",
-            "img_dir": str(shop / part / "images"),
-            "panoptic_json": str(shop / part / PANOPTIC),
-            "panoptic_dir": str(shop / part / "images_panoptic"),
-        }
-        for part in ("train", "val")
-    }
-    return {**section, "label_map": str(shop / "train" / "label_map_panoptic.json")}
-
-
-def test_a_job_starts_only_on_data_that_is_there_and_fits_together(shop: Path, edit: Change) -> None:
-    verify(prepared(shop), ("train", "val"))
-    edit(shop / "val" / PANOPTIC, lambda c: c["categories"][0].update(name="crate"))
-    with pytest.raises(DatasetError, match="'crate'"):
-        verify(prepared(shop), ("train", "val"))
-    (shop / "train" / "images" / "train_00004.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"train_00004\.jpg"):
-        verify(prepared(shop), ("train",))
